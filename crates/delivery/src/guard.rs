@@ -1,0 +1,226 @@
+//! Guards: the debt of one outcome, carried by a message wherever it goes.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use smallvec::{SmallVec, smallvec};
+
+use crate::{Cause, Outcome};
+
+/// The debt of exactly one [`Outcome`] for one message, or for one part of it.
+///
+/// [`Guard::fork`] adds a part (a fan-out branch, a piece of a split); the message ends when its last part
+/// does, with all outcomes joined, except that the first refusal ends it at once: the sender will send it all
+/// again, so what has not left yet should not (see [`Guard::is_withdrawn`]). [`Guard::merge`] carries the debts
+/// of several messages as one. Dropping a guard refuses.
+#[derive(Debug)]
+#[must_use = "a guard that is dropped refuses its message"]
+pub struct Guard {
+    /// One entry per message; more than one only after a merge. Empty once resolved.
+    roots: SmallVec<[Arc<Root>; 1]>,
+}
+
+/// Who is told how a message ended, where nobody waits for it: a pipeline's ledger, a journal.
+pub trait Holder: Send + Sync {
+    /// Called exactly once, by whoever resolves the last part. Must not block or panic.
+    fn settled(&self, outcome: Outcome);
+}
+
+/// The waiting end of a guard: a future of the message's outcome.
+///
+/// Dropping it before it is ready withdraws the message: its sender is gone or was answered.
+#[derive(Debug)]
+#[must_use = "dropping a receipt withdraws its message"]
+pub struct Receipt {
+    root: Arc<Root>,
+}
+
+struct Root {
+    deadline: Option<Instant>,
+    withdrawn: AtomicBool,
+    state: Mutex<State>,
+    /// Whom to tell; `None` where a [`Receipt`] waits.
+    holder: Option<Arc<dyn Holder>>,
+}
+
+struct State {
+    /// Parts that have not been resolved.
+    pending: usize,
+    /// What the resolved parts amount to.
+    joined: Outcome,
+    /// The answer is fixed; later parts change nothing.
+    settled: bool,
+    waker: Option<Waker>,
+}
+
+// === impl Guard ===
+
+impl Guard {
+    /// A guard somebody waits for, until `deadline` if there is one.
+    pub fn awaited(deadline: Option<Instant>) -> (Self, Receipt) {
+        let root = Root::new(deadline, None);
+        (Self { roots: smallvec![root.clone()] }, Receipt { root })
+    }
+
+    /// A guard whose outcome is booked rather than awaited: the sender has had its "ok".
+    pub fn held(holder: Arc<dyn Holder>) -> Self {
+        Self { roots: smallvec![Root::new(None, Some(holder))] }
+    }
+
+    /// One more part of the same message.
+    pub fn fork(&self) -> Self {
+        for root in &self.roots {
+            root.state.lock().pending += 1;
+        }
+        Self { roots: self.roots.clone() }
+    }
+
+    /// `parts` guards that together are this one. No parts is one part: a debt can not be split away.
+    pub fn split(self, parts: usize) -> Vec<Self> {
+        let mut all: Vec<Self> = (1..parts).map(|_| self.fork()).collect();
+        all.push(self);
+        all
+    }
+
+    /// The debts of several messages as one; `None` of none.
+    pub fn merge(guards: impl IntoIterator<Item = Self>) -> Option<Self> {
+        guards.into_iter().reduce(|mut all, mut next| {
+            all.roots.append(&mut next.roots);
+            all
+        })
+    }
+
+    /// The inverse of [`Guard::merge`]: one guard a message.
+    pub fn unmerge(mut self) -> Vec<Self> {
+        std::mem::take(&mut self.roots).into_iter().map(|root| Self { roots: smallvec![root] }).collect()
+    }
+
+    /// Pays the debt. A merged guard pays the same to each of its messages.
+    pub fn resolve(mut self, outcome: Outcome) {
+        self.pay(&outcome);
+    }
+
+    /// Whether every sender has been answered or has gone, so that sending this could only duplicate.
+    pub fn is_withdrawn(&self) -> bool {
+        self.roots.iter().all(|root| root.withdrawn.load(Ordering::Acquire))
+    }
+
+    /// Whether somebody waits for the outcome.
+    pub fn is_awaited(&self) -> bool {
+        self.roots.iter().any(|root| root.holder.is_none())
+    }
+
+    /// The earliest deadline of those who wait.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.roots.iter().filter_map(|root| root.deadline).min()
+    }
+
+    fn pay(&mut self, outcome: &Outcome) {
+        for root in std::mem::take(&mut self.roots) {
+            root.pay(outcome.clone());
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.roots.is_empty() {
+            self.pay(&Outcome::refused(Cause::Abandoned, "given up unresolved"));
+        }
+    }
+}
+
+// === impl Root ===
+
+impl Root {
+    fn new(deadline: Option<Instant>, holder: Option<Arc<dyn Holder>>) -> Arc<Self> {
+        Arc::new(Self {
+            deadline,
+            withdrawn: AtomicBool::new(false),
+            state: Mutex::new(State { pending: 1, joined: Outcome::Delivered, settled: false, waker: None }),
+            holder,
+        })
+    }
+
+    fn pay(&self, outcome: Outcome) {
+        let refused = matches!(outcome, Outcome::Refused(_));
+        let mut state = self.state.lock();
+        state.pending -= 1;
+        if state.settled {
+            return;
+        }
+        let joined = std::mem::replace(&mut state.joined, Outcome::Delivered).join(outcome);
+        // A sender that waits is told of a refusal at once. A holder is told when the last part has ended:
+        // nobody sends again for it, so the other parts still count.
+        state.settled = state.pending == 0 || (refused && self.holder.is_none());
+        state.joined = joined;
+        if !state.settled {
+            return;
+        }
+        self.withdrawn.store(refused && self.holder.is_none(), Ordering::Release);
+        match &self.holder {
+            Some(holder) => {
+                let joined = state.joined.clone();
+                drop(state);
+                holder.settled(joined);
+            }
+            None => {
+                let waker = state.waker.take();
+                drop(state);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Root {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("Root")
+            .field("pending", &state.pending)
+            .field("joined", &state.joined)
+            .field("settled", &state.settled)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Receipt ===
+
+impl Receipt {
+    /// The outcome, if it is known.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let state = self.root.state.lock();
+        state.settled.then(|| state.joined.clone())
+    }
+}
+
+impl Future for Receipt {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut state = self.root.state.lock();
+        if state.settled {
+            return Poll::Ready(state.joined.clone());
+        }
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        let state = self.root.state.lock();
+        if !state.settled {
+            self.root.withdrawn.store(true, Ordering::Release);
+        }
+    }
+}
