@@ -1,0 +1,31 @@
+//! The message: telemetry kept as OTLP wire bytes from socket to socket.
+//!
+//! A [`Payload`] is one or more whole `Export{Trace,Metrics,Logs}ServiceRequest`s, validated once at the edge
+//! ([`Payload::validate`]) and never decoded as a whole afterwards:
+//!
+//! * [`view`] reads single fields out of the bytes, lazily and without allocating;
+//! * [`Payload::concat`] and the `split_*` methods batch and cut without decoding;
+//! * [`edit`] writes what changed and copies the ranges around it;
+//! * [`wire`] is the protobuf encoding itself, for the few small messages that are read or written whole.
+//!
+//! The crate is pure: no IO, no clock, no actor. Field numbers and names live in one table, `schema`, taken from
+//! `opentelemetry-proto` 1.x (`opentelemetry/proto/**.proto`).
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod count;
+pub mod edit;
+mod message;
+mod payload;
+mod rewrite;
+mod schema;
+mod signal;
+mod split;
+mod validate;
+pub mod view;
+pub mod wire;
+
+pub use payload::Payload;
+pub use signal::Signal;
+pub use validate::{Flaw, Invalid};

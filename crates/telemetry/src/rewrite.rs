@@ -1,0 +1,126 @@
+//! Rewriting a message without decoding it: a list of splices.
+//!
+//! A rewrite walks the source, read-only, and notes which ranges are replaced by what. The lengths around a
+//! changed range are splices like any other. Only then the result is put together, in one copy into a buffer of
+//! exactly its size; with no splice there is no copy and no buffer.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::schema::{Kind, Rule};
+use crate::wire::{self, Field, Fields};
+
+/// A field and where its parts lie in the source.
+#[derive(Clone, Debug)]
+pub(crate) struct Located<'a> {
+    pub(crate) field: Field<'a>,
+    /// Tag, length and value.
+    pub(crate) whole: Range<usize>,
+    /// The value of a length-delimited field; empty for others.
+    pub(crate) body: Range<usize>,
+}
+
+/// What lies at `old` in the source is replaced by `new` of the fresh bytes.
+#[derive(Debug)]
+struct Splice {
+    old: Range<usize>,
+    new: Range<usize>,
+}
+
+/// A rewrite of `source` under way.
+#[derive(Debug)]
+pub(crate) struct Rewrite<'a> {
+    source: &'a [u8],
+    /// Ascending, disjoint.
+    splices: Vec<Splice>,
+    fresh: Vec<u8>,
+    /// How many bytes longer the result is than the source, so far.
+    growth: isize,
+}
+
+impl<'a> Rewrite<'a> {
+    pub(crate) fn new(source: &'a [u8]) -> Self {
+        Self { source, splices: Vec::new(), fresh: Vec::new(), growth: 0 }
+    }
+
+    /// The fields of the message at `range`.
+    pub(crate) fn fields(&self, range: Range<usize>) -> impl Iterator<Item = Located<'a>> + use<'a> {
+        let mut start = range.start;
+        Fields::new(self.source.get(range).unwrap_or_default()).flatten().map(move |field| {
+            let end = start + field.raw.len();
+            let body = end - field.bytes().unwrap_or_default().len()..end;
+            Located { field, whole: std::mem::replace(&mut start, end)..end, body }
+        })
+    }
+
+    /// Replaces a range by what `write` appends. Ranges must come in ascending order and not overlap.
+    pub(crate) fn replace(&mut self, old: Range<usize>, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.fresh.len();
+        write(&mut self.fresh);
+        let new = start..self.fresh.len();
+        self.growth += new.len() as isize - old.len() as isize;
+        self.splices.push(Splice { old, new });
+    }
+
+    /// Rewrites inside a length-delimited field: its length follows what `edit` does to its value.
+    pub(crate) fn inside(&mut self, field: &Located<'_>, edit: impl FnOnce(&mut Self)) {
+        let slot = self.splices.len();
+        let growth = self.growth;
+        // The length lies before what is inside, and is known after it.
+        self.splices.push(Splice { old: 0..0, new: 0..0 });
+        edit(self);
+        if self.splices.len() == slot + 1 {
+            self.splices.truncate(slot);
+            return;
+        }
+        let tag_len =
+            field.field.raw.len() - wire::read_tag(field.field.raw).map_or(0, |(.., rest)| rest.len());
+        let old = field.whole.start + tag_len..field.body.start;
+        let start = self.fresh.len();
+        let length = field.body.len().saturating_add_signed(self.growth - growth);
+        wire::put_varint(&mut self.fresh, length as u64);
+        let new = start..self.fresh.len();
+        self.growth += new.len() as isize - old.len() as isize;
+        if let Some(splice) = self.splices.get_mut(slot) {
+            *splice = Splice { old, new };
+        }
+    }
+
+    /// Walks from the message of that kind at `range` down the lists that lead to the items, and calls `edit` with
+    /// every message of a kind that `is_target`.
+    pub(crate) fn walk(
+        &mut self,
+        kind: Kind,
+        range: Range<usize>,
+        is_target: &impl Fn(Kind) -> bool,
+        edit: &mut impl FnMut(&mut Self, Kind, Range<usize>),
+    ) {
+        if is_target(kind) {
+            return edit(self, kind, range);
+        }
+        for field in self.fields(range) {
+            if let rule @ (Rule::List(_) | Rule::Arm(_) | Rule::Item(_)) = kind.rule(field.field.number)
+                && let Some(kind) = rule.kind()
+            {
+                self.inside(&field, |rewrite| rewrite.walk(kind, field.body.clone(), is_target, edit));
+            }
+        }
+    }
+
+    /// The result; `None` if nothing was replaced.
+    pub(crate) fn finish(self) -> Option<Bytes> {
+        if self.splices.is_empty() {
+            return None;
+        }
+        let mut out = Vec::with_capacity(self.source.len().saturating_add_signed(self.growth));
+        let mut copied = 0;
+        for Splice { old, new } in self.splices {
+            out.extend_from_slice(self.source.get(copied..old.start).unwrap_or_default());
+            out.extend_from_slice(self.fresh.get(new).unwrap_or_default());
+            copied = old.end;
+        }
+        out.extend_from_slice(self.source.get(copied..).unwrap_or_default());
+        Some(Bytes::from(out))
+    }
+}

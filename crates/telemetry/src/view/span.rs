@@ -1,0 +1,84 @@
+//! Spans (`trace.proto`).
+
+use crate::message::Message;
+use crate::view::{Attributes, Repeated};
+
+view! {
+    /// A span (`Span`).
+    SpanView {
+        /// 16 bytes, or empty if absent.
+        trace_id: &'a [u8] = bytes(1);
+        /// 8 bytes, or empty if absent.
+        span_id: &'a [u8] = bytes(2);
+        /// W3C `tracestate`.
+        trace_state: &'a str = text(3);
+        /// 8 bytes, or empty for a root span.
+        parent_span_id: &'a [u8] = bytes(4);
+        /// The operation's name.
+        name: &'a str = text(5);
+        /// `SpanKind`: 0 unspecified, 1 internal, 2 server, 3 client, 4 producer, 5 consumer. Open.
+        kind: i32 = int32(6);
+        /// Nanoseconds since the Unix epoch.
+        start_time_unix_nano: u64 = fixed64(7);
+        /// Nanoseconds since the Unix epoch.
+        end_time_unix_nano: u64 = fixed64(8);
+        /// The span's attributes.
+        attributes: Attributes<'a> = attributes(9);
+        /// How many attributes the sender left out.
+        dropped_attributes_count: u32 = uint32(10);
+        /// The span's events.
+        events: Repeated<'a, EventView<'a>> = list(11);
+        /// How many events the sender left out.
+        dropped_events_count: u32 = uint32(12);
+        /// The span's links.
+        links: Repeated<'a, LinkView<'a>> = list(13);
+        /// How many links the sender left out.
+        dropped_links_count: u32 = uint32(14);
+        /// The outcome; unset if absent.
+        status: StatusView<'a> = child(15);
+        /// Bits 0-7 W3C trace flags, 0x100 "remote is known", 0x200 "remote".
+        flags: u32 = fixed32(16);
+    }
+}
+
+view! {
+    /// Something that happened during a span (`Span.Event`).
+    EventView {
+        /// Nanoseconds since the Unix epoch.
+        time_unix_nano: u64 = fixed64(1);
+        /// The event's name.
+        name: &'a str = text(2);
+        /// The event's attributes.
+        attributes: Attributes<'a> = attributes(3);
+        /// How many attributes the sender left out.
+        dropped_attributes_count: u32 = uint32(4);
+    }
+}
+
+view! {
+    /// A pointer to another span (`Span.Link`).
+    LinkView {
+        /// 16 bytes, or empty if absent.
+        trace_id: &'a [u8] = bytes(1);
+        /// 8 bytes, or empty if absent.
+        span_id: &'a [u8] = bytes(2);
+        /// W3C `tracestate`.
+        trace_state: &'a str = text(3);
+        /// The link's attributes.
+        attributes: Attributes<'a> = attributes(4);
+        /// How many attributes the sender left out.
+        dropped_attributes_count: u32 = uint32(5);
+        /// As the span's.
+        flags: u32 = fixed32(6);
+    }
+}
+
+view! {
+    /// The outcome of a span (`Status`).
+    StatusView {
+        /// For developers.
+        message: &'a str = text(2);
+        /// `StatusCode`: 0 unset, 1 ok, 2 error. Open.
+        code: i32 = int32(3);
+    }
+}

@@ -1,0 +1,13 @@
+//! The crate against prost and `opentelemetry-proto`: what both read in the same bytes must be the same.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod edit;
+mod generate;
+mod invalid;
+mod mutate;
+mod oracle;
+mod payload;
+mod split;
+mod view;
+mod wire;
