@@ -21,6 +21,8 @@ pub struct Budget {
     peak: AtomicU64,
     /// The backstop: set while the process as a whole is above its limit, whatever the ledgers say.
     alarm: AtomicBool,
+    /// What connections' windows hold of the physical ledger.
+    windows: AtomicU64,
     /// Bytes of the logical ledger that no share has reserved or borrowed; below zero while an empty share
     /// carries a message larger than what is left.
     unreserved: Mutex<i64>,
@@ -36,6 +38,13 @@ pub struct Permit {
 struct Grant {
     budget: Arc<Budget>,
     bytes: AtomicU64,
+}
+
+/// A connection's window, charged until it is dropped.
+#[derive(Debug)]
+pub struct Window {
+    bytes: u64,
+    permit: Permit,
 }
 
 /// Why a budget granted nothing.
@@ -75,6 +84,7 @@ impl Budget {
             refused: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             alarm: AtomicBool::new(false),
+            windows: AtomicU64::new(0),
             unreserved: Mutex::new(signed(limit)),
         })
     }
@@ -85,13 +95,11 @@ impl Budget {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Exhausted::ForEver);
         }
-        let taken = if self.alarm.load(Ordering::Relaxed) {
-            Err(0)
-        } else {
-            self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|total| *total <= self.limit)
-            })
-        };
+        let limit = if self.alarm.load(Ordering::Relaxed) { self.limit / 2 } else { self.limit };
+        let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| {
+            // What takes nothing needs no room: an empty request is answered however full it is.
+            used.checked_add(bytes).filter(|total| *total <= limit || bytes == 0)
+        });
         match taken {
             Ok(used) => {
                 self.peak.fetch_max(used + bytes, Ordering::Relaxed);
@@ -130,7 +138,18 @@ impl Budget {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// While set, every [`Budget::try_take`] is refused: the process as a whole is above its limit.
+    /// Takes `bytes` for a connection's window: what a peer may send ahead of any permit. All windows together
+    /// take a quarter of the budget at most, so that connections that send nothing leave room for those that do.
+    pub fn try_window(self: &Arc<Self>, bytes: u64) -> Option<Window> {
+        let taken = self.windows.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |windows| {
+            windows.checked_add(bytes).filter(|total| *total <= self.limit / 4)
+        });
+        taken.ok().map(|_| Window { bytes, permit: self.overdraw(bytes) })
+    }
+
+    /// While set, only half of the budget is granted: the process as a whole is above its limit. Not less than
+    /// half, since what refusing can not free (the host's own memory, pages the allocator keeps) must not stop the
+    /// flow for ever.
     pub fn set_alarm(&self, on: bool) {
         self.alarm.store(on, Ordering::Relaxed);
     }
@@ -189,6 +208,12 @@ impl Permit {
     /// The budget this was granted by.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.grant.budget
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.permit.budget().windows.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 

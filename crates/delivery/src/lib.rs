@@ -17,6 +17,6 @@ mod budget;
 mod guard;
 mod outcome;
 
-pub use budget::{Budget, Charge, Exhausted, Permit, Share};
+pub use budget::{Budget, Charge, Exhausted, Permit, Share, Window};
 pub use guard::{Guard, Holder, Receipt};
 pub use outcome::{Cause, Fault, Outcome, Refusal, Rejection};

@@ -44,12 +44,12 @@ proptest! {
             match step {
                 Step::Take(bytes) => match budget.try_take(bytes) {
                     Ok(permit) => {
-                        prop_assert!(bytes <= room);
+                        prop_assert!(bytes <= room || bytes == 0);
                         permits.push((permit, grants.len()));
                         grants.push(bytes);
                     }
                     Err(Exhausted::ForEver) => prop_assert!(bytes > LIMIT),
-                    Err(Exhausted::ForNow) => prop_assert!(bytes > room || used > LIMIT),
+                    Err(Exhausted::ForNow) => prop_assert!(bytes > 0 && (bytes > room || used > LIMIT)),
                 },
                 Step::Overdraw(bytes) => {
                     permits.push((budget.overdraw(bytes), grants.len()));
@@ -138,11 +138,27 @@ fn used(permits: &[(Permit, usize)], grants: &[u64]) -> u64 {
 }
 
 #[test]
-fn an_alarm_refuses_and_passes() {
+fn an_alarm_halves_what_is_granted_and_passes() {
     let budget = Budget::new(LIMIT);
     budget.set_alarm(true);
+    let half = budget.try_take(LIMIT / 2).unwrap();
     assert_eq!(budget.try_take(1).unwrap_err(), Exhausted::ForNow);
+    assert!(budget.try_take(0).is_ok(), "what takes nothing needs no room");
+    drop(half);
+    assert!(budget.try_take(1).is_ok(), "it does not refuse for ever");
     budget.set_alarm(false);
-    assert!(budget.try_take(1).is_ok());
+    assert!(budget.try_take(LIMIT).is_ok());
     assert_eq!(budget.refused(), 1);
+}
+
+#[test]
+fn windows_take_a_quarter_at_most() {
+    let budget = Budget::new(LIMIT);
+    let windows: Vec<_> = std::iter::from_fn(|| budget.try_window(60)).collect();
+    assert_eq!(windows.len(), 4);
+    assert_eq!(budget.used(), 240);
+    assert!(budget.try_take(LIMIT - 240).is_ok());
+    drop(windows);
+    assert_eq!(budget.used(), 0);
+    assert!(budget.try_window(LIMIT / 4).is_some());
 }
