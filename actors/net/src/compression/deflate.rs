@@ -1,0 +1,124 @@
+//! Compression of a message in pieces into one buffer.
+
+use bytes::Bytes;
+use flate2::{Compress, FlushCompress, Status as Flate};
+use parking_lot::Mutex;
+use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective, get_error_name, zstd_sys};
+
+use super::{Compression, Encoding};
+
+/// A client's compression, with a context that is made once and used again for every message.
+pub(crate) struct Deflater {
+    encoding: Encoding,
+    context: Mutex<Context>,
+}
+
+enum Context {
+    Gzip(Compress),
+    Zstd(CCtx<'static>),
+}
+
+// === impl Deflater ===
+
+impl Deflater {
+    /// `None` where nothing is to be compressed.
+    pub fn new(compression: Compression) -> Option<Self> {
+        let (encoding, context) = match compression {
+            Compression::None => return None,
+            Compression::Gzip(level) => (
+                Encoding::Gzip,
+                Context::Gzip(Compress::new_gzip(flate2::Compression::new(level.min(9)), 15)),
+            ),
+            Compression::Zstd(level) => {
+                let mut context = CCtx::create();
+                // Never fails: zstd brings levels into its range by itself.
+                let _ = context.set_parameter(CParameter::CompressionLevel(level));
+                (Encoding::Zstd, Context::Zstd(context))
+            }
+        };
+        Some(Self { encoding, context: Mutex::new(context) })
+    }
+
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// The pieces as one compressed message, or what the library has to say.
+    pub fn compress(&self, pieces: &[Bytes]) -> Result<Vec<u8>, &'static str> {
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        let mut output = Vec::with_capacity(length / 3 + 256);
+        match &mut *self.context.lock() {
+            Context::Gzip(context) => gzip(context, pieces, &mut output)?,
+            Context::Zstd(context) => {
+                zstd(context, pieces, length as u64, &mut output).map_err(get_error_name)?;
+            }
+        }
+        output.shrink_to_fit();
+        Ok(output)
+    }
+}
+
+impl std::fmt::Debug for Deflater {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deflater").field("encoding", &self.encoding).finish_non_exhaustive()
+    }
+}
+
+fn gzip(context: &mut Compress, pieces: &[Bytes], output: &mut Vec<u8>) -> Result<(), &'static str> {
+    context.reset();
+    for piece in pieces {
+        let mut rest = &piece[..];
+        while !rest.is_empty() {
+            make_room(output);
+            let before = context.total_in();
+            context.compress_vec(rest, output, FlushCompress::None).map_err(|_| "gzip")?;
+            // A difference within one slice.
+            rest = &rest[(context.total_in() - before) as usize..];
+        }
+    }
+    loop {
+        make_room(output);
+        if context.compress_vec(&[], output, FlushCompress::Finish).map_err(|_| "gzip")? == Flate::StreamEnd {
+            return Ok(());
+        }
+    }
+}
+
+fn zstd(
+    context: &mut CCtx<'static>,
+    pieces: &[Bytes],
+    length: u64,
+    output: &mut Vec<u8>,
+) -> Result<(), usize> {
+    use zstd_sys::ZSTD_EndDirective::{ZSTD_e_continue, ZSTD_e_end};
+    context.reset(ResetDirective::SessionOnly)?;
+    // Written into the frame, so that the receiver can take the right amount of memory at once.
+    context.set_pledged_src_size(Some(length))?;
+    for piece in pieces {
+        let mut input = InBuffer::around(piece);
+        while input.pos() < piece.len() {
+            make_room(output);
+            let written = output.len();
+            context.compress_stream2(
+                &mut OutBuffer::around_pos(output, written),
+                &mut input,
+                ZSTD_e_continue,
+            )?;
+        }
+    }
+    loop {
+        make_room(output);
+        let written = output.len();
+        let mut output = OutBuffer::around_pos(output, written);
+        if context.compress_stream2(&mut output, &mut InBuffer::around(&[]), ZSTD_e_end)? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Compressors need room to write to, or they do nothing.
+fn make_room(output: &mut Vec<u8>) {
+    if output.capacity() - output.len() < 64 {
+        output.reserve(output.capacity().max(256));
+    }
+}

@@ -1,0 +1,29 @@
+//! gzip and zstd, inside the memory that was granted.
+
+mod deflate;
+mod inflate;
+
+pub(crate) use deflate::Deflater;
+pub(crate) use inflate::Inflater;
+
+/// What a client does to its messages before it sends them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Sends them as they are.
+    #[default]
+    None,
+    /// gzip, at a level from 0 (only wraps) to 9.
+    Gzip(u32),
+    /// zstd, at a level from -7 to 22; 3 is its default.
+    Zstd(i32),
+}
+
+/// What a compressed message is compressed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Gzip,
+    Zstd,
+}
+
+/// Every encoding that is understood, as `grpc-accept-encoding` wants it.
+pub(crate) const ACCEPTED: &str = "identity,gzip,zstd";

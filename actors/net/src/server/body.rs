@@ -1,0 +1,113 @@
+//! Reading the one message of a unary call, frame by frame.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use h2::RecvStream;
+
+use crate::frame::{HEADER, Header};
+use crate::status::{Code, Status};
+
+/// How long a body may bring nothing. Without a bound, clients that announce messages and do not send them could
+/// hold the whole budget.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the body of a refused call is still taken in.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The body of a call, and what of its last frame has not been read.
+pub(super) struct Body<'a> {
+    stream: &'a mut RecvStream,
+    chunk: Bytes,
+}
+
+impl<'a> Body<'a> {
+    pub fn new(stream: &'a mut RecvStream) -> Self {
+        Self { stream, chunk: Bytes::new() }
+    }
+
+    /// The header before the message, though it may straddle frames.
+    pub async fn header(&mut self) -> Result<Header, Status> {
+        let mut header = [0; HEADER];
+        let mut filled = 0;
+        while filled < HEADER {
+            if self.chunk.is_empty() && !self.advance().await? {
+                return Err(Status::new(Code::Internal, "the call has no message"));
+            }
+            let step = self.chunk.len().min(HEADER - filled);
+            self.chunk.copy_to_slice(&mut header[filled..filled + step]);
+            filled += step;
+        }
+        Ok(Header::read(header))
+    }
+
+    /// The `length` bytes that must be all that follows.
+    ///
+    /// They are copied out of their frames: those pin read buffers that no permit counts.
+    pub async fn message(mut self, length: usize) -> Result<Vec<u8>, Status> {
+        let mut message = Vec::with_capacity(length);
+        loop {
+            if self.chunk.len() > length - message.len() {
+                return Err(Status::new(Code::Internal, "a unary call has exactly one message"));
+            }
+            message.extend_from_slice(&self.chunk);
+            self.chunk.clear();
+            if self.stream.is_end_stream() || !self.advance().await? {
+                break;
+            }
+        }
+        if message.len() < length {
+            return Err(Status::new(Code::Internal, "the message is shorter than its header says"));
+        }
+        Ok(message)
+    }
+
+    /// Takes the next frame in hand; false if there is none.
+    async fn advance(&mut self) -> Result<bool, Status> {
+        // Most often it has arrived already, and a timer would cost more than the rest.
+        let arrived = poll_fn(|cx| match self.stream.poll_data(cx) {
+            Poll::Ready(frame) => Poll::Ready(Some(frame)),
+            Poll::Pending => Poll::Ready(None),
+        });
+        let frame = match arrived.await {
+            Some(frame) => frame,
+            None => tokio::time::timeout(PATIENCE, self.stream.data()).await.map_err(|_| {
+                Status::new(Code::Unavailable, "the body stopped coming, and memory cannot be held for it")
+            })?,
+        };
+        let Some(frame) = frame else { return Ok(false) };
+        // Nobody reads this: the client has gone, or was told by the connection.
+        self.chunk = frame.map_err(|error| Status::new(Code::Cancelled, error.to_string()))?;
+        release(self.stream, self.chunk.len());
+        Ok(true)
+    }
+}
+
+/// Takes in what a client that has been answered had sent already: at most a window, for at most a moment.
+///
+/// A stream that is dropped with its body on the way is reset, and HTTP/2 remembers only so many of those before
+/// it takes the frames that follow for an attack and ends the connection, with every other call on it.
+pub(super) async fn linger(mut stream: RecvStream, window: u32) {
+    if stream.is_end_stream() {
+        return;
+    }
+    let _ = tokio::time::timeout(LINGER, async {
+        let mut taken = 0;
+        while let Some(Ok(frame)) = stream.data().await {
+            release(&mut stream, frame.len());
+            taken += frame.len() as u64;
+            if taken > u64::from(window) {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+/// Lets the client send as much again.
+fn release(stream: &mut RecvStream, length: usize) {
+    // Fails only of more than was received.
+    let _ = stream.flow_control().release_capacity(length);
+}

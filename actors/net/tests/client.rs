@@ -1,0 +1,279 @@
+//! The sending end against servers that are not there, go away, or say odd things.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::*;
+use h2::server::SendResponse;
+use http::{HeaderMap, HeaderValue, Response};
+use tokio::net::TcpListener;
+use watershed_delivery::Budget;
+use watershed_net::{CallErrorKind, Client, ClientKeepalive, ClientOptions, Code, Compression, Sockets};
+
+fn client(addr: SocketAddr) -> Client {
+    Client::new(ClientOptions::new(addr.to_string())).unwrap()
+}
+
+/// A server of one connection that hands every call to the test.
+async fn scripted(mut script: impl FnMut(usize, &mut SendResponse<Bytes>) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let mut call = 0;
+        while let Some(Ok((_request, mut respond))) = connection.accept().await {
+            script(call, &mut respond);
+            call += 1;
+        }
+    });
+    addr
+}
+
+fn respond(
+    respond: &mut SendResponse<Bytes>,
+    head: Response<()>,
+    body: Option<Bytes>,
+    trailers: &[(&'static str, &str)],
+) {
+    let Some(body) = body else { return drop(respond.send_response(head, true).unwrap()) };
+    let mut stream = respond.send_response(head, false).unwrap();
+    let mut map = HeaderMap::new();
+    for (name, value) in trailers {
+        map.insert(*name, HeaderValue::from_str(value).unwrap());
+    }
+    stream.send_data(body, map.is_empty()).unwrap();
+    if !map.is_empty() {
+        stream.send_trailers(map).unwrap();
+    }
+}
+
+fn grpc() -> Response<()> {
+    Response::builder().header("content-type", "application/grpc").body(()).unwrap()
+}
+
+#[tokio::test]
+async fn nobody_there_is_said_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let error = client(addr).unary(ECHO, &[], None).await.unwrap_err();
+    assert_eq!((error.status.code, error.kind), (Code::Unavailable, CallErrorKind::NotSent));
+    assert!(
+        error.status.message.contains(&format!("cannot connect to {addr}: Connection refused")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_finds_a_server_that_came_back() {
+    let sockets = Sockets::new();
+    let budget = Budget::new(1 << 30);
+    let server = Server::on(sockets.bind("127.0.0.1:0").unwrap(), budget.clone(), |_| {});
+    let address = server.addr.to_string();
+    let client = server.client();
+    let patient = server.client_with(|options| options.wait_for_ready = true);
+    assert!(client.unary(ECHO, &[], None).await.is_ok());
+    server.end().await;
+    let error = client.unary(ECHO, &[], None).await.unwrap_err();
+    assert_eq!(error.kind, CallErrorKind::NotSent, "{error}");
+    let error = patient.unary(ECHO, &[], Some(Duration::from_millis(10))).await.unwrap_err();
+    assert_eq!((error.status.code, error.kind), (Code::DeadlineExceeded, CallErrorKind::NotSent));
+
+    let waiting = tokio::spawn(async move { patient.unary(ECHO, &[], None).await });
+    let server = Server::on(sockets.bind(&address).unwrap(), budget, |_| {});
+    assert!(client.unary(ECHO, &[], None).await.is_ok());
+    assert!(waiting.await.unwrap().is_ok());
+    server.end().await;
+}
+
+#[tokio::test]
+async fn what_goes_along_arrives() {
+    let server = Server::start();
+    let client = server.client_with(|options| {
+        options.headers = vec![("x-tenant".to_owned(), "blue".to_owned())];
+        options.user_agent = "unit/1".to_owned();
+        options.authority = Some("collector.example".to_owned());
+        options.compression = Compression::Zstd(3);
+    });
+    client.unary(ECHO, &[Bytes::from_static(b"x")], Some(Duration::from_secs(9))).await.unwrap();
+    let call = server.service.last.lock().take().unwrap();
+    assert_eq!(call.timeout, Some(Duration::from_secs(9)));
+    assert_eq!(call.headers["x-tenant"], "blue");
+    assert_eq!(call.headers["user-agent"], "unit/1");
+    assert_eq!(call.headers["grpc-encoding"], "zstd");
+    assert_eq!(call.uri.authority().unwrap(), "collector.example");
+    server.end().await;
+}
+
+#[tokio::test]
+async fn many_calls_share_one_connection() {
+    let server = Server::start();
+    let client = server.client();
+    let calls = (0..60).map(|call| {
+        let client = client.clone();
+        async move {
+            let message = telemetry(call * 1000);
+            let pieces: Vec<Bytes> = message.chunks(777).map(Bytes::copy_from_slice).collect();
+            assert!(client.unary(ECHO, &pieces, None).await.unwrap() == message);
+        }
+    });
+    futures_util::future::join_all(calls).await;
+    assert_eq!(server.service.budget.used(), 256 << 10, "one window");
+    server.end().await;
+}
+
+#[tokio::test]
+async fn a_timeout_ends_a_call_and_what_the_server_does_for_it() {
+    let server = Server::start();
+    let client = server.client();
+    client.unary(ECHO, &[], None).await.unwrap();
+    let used = server.service.budget.used();
+    let error = client.unary(HOLD, &[telemetry(1000)], Some(Duration::from_millis(20))).await.unwrap_err();
+    assert_eq!((error.status.code, error.kind), (Code::DeadlineExceeded, CallErrorKind::Unknown));
+    until(|| server.service.budget.used() == used).await;
+    server.end().await;
+}
+
+#[tokio::test]
+async fn a_dropped_call_is_cancelled() {
+    let server = Server::start();
+    let client = server.client();
+    client.unary(ECHO, &[], None).await.unwrap();
+    let used = server.service.budget.used();
+    let calling = tokio::spawn({
+        let client = client.clone();
+        async move { client.unary(HOLD, &[telemetry(1000)], None).await }
+    });
+    until(|| server.service.budget.used() == used + 1000).await;
+    calling.abort();
+    until(|| server.service.budget.used() == used).await;
+    server.end().await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_leaves_the_outcome_unknown() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = client(listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let _call = connection.accept().await;
+        // Both are dropped here: the call was taken, and the connection breaks.
+    });
+    let error = client.unary(ECHO, &[], None).await.unwrap_err();
+    assert_eq!((error.status.code, error.kind), (Code::Unavailable, CallErrorKind::Unknown), "{error}");
+}
+
+#[tokio::test]
+async fn a_call_the_server_never_looked_at_is_sent_again() {
+    let addr = scripted(|call, respond_to| match call {
+        0 => respond_to.send_reset(h2::Reason::REFUSED_STREAM),
+        _ => respond(respond_to, grpc(), Some(framed(0, b"again")), &[("grpc-status", "0")]),
+    })
+    .await;
+    assert_eq!(client(addr).unary(ECHO, &[telemetry(100)], None).await.unwrap(), "again");
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_for_ever_is_not_asked_for_ever() {
+    let addr = scripted(|_, respond_to| respond_to.send_reset(h2::Reason::REFUSED_STREAM)).await;
+    let error = client(addr).unary(ECHO, &[], None).await.unwrap_err();
+    assert_eq!((error.status.code, error.kind), (Code::Unavailable, CallErrorKind::NotSent));
+}
+
+#[tokio::test]
+async fn a_dead_connection_is_found_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = ClientOptions {
+        keepalive: Some(ClientKeepalive {
+            time: Duration::from_millis(10),
+            timeout: Duration::from_millis(20),
+            permit_without_stream: false,
+        }),
+        ..ClientOptions::new(listener.local_addr().unwrap().to_string())
+    };
+    // Connections are taken by the kernel, and nobody ever speaks on them.
+    let error = Client::new(options).unwrap().unary(ECHO, &[], None).await.unwrap_err();
+    assert_eq!((error.status.code, error.kind), (Code::Unavailable, CallErrorKind::Unknown));
+}
+
+#[tokio::test]
+async fn odd_answers_are_read_for_what_they_are() {
+    type Script = fn(&mut SendResponse<Bytes>);
+    let cases: [(Script, Code, &str); 9] = [
+        (
+            |r| {
+                respond(
+                    r,
+                    Response::builder().status(503).body(()).unwrap(),
+                    Some(Bytes::from("<html>")),
+                    &[],
+                )
+            },
+            Code::Unavailable,
+            "HTTP status 503",
+        ),
+        (
+            |r| respond(r, Response::builder().status(404).body(()).unwrap(), None, &[]),
+            Code::Unimplemented,
+            "404",
+        ),
+        (
+            |r| respond(r, Response::new(()), Some(Bytes::from("hello")), &[]),
+            Code::Unknown,
+            "does not speak gRPC",
+        ),
+        (|r| respond(r, grpc(), Some(framed(0, b"x")), &[]), Code::Unknown, "without a status"),
+        (
+            |r| respond(r, grpc(), Some(framed(1, b"x")), &[("grpc-status", "0")]),
+            Code::Internal,
+            "compressed",
+        ),
+        (
+            |r| respond(r, grpc(), Some(framed(0, b"xy").slice(..6)), &[("grpc-status", "0")]),
+            Code::Internal,
+            "one message",
+        ),
+        (|r| respond(r, grpc(), Some(Bytes::new()), &[("grpc-status", "0")]), Code::Internal, "no message"),
+        (
+            |r| {
+                respond(
+                    r,
+                    grpc(),
+                    Some(framed(0, b"x")),
+                    &[("grpc-status", "3"), ("grpc-message", "b%C3%A4d")],
+                )
+            },
+            Code::InvalidArgument,
+            "bäd",
+        ),
+        (
+            |r| respond(r, grpc(), Some(framed(0, &[0; (4 << 20) + 1])), &[("grpc-status", "0")]),
+            Code::ResourceExhausted,
+            "larger than 4194304 bytes",
+        ),
+    ];
+    for (script, code, text) in cases {
+        let addr = scripted(move |_, respond_to| script(respond_to)).await;
+        let error = client(addr).unary(ECHO, &[], None).await.unwrap_err();
+        assert_eq!(error.status.code, code, "{error}");
+        assert!(error.status.message.contains(text), "{error}");
+        assert_eq!(error.status.retry_after, None);
+    }
+}
+
+#[tokio::test]
+async fn a_response_of_the_limit_is_read() {
+    let addr = scripted(|_, respond_to| {
+        respond(respond_to, grpc(), Some(framed(0, &[7; 4 << 20])), &[("grpc-status", "0")]);
+    })
+    .await;
+    assert_eq!(client(addr).unary(ECHO, &[], None).await.unwrap().len(), 4 << 20);
+}
