@@ -1,0 +1,158 @@
+//! Batches in the making: messages of one signal and one pipeline, collected until they are worth a request.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use watershed_delivery::Outcome;
+use watershed_supervise::Ticket;
+use watershed_telemetry::{Payload, Signal};
+
+use crate::message::Context;
+use crate::settings::{BatchSettings, Sizer, later};
+
+/// No batch is larger than this many bytes unless the configuration says so: it is what every gRPC server takes.
+const LARGEST_BATCH: usize = 4 << 20;
+
+/// One message taken from the queue. Its guard and permit stay in its slot; this is what is sent of it.
+pub(super) struct Member {
+    pub(super) ticket: Ticket,
+    pub(super) payload: Payload,
+    pub(super) context: Arc<Context>,
+    /// Somebody waits for the outcome, until then.
+    pub(super) deadline: Option<Instant>,
+    pub(super) awaited: bool,
+}
+
+/// A batch that still grows.
+pub(super) struct Pending {
+    settings: BatchSettings,
+    members: Vec<Member>,
+    items: usize,
+    bytes: usize,
+    awaited: bool,
+    since: Instant,
+}
+
+/// A batch on its way: the messages it settles, and what is still to be sent for them.
+pub(super) struct Job {
+    pub(super) members: Vec<Member>,
+    /// One request, or several where a single message is larger than a request may be.
+    pub(super) parts: VecDeque<Payload>,
+    /// How often the first of the parts has been tried.
+    pub(super) attempts: u32,
+    /// When the first attempt at the first of the parts began.
+    pub(super) started: Option<Instant>,
+    /// What the parts before it came to.
+    pub(super) outcome: Outcome,
+}
+
+// === impl Pending ===
+
+impl Pending {
+    pub(super) fn new(settings: BatchSettings, now: Instant) -> Self {
+        Self { settings, members: Vec::new(), items: 0, bytes: 0, awaited: false, since: now }
+    }
+
+    pub(super) fn takes(&self, signal: Signal, pipeline: &Arc<str>) -> bool {
+        self.members.first().is_some_and(|member| {
+            member.payload.signal() == signal
+                && (Arc::ptr_eq(&member.context.pipeline, pipeline) || member.context.pipeline == *pipeline)
+        })
+    }
+
+    /// Whether another payload would make the batch larger than it may be.
+    pub(super) fn overflows(&self, payload: &Payload) -> bool {
+        let (items, bytes) = (self.items + payload.items(), self.bytes + payload.bytes());
+        let (most_items, most_bytes) = bounds(&self.settings);
+        !self.members.is_empty() && (items > most_items || bytes > most_bytes)
+    }
+
+    pub(super) fn push(&mut self, member: Member) {
+        self.items += member.payload.items();
+        self.bytes += member.payload.bytes();
+        self.awaited |= member.awaited;
+        self.members.push(member);
+    }
+
+    /// Whether it is worth a request by its size, or can take no more.
+    pub(super) fn is_full(&self) -> bool {
+        let size = if self.settings.sizer == Sizer::Bytes { self.bytes } else { self.items };
+        let (most_items, most_bytes) = bounds(&self.settings);
+        size >= self.settings.min_size || self.items >= most_items || self.bytes >= most_bytes
+    }
+
+    /// Whether somebody waits for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited
+    }
+
+    /// When it is sent however small it is.
+    pub(super) fn flush_at(&self) -> Instant {
+        later(self.since, self.settings.flush_timeout.0)
+    }
+
+    pub(super) fn into_job(self) -> Job {
+        let bounds = Some(bounds(&self.settings));
+        Job::new(self.members, bounds)
+    }
+}
+
+/// The most items and bytes of one batch.
+fn bounds(settings: &BatchSettings) -> (usize, usize) {
+    match (settings.max_size, settings.sizer) {
+        (0, _) => (
+            usize::MAX,
+            LARGEST_BATCH.max(if settings.sizer == Sizer::Bytes { settings.min_size } else { 0 }),
+        ),
+        (size, Sizer::Bytes) => (usize::MAX, size),
+        (size, _) => (size, LARGEST_BATCH),
+    }
+}
+
+// === impl Job ===
+
+impl Job {
+    /// A job of one message, sent as it is.
+    pub(super) fn single(member: Member) -> Self {
+        Self::new(vec![member], None)
+    }
+
+    fn new(members: Vec<Member>, bounds: Option<(usize, usize)>) -> Self {
+        let parts = VecDeque::new();
+        let mut job = Self { members, parts, attempts: 0, started: None, outcome: Outcome::Delivered };
+        job.assemble();
+        // Only a single message can exceed the bounds; the batch was closed before.
+        if let (Some((items, bytes)), Some(whole)) = (bounds, job.parts.front())
+            && (whole.items() > items || whole.bytes() > bytes)
+        {
+            job.parts = whole
+                .clone()
+                .split_by_items(items)
+                .into_iter()
+                .flat_map(|part| if part.bytes() > bytes { part.split_by_bytes(bytes) } else { vec![part] })
+                .collect();
+        }
+        job
+    }
+
+    /// Forms the request anew of the members that are left.
+    pub(super) fn assemble(&mut self) {
+        self.parts =
+            Payload::concat(self.members.iter().map(|member| member.payload.clone())).into_iter().collect();
+    }
+
+    /// The latest time at which anybody still waits; `None` if nobody does or somebody waits without a limit.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let mut latest = None;
+        for member in &self.members {
+            latest = latest.max(Some(member.deadline?));
+        }
+        latest
+    }
+
+    /// How many items are still to be sent.
+    pub(super) fn items(&self) -> usize {
+        self.parts.iter().map(Payload::items).sum()
+    }
+}

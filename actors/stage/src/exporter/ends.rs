@@ -1,0 +1,164 @@
+//! What becomes of a job: sent, tried again, given up or cut short, and each of its messages settled by it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use watershed_delivery::{Cause, Fault, Outcome};
+use watershed_supervise::{Failure, Mail as _};
+
+use super::batch::{Job, Member};
+use super::lane::{Done, Lane};
+use super::{ExportError, Exporter, Partial};
+use crate::message::Message;
+use crate::settings::later;
+
+impl<E: Exporter> Lane<E> {
+    pub(super) fn done(&mut self, done: Done) -> Result<(), Failure> {
+        match done {
+            Done::Panicked(failure) => return Err(failure),
+            Done::Waited(job) => self.attempt(job),
+            Done::Tried(job, Ok(partial)) => self.sent(job, &partial),
+            Done::Tried(job, Err(ExportError::Retryable { reason, retry_after })) => {
+                self.retry(job, reason, retry_after);
+            }
+            Done::Tried(job, Err(ExportError::Permanent { code, reason })) => {
+                self.rejected(job, code, reason)
+            }
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self, mut job: Job, partial: &Partial) {
+        if let Some(part) = job.parts.pop_front() {
+            let rejected = usize::try_from(partial.rejected).unwrap_or(usize::MAX).min(part.items());
+            self.counters.sent.add(part.signal(), part.items() - rejected);
+            self.counters.failed.add(part.signal(), rejected);
+            if (rejected > 0 || !partial.message.is_empty()) && self.may_log() {
+                tracing::warn!(exporter = %self.parts.env.id, rejected, message = %partial.message,
+                    "the destination took only a part, or warned");
+            }
+        }
+        self.proceed(job);
+    }
+
+    /// Goes on to the next part of a job, or ends it after the last.
+    fn proceed(&mut self, mut job: Job) {
+        (job.attempts, job.started) = (0, None);
+        if job.parts.is_empty() { self.settle(job) } else { self.attempt(job) }
+    }
+
+    fn retry(&mut self, mut job: Job, reason: Cow<'static, str>, retry_after: Option<Duration>) {
+        let now = Instant::now();
+        job.attempts += 1;
+        let random = self.random.next();
+        let settings = &self.sending.retry;
+        let wait = settings.interval(job.attempts, random).max(retry_after.unwrap_or_default());
+        let at = later(now, wait);
+        let limit = settings.max_elapsed_time.0;
+        let too_long = !limit.is_zero() && at.duration_since(job.started.unwrap_or(now)) > limit;
+        if !settings.enabled || too_long {
+            let outcome = Outcome::refused_for(Cause::Destination, reason.clone(), wait);
+            self.refuse(&mut job, |member| member.awaited, &outcome);
+            self.give_up(&mut job, &reason);
+        } else if self.drain_deadline().is_some_and(|deadline| at >= deadline) {
+            // There will be no next time.
+            tracing::error!(exporter = %self.lease.cell().name(), error = %reason, items = job.items(),
+                "Exporting failed. Shutting down without another attempt.");
+            self.refuse(&mut job, |_| true, &Outcome::refused(Cause::Shutdown, reason.clone()));
+        } else {
+            self.refuse_late(&mut job, at, reason.clone());
+        }
+        if let Some(after) = retry_after {
+            // Nothing is kept waiting for longer than it would be tried for.
+            let after = if limit.is_zero() { after } else { after.min(limit) };
+            self.throttled = self.throttled.max(Some(later(now, after)));
+        }
+        if job.members.is_empty() {
+            return;
+        }
+        self.counters.retries.add(1);
+        if self.may_log() {
+            tracing::info!(exporter = %self.parts.env.id, error = %reason, interval = ?wait, items = job.items(),
+                "Exporting failed. Will retry the request after interval.");
+        }
+        self.wait(job, at);
+    }
+
+    fn rejected(&mut self, mut job: Job, code: i32, reason: Cow<'static, str>) {
+        if job.members.len() > 1 {
+            // One of them may be to blame; the others are not to suffer for it.
+            self.ready.extend(job.members.drain(..).map(Job::single));
+            return;
+        }
+        if let Some(part) = job.parts.pop_front() {
+            let items = part.items();
+            self.counters.failed.add(part.signal(), items);
+            if self.may_log() {
+                tracing::error!(exporter = %self.parts.env.id, error = %reason, code, dropped_items = items,
+                    "Exporting failed. Dropping data.");
+            }
+            job.outcome = job.outcome.join(Outcome::rejected(Fault::Destination(code), items as u64, reason));
+        }
+        self.proceed(job);
+    }
+
+    /// Accepted data that was tried for as long as it may be.
+    fn give_up(&mut self, job: &mut Job, reason: &str) {
+        // Of a single message some parts may be through; of several there is one part.
+        let left = if job.members.len() == 1 { Some(job.items()) } else { None };
+        for member in std::mem::take(&mut job.members) {
+            let items = left.unwrap_or(member.payload.items());
+            self.counters.failed.add(member.payload.signal(), items);
+            if self.may_log() {
+                tracing::error!(exporter = %self.parts.env.id, error = %reason, dropped_items = items,
+                    "Exporting failed. No more retries left. Dropping data.");
+            }
+            let reason = format!("no more retries left: {reason}");
+            let outcome = Outcome::rejected(Fault::Exhausted, items as u64, reason);
+            self.lease.finish(member.ticket, job.outcome.clone().join(outcome));
+        }
+    }
+
+    pub(super) fn settle(&self, job: Job) {
+        for member in job.members {
+            self.lease.finish(member.ticket, job.outcome.clone());
+        }
+    }
+
+    /// Refuses those whose sender will have gone by the time of the next attempt, while it can still hear.
+    pub(super) fn refuse_late(&self, job: &mut Job, at: Instant, reason: impl Into<Cow<'static, str>>) {
+        let wait = at.saturating_duration_since(Instant::now());
+        let late = |member: &Member| member.deadline.is_some_and(|deadline| at >= deadline);
+        self.refuse(job, late, &Outcome::refused_for(Cause::Destination, reason, wait));
+    }
+
+    /// Cuts out those whose sender has been answered or is gone, and those that are no longer ours.
+    pub(super) fn cut(&self, job: &mut Job, now: Instant) {
+        let gone = |member: &Member| {
+            member.deadline.is_some_and(|deadline| now >= deadline)
+                || self.lease.with(&member.ticket, Message::is_withdrawn).unwrap_or(true)
+        };
+        self.refuse(job, gone, &Outcome::refused(Cause::Withdrawn, "nobody waits for it any more"));
+    }
+
+    fn refuse(&self, job: &mut Job, which: impl Fn(&Member) -> bool, outcome: &Outcome) {
+        let before = job.members.len();
+        for member in job.members.extract_if(.., |member| which(member)) {
+            self.lease.finish(member.ticket, outcome.clone());
+        }
+        if job.members.len() < before {
+            job.assemble();
+        }
+    }
+
+    /// At most one line a second: a destination that is down must not fill the disk as well.
+    fn may_log(&mut self) -> bool {
+        let now = Instant::now();
+        let quiet = self.last_log.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
+        if quiet {
+            self.last_log = Some(now);
+        }
+        quiet
+    }
+}

@@ -1,0 +1,245 @@
+//! The loop around an exporter on one lane: it takes messages from the queue, forms batches and keeps several
+//! in flight.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use watershed_supervise::{Control, Failure, Lease, Next, Ticket, caught};
+
+use super::batch::{Job, Member, Pending};
+use super::counters::{Counters, Random};
+use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
+use crate::message::Message;
+use crate::settings::BatchSettings;
+
+/// An exporter on one lane, and everything between it and its queue.
+pub(super) struct Lane<E> {
+    exporter: Rc<E>,
+    pub(super) sending: Sending,
+    pub(super) parts: ExporterParts,
+    pub(super) lease: Lease<Message>,
+    /// How many jobs may be in flight on this lane.
+    consumers: usize,
+    pending: Vec<Pending>,
+    /// Jobs that are formed and wait for a consumer.
+    pub(super) ready: VecDeque<Job>,
+    running: FuturesUnordered<LocalBoxFuture<'static, Done>>,
+    /// The destination asked to be left alone until then.
+    pub(super) throttled: Option<Instant>,
+    /// The deadline of the drain, once there is one. Jobs that wait are told.
+    drain: watch::Sender<Option<Instant>>,
+    pub(super) random: Random,
+    pub(super) counters: Counters,
+    pub(super) last_log: Option<Instant>,
+}
+
+/// What a future in flight comes back with.
+pub(super) enum Done {
+    /// It has waited and may be tried.
+    Waited(Job),
+    /// It was tried.
+    Tried(Job, Result<Partial, ExportError>),
+    /// The exporter panicked on it. The job's messages are still in their slots.
+    Panicked(Failure),
+}
+
+// === impl Lane ===
+
+impl<E: Exporter> Lane<E> {
+    pub(super) fn new(exporter: E, sending: Sending, parts: ExporterParts, lease: Lease<Message>) -> Self {
+        let consumers = sending.queue.num_consumers.div_ceil(parts.env.copies.max(1));
+        let counters = Counters::new(&parts);
+        Self {
+            exporter: Rc::new(exporter),
+            consumers,
+            sending,
+            random: Random::seeded(&parts.env.id, parts.env.lane),
+            parts,
+            lease,
+            pending: Vec::new(),
+            ready: VecDeque::new(),
+            running: FuturesUnordered::new(),
+            throttled: None,
+            drain: watch::Sender::new(None),
+            counters,
+            last_log: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Result<(), Failure> {
+        self.lease.started();
+        let mut drained = false;
+        loop {
+            // A destination that answers at once must not keep the lane from its neighbours.
+            tokio::task::coop::consume_budget().await;
+            self.dispatch();
+            let flush_at = self.pending.iter().map(Pending::flush_at).min();
+            let takes = self.running.len() < self.consumers;
+            // The queue was empty once, but is still open: jobs may run for long after that.
+            if drained
+                && takes
+                && let Some(ticket) = self.lease.try_next()
+            {
+                self.take(ticket);
+                continue;
+            }
+            if drained && self.running.is_empty() && self.ready.is_empty() && self.pending.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                Some(done) = self.running.next(), if !self.running.is_empty() => self.done(done)?,
+                next = listen(&mut self.lease, takes), if !drained => match next {
+                    Next::Mail(ticket) => self.take(ticket),
+                    Next::Control(Control::Drain { deadline }) => {
+                        self.drain.send_replace(Some(deadline));
+                    }
+                    // Without having been asked to drain: the lease has ended, and nothing is ours any more.
+                    Next::Drained if self.drain_deadline().is_none() => return Ok(()),
+                    Next::Drained => drained = true,
+                },
+                () = sleep_until(flush_at), if flush_at.is_some() && takes => {}
+            }
+        }
+    }
+
+    pub(super) fn drain_deadline(&self) -> Option<Instant> {
+        *self.drain.borrow()
+    }
+
+    /// Takes a message, and with it what is in the queue behind it, as far as a batch has room.
+    fn take(&mut self, ticket: Ticket) {
+        let mut next = Some(ticket);
+        while let Some(ticket) = next {
+            self.add(ticket);
+            next = if self.ready.is_empty() { self.lease.try_next() } else { None };
+        }
+    }
+
+    fn add(&mut self, ticket: Ticket) {
+        let now = Instant::now();
+        let alone = ticket.alone();
+        let looked = self.lease.with(&ticket, |mail| {
+            (
+                mail.payload.clone(),
+                mail.context.clone(),
+                mail.guard.deadline().map(Instant::from_std),
+                mail.guard.is_awaited(),
+            )
+        });
+        let Some((payload, context, deadline, awaited)) = looked else { return };
+        let (signal, pipeline) = (payload.signal(), context.pipeline.clone());
+        let member = Member { ticket, payload, context, deadline, awaited };
+        let Some(settings) = self.batching(&pipeline).cloned() else {
+            return self.ready.push_back(Job::single(member));
+        };
+        let mut pending = match self.pending.iter().position(|pending| pending.takes(signal, &pipeline)) {
+            Some(index) if !alone => self.pending.swap_remove(index),
+            _ => Pending::new(settings.clone(), now),
+        };
+        if pending.overflows(&member.payload) {
+            let full = std::mem::replace(&mut pending, Pending::new(settings, now));
+            self.ready.push_back(full.into_job());
+        }
+        pending.push(member);
+        if alone || pending.is_full() {
+            self.ready.push_back(pending.into_job());
+        } else {
+            self.pending.push(pending);
+        }
+    }
+
+    fn batching(&self, pipeline: &Arc<str>) -> Option<&BatchSettings> {
+        let queue = &self.sending.queue;
+        // Without a queue nothing waits, so nothing can be waited for.
+        let batch = queue.batch.as_ref().or_else(|| self.parts.batching.get(pipeline));
+        batch.filter(|_| queue.enabled)
+    }
+
+    /// Starts what is ready, as far as there are consumers.
+    fn dispatch(&mut self) {
+        if self.running.len() < self.consumers && self.ready.is_empty() && !self.pending.is_empty() {
+            let now = Instant::now();
+            let idle = self.running.is_empty();
+            let draining = self.drain_deadline().is_some();
+            let due = |pending: &mut Pending| {
+                draining || (idle && pending.is_awaited()) || pending.flush_at() <= now
+            };
+            self.ready.extend(self.pending.extract_if(.., due).map(Pending::into_job));
+        }
+        while self.running.len() < self.consumers {
+            let Some(job) = self.ready.pop_front() else { break };
+            self.attempt(job);
+        }
+    }
+
+    /// Tries a job once more, unless nobody wants it any longer or the destination is to be left alone.
+    pub(super) fn attempt(&mut self, mut job: Job) {
+        let now = Instant::now();
+        self.cut(&mut job, now);
+        // A drain that ends before the destination may be asked again leaves only this attempt.
+        let last = self.drain_deadline();
+        if let Some(until) = self.throttled.filter(|at| *at > now && last.is_none_or(|last| *at < last)) {
+            self.refuse_late(&mut job, until, "the destination asked to be left alone");
+            if !job.members.is_empty() {
+                self.wait(job, until);
+            }
+            return;
+        }
+        let Some(first) = job.members.first() else { return };
+        let remaining = job.deadline().map(|deadline| deadline.saturating_duration_since(now));
+        let timeout = match (self.sending.timeout, remaining) {
+            (Some(timeout), Some(remaining)) => Some(timeout.min(remaining)),
+            (timeout, remaining) => timeout.or(remaining),
+        };
+        let Some(payload) = job.parts.front().cloned() else { return self.settle(job) };
+        let batch = Batch { payload, context: first.context.clone(), timeout };
+        job.started.get_or_insert(now);
+        let exporter = self.exporter.clone();
+        self.counters.requests.add(1);
+        self.running.push(Box::pin(async move {
+            let late = |_| {
+                let reason = format!("no answer within {:?}", timeout.unwrap_or_default()).into();
+                Ok(Err(ExportError::Retryable { reason, retry_after: None }))
+            };
+            let export = caught(exporter.export(&batch));
+            let result = match timeout {
+                None => export.await,
+                Some(timeout) => tokio::time::timeout(timeout, export).await.unwrap_or_else(late),
+            };
+            match result {
+                Ok(result) => Done::Tried(job, result),
+                Err(panic) => Done::Panicked(panic),
+            }
+        }));
+    }
+
+    /// Keeps a job, and its consumer, until it may be tried. A drain ends the wait: there may be no other time.
+    pub(super) fn wait(&mut self, job: Job, until: Instant) {
+        let mut drain = self.drain.subscribe();
+        self.running.push(Box::pin(async move {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                Ok(()) = drain.changed() => {}
+            }
+            Done::Waited(job)
+        }));
+    }
+}
+
+/// The next thing to do; while there is no consumer for mail, what there is to know.
+async fn listen(lease: &mut Lease<Message>, takes: bool) -> Next {
+    if takes { lease.next().await } else { Next::Control(lease.control().await) }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,139 @@
+//! Exporters: what one is. Queue, batching, retries and withdrawal are around it, the same for all.
+
+mod batch;
+mod counters;
+mod ends;
+mod lane;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use watershed_supervise::{Failure, Launch};
+use watershed_telemetry::{Payload, Signal};
+
+use crate::message::{Context, Message};
+use crate::registry::{Env, ExporterSpec, Placement, Settings};
+use crate::settings::{BatchSettings, QueueSettings, RetrySettings};
+
+/// The end of a pipeline: it sends a batch somewhere and says how that ended. Nothing else.
+///
+/// Calls may be in flight beside each other. A panic in one ends this incarnation; all that was in flight is
+/// handed to the next, singly.
+pub trait Exporter: Sized + 'static {
+    /// Its settings.
+    type Settings: Settings;
+
+    /// The signals it can take.
+    fn signals() -> &'static [Signal] {
+        &Signal::ALL
+    }
+
+    /// Where its copies stand.
+    fn placement(_settings: &Self::Settings) -> Placement {
+        Placement::Lane
+    }
+
+    /// Queue, batching, retries and timeout.
+    fn sending(settings: &Self::Settings) -> Sending;
+
+    /// Builds one copy, on the lane it will stand on.
+    fn build(settings: &Arc<Self::Settings>, env: &Env) -> Result<Self, Failure>;
+
+    /// Sends one batch. Dropped when its timeout has passed.
+    async fn export(&self, batch: &Batch) -> Result<Partial, ExportError>;
+}
+
+/// How an exporter is sent to.
+#[derive(Clone, Debug)]
+pub struct Sending {
+    /// The longest one attempt may take; `None` is as long as the sender waits.
+    pub timeout: Option<Duration>,
+    /// What happens after a failed attempt.
+    pub retry: RetrySettings,
+    /// What waits before an attempt.
+    pub queue: QueueSettings,
+}
+
+/// What is sent at once: one or more messages of one signal from one pipeline.
+#[derive(Debug)]
+pub struct Batch {
+    /// The telemetry.
+    pub payload: Payload,
+    /// Where it came from; for several messages, where the first came from.
+    pub context: Arc<Context>,
+    /// What is left for this attempt, to be passed on to the destination.
+    pub timeout: Option<Duration>,
+}
+
+/// What a destination that took a batch said of parts of it. The default is that it took everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Partial {
+    /// Items it rejected for good.
+    pub rejected: u64,
+    /// Why, or a warning about what it took.
+    pub message: String,
+}
+
+/// Why a batch was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExportError {
+    /// It may be taken later.
+    #[error("{reason}")]
+    Retryable {
+        /// What stood in the way.
+        reason: Cow<'static, str>,
+        /// How long the destination asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// It will never be taken.
+    #[error("{reason}")]
+    Permanent {
+        /// The destination's status, as a gRPC code.
+        code: i32,
+        /// What it said.
+        reason: Cow<'static, str>,
+    },
+}
+
+/// What an exporter's copy runs with.
+#[derive(Clone)]
+pub struct ExporterParts {
+    /// Id, lane, budget, metrics.
+    pub env: Env,
+    /// How batches are formed of what comes from each pipeline, where its `batch` processor says so.
+    pub batching: Arc<HashMap<Arc<str>, BatchSettings>>,
+}
+
+/// An exporter kind with its settings.
+pub(crate) struct Configured<E: Exporter>(pub(crate) Arc<E::Settings>);
+
+// === impl Configured ===
+
+impl<E: Exporter> ExporterSpec for Configured<E> {
+    fn signals(&self) -> &'static [Signal] {
+        E::signals()
+    }
+
+    fn placement(&self) -> Placement {
+        E::placement(&self.0)
+    }
+
+    fn sending(&self) -> Sending {
+        E::sending(&self.0)
+    }
+
+    fn launch(&self, parts: ExporterParts) -> Launch<Message> {
+        let settings = self.0.clone();
+        Arc::new(move |lease| {
+            let (settings, parts) = (settings.clone(), parts.clone());
+            async move {
+                let exporter = E::build(&settings, &parts.env)?;
+                lane::Lane::new(exporter, E::sending(&settings), parts, lease).run().await
+            }
+            .boxed_local()
+        })
+    }
+}

@@ -1,0 +1,34 @@
+//! What a receiver, a processor and an exporter is, and the harness that runs each one under supervision.
+//!
+//! A kind implements one small trait ([`Receiver`], [`Processor`], [`Exporter`]) in plain `async fn`s and is
+//! named in a [`Registry`]. Everything that must hold for all kinds alike lives here, once: slots and
+//! redelivery, fan-out that reserves before it sends, acknowledgement, batching, retries, deadlines,
+//! withdrawal and counters. No actix type is in sight, and an embedder's kinds get the same guarantees as ours.
+
+#![allow(async_fn_in_trait, reason = "stages live on one lane: their futures need not be Send")]
+
+mod exporter;
+mod message;
+mod metrics;
+mod processor;
+mod receiver;
+mod registry;
+mod route;
+mod settings;
+
+pub use exporter::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
+pub use message::{Context, Message, Request};
+pub use metrics::{Counter, Gauge, Metrics, PerSignal};
+pub use processor::{Outlet, Processor};
+pub use receiver::{Intake, Listener, Receiver, ReceiverParts};
+pub use registry::{
+    BudgetLimit, BudgetSettings, Env, Error, ExporterSpec, KeyError, Parsed, Part, Placement, ProcessorSpec,
+    ReceiverSpec, Registry, Settings, StageSpec, Unknown,
+};
+pub use route::{Ack, Branch, Downstream, Entry, LOST_ITEMS, Ledger, Tail};
+pub use settings::{BatchSettings, ByteSize, Interval, OnFull, QueueSettings, RetrySettings, Sizer};
+
+pub use watershed_delivery as delivery;
+pub use watershed_net::Stop;
+pub use watershed_supervise::Failure;
+pub use watershed_telemetry::{self as telemetry, Payload, Signal};

@@ -1,0 +1,128 @@
+//! What moves between cells: admitted requests into a receiver, messages everywhere else.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use watershed_delivery::{Charge, Guard, Outcome, Permit};
+use watershed_supervise::{Mail, Weight};
+use watershed_telemetry::{Payload, Signal};
+
+/// One message on its way: wire bytes, where they came from, the debt of an outcome and the memory they hold.
+#[derive(Debug)]
+pub struct Message {
+    /// The telemetry, as OTLP wire bytes.
+    pub payload: Payload,
+    /// Where it came from.
+    pub context: Arc<Context>,
+    /// Owes somebody exactly one outcome.
+    pub guard: Guard,
+    /// The memory its bytes were granted.
+    pub permit: Permit,
+    /// What it holds of its queue's share, once it is in a queue that has one.
+    pub charge: Option<Charge>,
+}
+
+/// Where a message came from. Only messages that agree on [`Context::pipeline`] may be merged.
+#[derive(Debug)]
+pub struct Context {
+    /// Id of the receiver.
+    pub receiver: Arc<str>,
+    /// Id of the pipeline it entered by.
+    pub pipeline: Arc<str>,
+    /// The sender's address, where it came by a socket.
+    pub peer: Option<SocketAddr>,
+}
+
+/// A request a receiver has admitted and not yet looked into.
+#[derive(Debug)]
+pub struct Request {
+    /// What it claims to be.
+    pub signal: Signal,
+    /// The body, inflated.
+    pub body: Bytes,
+    /// The sender's address, where it came by a socket.
+    pub peer: Option<SocketAddr>,
+    pub(crate) guard: Guard,
+    pub(crate) permit: Permit,
+    pub(crate) items: Arc<Counted>,
+}
+
+/// How many items a request turned out to hold: written by the receiver's stage, read by whoever answers.
+#[derive(Debug, Default)]
+pub(crate) struct Counted(AtomicUsize);
+
+// === impl Message ===
+
+impl Mail for Message {
+    fn weight(&self) -> Weight {
+        weight_of(&self.payload)
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        self.guard.is_withdrawn()
+    }
+
+    /// A message of several requests divides between them; the debts of the halves join again.
+    fn bisect(self) -> Result<(Self, Self), Self> {
+        let middle = self.payload.requests().len() / 2;
+        if middle == 0 {
+            return Err(self);
+        }
+        let mut first = self.payload.clone().split_requests();
+        let second = first.split_off(middle.min(first.len()));
+        let (Some(first), Some(second)) = (Payload::concat(first), Payload::concat(second)) else {
+            return Err(self);
+        };
+        let half = Self {
+            payload: second,
+            context: self.context.clone(),
+            guard: self.guard.fork(),
+            permit: self.permit.clone(),
+            charge: None,
+        };
+        Ok((Self { payload: first, ..self }, half))
+    }
+
+    fn settle(self, outcome: Outcome) {
+        self.guard.resolve(outcome);
+    }
+}
+
+/// What a payload weighs in a queue.
+pub(crate) fn weight_of(payload: &Payload) -> Weight {
+    Weight { requests: 1, items: payload.items(), bytes: payload.bytes() }
+}
+
+// === impl Request ===
+
+impl Mail for Request {
+    fn weight(&self) -> Weight {
+        Weight { requests: 1, items: 0, bytes: self.body.len() }
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        self.guard.is_withdrawn()
+    }
+
+    fn bisect(self) -> Result<(Self, Self), Self> {
+        Err(self)
+    }
+
+    fn settle(self, outcome: Outcome) {
+        self.guard.resolve(outcome);
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    pub(crate) fn set(&self, items: usize) {
+        self.0.store(items, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}

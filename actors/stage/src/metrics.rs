@@ -1,0 +1,168 @@
+//! Counters and gauges under otelcol's names, and their text exposition.
+//!
+//! A counter is one atomic, shared by the lanes; who counts holds it, so a count costs one addition. Names,
+//! labels and help are looked up once, when a stage is built.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use watershed_telemetry::Signal;
+
+/// A registry of metrics. Clones share it.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    families: Arc<DashMap<&'static str, Family>>,
+    /// Labels that everything registered through this clone carries.
+    base: Vec<(&'static str, Arc<str>)>,
+}
+
+/// A count that only grows.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+/// One counter a signal, named after its items: `..._spans`, `..._metric_points`, `..._log_records`.
+#[derive(Clone, Debug, Default)]
+pub struct PerSignal([Counter; 3]);
+
+/// A value read when it is asked for.
+pub type Gauge = Arc<dyn Fn() -> f64 + Send + Sync>;
+
+struct Family {
+    help: &'static str,
+    series: BTreeMap<String, Source>,
+}
+
+enum Source {
+    Counter(Counter),
+    Gauge(Gauge),
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// The same registry; what is registered through this carries one more label.
+    #[must_use]
+    pub fn scoped(&self, label: &'static str, value: &Arc<str>) -> Self {
+        let mut scoped = self.clone();
+        scoped.base.push((label, value.clone()));
+        scoped
+    }
+
+    /// The counter of this name and these labels; the same one each time.
+    pub fn counter(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Counter {
+        let mut family =
+            self.families.entry(name).or_insert_with(|| Family { help, series: BTreeMap::new() });
+        let source =
+            family.series.entry(self.labels(labels)).or_insert_with(|| Source::Counter(Counter::default()));
+        match source {
+            Source::Counter(counter) => counter.clone(),
+            Source::Gauge(_) => Counter::default(),
+        }
+    }
+
+    /// One counter a signal; `names` in the order of [`Signal::ALL`].
+    pub fn per_signal(
+        &self,
+        names: [&'static str; 3],
+        help: &'static str,
+        labels: &[(&str, &str)],
+    ) -> PerSignal {
+        PerSignal(names.map(|name| self.counter(name, help, labels)))
+    }
+
+    /// Registers a gauge; one of the same name and labels is replaced.
+    pub fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)], gauge: Gauge) {
+        let mut family =
+            self.families.entry(name).or_insert_with(|| Family { help, series: BTreeMap::new() });
+        family.series.insert(self.labels(labels), Source::Gauge(gauge));
+    }
+
+    /// The sum of the counters of this name.
+    pub fn total(&self, name: &str) -> u64 {
+        let Some(family) = self.families.get(name) else { return 0 };
+        let counts = family.series.values().filter_map(|source| match source {
+            Source::Counter(counter) => Some(counter.get()),
+            Source::Gauge(_) => None,
+        });
+        counts.sum()
+    }
+
+    /// Everything in the Prometheus text exposition format 0.0.4.
+    pub fn render(&self) -> String {
+        let mut names: Vec<&'static str> = self.families.iter().map(|family| *family.key()).collect();
+        names.sort_unstable();
+        let mut text = String::new();
+        for name in names {
+            let Some(family) = self.families.get(name) else { continue };
+            let kind = match family.series.values().next() {
+                Some(Source::Gauge(_)) => "gauge",
+                _ => "counter",
+            };
+            // Writing to a String can not fail.
+            let help = family.help.replace('\\', r"\\").replace('\n', r"\n");
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, source) in &family.series {
+                let _ = match source {
+                    Source::Counter(counter) => writeln!(text, "{name}{labels} {}", counter.get()),
+                    Source::Gauge(gauge) => writeln!(text, "{name}{labels} {}", gauge()),
+                };
+            }
+        }
+        text
+    }
+
+    fn labels(&self, labels: &[(&str, &str)]) -> String {
+        let base = self.base.iter().map(|(name, value)| (*name, &**value));
+        label_text(&base.chain(labels.iter().copied()).collect::<Vec<_>>())
+    }
+}
+
+/// `{a="b",c="d"}`, escaped as the exposition format asks; empty for no labels.
+fn label_text(labels: &[(&str, &str)]) -> String {
+    if labels.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("{");
+    for (index, (name, value)) in labels.iter().enumerate() {
+        let value = value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
+        let comma = if index == 0 { "" } else { "," };
+        let _ = write!(text, "{comma}{name}=\"{value}\"");
+    }
+    text.push('}');
+    text
+}
+
+// === impl Counter ===
+
+impl Counter {
+    /// Adds `count`.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl PerSignal ===
+
+impl PerSignal {
+    /// Adds `items` of `signal`.
+    pub fn add(&self, signal: Signal, items: usize) {
+        by_signal(&self.0, signal).add(items as u64);
+    }
+}
+
+/// What belongs to `signal`, of one a signal in the order of [`Signal::ALL`].
+pub(crate) fn by_signal<T>([traces, metrics, logs]: &[T; 3], signal: Signal) -> &T {
+    match signal {
+        Signal::Traces => traces,
+        Signal::Metrics => metrics,
+        Signal::Logs => logs,
+    }
+}

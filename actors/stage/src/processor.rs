@@ -1,0 +1,335 @@
+//! Processors: what one is, and the loop that runs it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use watershed_delivery::{Cause, Outcome, Permit};
+use watershed_supervise::{Failure, Launch, Lease, Next, Ticket, caught};
+use watershed_telemetry::{Payload, Signal};
+
+use crate::message::{Context, Message, weight_of};
+use crate::metrics::PerSignal;
+use crate::registry::{Env, Error, Part, Placement, ProcessorSpec, Settings, StageSpec};
+use crate::route::{Downstream, Ledger, Refusal, Rooms, by_deadline};
+use crate::settings::later;
+
+/// A stage that stands in a pipeline: it is lent one message at a time and says what goes on.
+///
+/// A panic, an error of the stage itself or an endless wait ends only this incarnation: the message in hand
+/// stays with the cell and is handed to the next one, which [`Processor::build`] makes from the same settings.
+/// Futures need not be `Send`, and may be dropped at any await.
+pub trait Processor: Sized + 'static {
+    /// Its settings.
+    type Settings: Settings;
+
+    /// The signals it can handle.
+    fn signals() -> &'static [Signal] {
+        &Signal::ALL
+    }
+
+    /// Where its copies stand.
+    fn placement(_settings: &Self::Settings) -> Placement {
+        Placement::Lane
+    }
+
+    /// Whether it keeps messages beyond [`Processor::handle`] by design, as a sampler does.
+    fn holds(_settings: &Self::Settings) -> bool {
+        false
+    }
+
+    /// Builds one copy.
+    fn build(settings: &Arc<Self::Settings>, env: &Env) -> Result<Self, Failure>;
+
+    /// Called once before the first message.
+    async fn start(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Handles one message. What it gives to `outlet` goes on once this returns `Ok`, as one message with the
+    /// debts of the original; nothing given means dropped by policy, and counted as such.
+    async fn handle(
+        &mut self,
+        payload: Payload,
+        context: &Arc<Context>,
+        outlet: &mut Outlet,
+    ) -> Result<(), Error>;
+
+    /// How often [`Processor::tick`] is called; `None` is never.
+    fn interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Called every [`Processor::interval`]. What it gives to `outlet` is telemetry of its own making.
+    async fn tick(&mut self, _outlet: &mut Outlet) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Called once when everything upstream has ended and the queue is empty.
+    async fn drain(&mut self, _outlet: &mut Outlet) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Takes what a processor passes on. Nothing leaves before the call that gave it has returned, so a stage that
+/// is interrupted has sent nothing and can be handed the same message again.
+#[derive(Default)]
+pub struct Outlet {
+    staged: Vec<Payload>,
+}
+
+/// A processor kind with its settings.
+pub(crate) struct Configured<P: Processor>(pub(crate) Arc<P::Settings>);
+
+/// One copy of a processor and all it needs to run.
+struct Host {
+    env: Env,
+    downstream: Downstream,
+    context: Arc<Context>,
+    ledger: Arc<Ledger>,
+    incoming: PerSignal,
+    outgoing: PerSignal,
+}
+
+// === impl Outlet ===
+
+impl Outlet {
+    /// Passes a payload on.
+    pub fn send(&mut self, payload: Payload) {
+        self.staged.push(payload);
+    }
+
+    /// What was given, if it is anything.
+    fn take(&mut self) -> Result<Option<Payload>, Failure> {
+        // Requests laid end to end are their merge, so many outputs are one message. One is the usual number.
+        let output = if self.staged.len() > 1 {
+            let mixed = || Failure::new("passed on several signals at once");
+            Some(Payload::concat(self.staged.drain(..)).ok_or_else(mixed)?)
+        } else {
+            self.staged.pop()
+        };
+        Ok(output.filter(|output| !output.is_empty()))
+    }
+}
+
+// === impl Configured ===
+
+impl<P: Processor> ProcessorSpec for Configured<P> {
+    fn part(&self) -> Part<'_> {
+        Part::Stage(self)
+    }
+}
+
+impl<P: Processor> StageSpec for Configured<P> {
+    fn signals(&self) -> &'static [Signal] {
+        P::signals()
+    }
+
+    fn placement(&self) -> Placement {
+        P::placement(&self.0)
+    }
+
+    fn holds(&self) -> bool {
+        P::holds(&self.0)
+    }
+
+    fn launch(&self, env: Env, downstream: Downstream) -> Launch<Message> {
+        let settings = self.0.clone();
+        Arc::new(move |lease| {
+            let (settings, env, downstream) = (settings.clone(), env.clone(), downstream.clone());
+            async move {
+                let stage = P::build(&settings, &env)?;
+                Host::new(env, downstream).run(stage, lease).await
+            }
+            .boxed_local()
+        })
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    fn new(env: Env, downstream: Downstream) -> Self {
+        let pipeline = env.pipeline.clone().unwrap_or_else(|| env.id.clone());
+        let labels = [("processor", &*env.id), ("pipeline", &*pipeline)];
+        let items = |names, help| env.metrics.per_signal(names, help, &labels);
+        let incoming = items(
+            [
+                "otelcol_processor_incoming_spans",
+                "otelcol_processor_incoming_metric_points",
+                "otelcol_processor_incoming_log_records",
+            ],
+            "Items handed to the processor.",
+        );
+        let outgoing = items(
+            [
+                "otelcol_processor_outgoing_spans",
+                "otelcol_processor_outgoing_metric_points",
+                "otelcol_processor_outgoing_log_records",
+            ],
+            "Items the processor passed on.",
+        );
+        let context = Arc::new(Context { receiver: env.id.clone(), pipeline: pipeline.clone(), peer: None });
+        let ledger = Ledger::new(pipeline, &env.metrics);
+        Self { env, downstream, context, ledger, incoming, outgoing }
+    }
+
+    async fn run<P: Processor>(self, mut stage: P, mut lease: Lease<Message>) -> Result<(), Failure> {
+        caught(stage.start()).await??;
+        lease.started();
+        let mut outlet = Outlet::default();
+        let mut ticks = stage.interval().map(ticks);
+        loop {
+            // A queue that is never empty must not keep the lane from its neighbours.
+            tokio::task::coop::consume_budget().await;
+            let next = match &mut ticks {
+                None => lease.next().await,
+                Some(ticks) => tokio::select! {
+                    // Time before mail, of which there may be no end.
+                    biased;
+                    _ = ticks.tick() => {
+                        let ticked = { let _busy = lease.busy(); caught(stage.tick(&mut outlet)).await? };
+                        self.emit(ticked, &mut outlet, &lease).await?;
+                        continue;
+                    }
+                    next = lease.next() => next,
+                },
+            };
+            match next {
+                Next::Mail(ticket) => self.handle(&mut stage, ticket, &lease, &mut outlet).await?,
+                Next::Control(_) => {}
+                Next::Drained => {
+                    let drained = {
+                        let _busy = lease.busy();
+                        caught(stage.drain(&mut outlet)).await?
+                    };
+                    return self.emit(drained, &mut outlet, &lease).await;
+                }
+            }
+        }
+    }
+
+    async fn handle<P: Processor>(
+        &self,
+        stage: &mut P,
+        ticket: Ticket,
+        lease: &Lease<Message>,
+        outlet: &mut Outlet,
+    ) -> Result<(), Failure> {
+        let looked = lease.with(&ticket, |mail| {
+            let deadline = mail.guard.deadline().map(Instant::from_std);
+            (mail.payload.clone(), mail.context.clone(), deadline)
+        });
+        let Some((payload, context, deadline)) = looked else { return Ok(()) };
+        let (signal, items) = (payload.signal(), payload.items());
+        let handled = {
+            let _busy = lease.busy();
+            // Unwinding ends here, before the stage is dropped: its `Drop` may panic, too.
+            caught(stage.handle(payload, &context, outlet)).await?
+        };
+        if let Err(error) = handled {
+            outlet.staged.clear();
+            let outcome = error.outcome(items)?;
+            self.incoming.add(signal, items);
+            lease.finish(ticket, outcome);
+            return Ok(());
+        }
+        let output = outlet.take()?;
+        // Only now: what is handed to a successor instead would count twice.
+        self.incoming.add(signal, items);
+        let Some(output) = output else {
+            lease.finish(ticket, Outcome::Dropped { items: items as u64 });
+            return Ok(());
+        };
+        let rooms = match self.reserve(&output, lease, deadline).await {
+            Ok(rooms) => rooms,
+            Err(refusal) => {
+                lease.finish(ticket, refusal);
+                return Ok(());
+            }
+        };
+        if lease.is_withdrawn(&ticket) {
+            lease.finish(ticket, Outcome::refused(Cause::Withdrawn, "its sender is gone"));
+            return Ok(());
+        }
+        if let Some(taken) = lease.take(ticket) {
+            let mut message = taken.mail;
+            message.permit = cover(&message, &output);
+            self.outgoing.add(output.signal(), output.items());
+            message.payload = output;
+            self.downstream.send(rooms, message);
+        }
+        Ok(())
+    }
+
+    /// Sends what a stage made by itself. Nobody waits for it; what is lost of it is counted.
+    async fn emit(
+        &self,
+        made: Result<(), Error>,
+        outlet: &mut Outlet,
+        lease: &Lease<Message>,
+    ) -> Result<(), Failure> {
+        if let Err(error) = made {
+            outlet.staged.clear();
+            if let Error::Failed(failure) = error {
+                return Err(failure);
+            }
+            tracing::warn!(processor = %self.env.id, %error, "tick failed");
+            return Ok(());
+        }
+        let Some(payload) = outlet.take()? else { return Ok(()) };
+        let guard = self.ledger.hold(payload.items());
+        match self.reserve(&payload, lease, None).await {
+            Err(refusal) => guard.resolve(refusal),
+            Ok(rooms) => {
+                self.outgoing.add(payload.signal(), payload.items());
+                let permit = self.env.budget.overdraw(payload.bytes() as u64);
+                let message = Message { payload, context: self.context.clone(), guard, permit, charge: None };
+                self.downstream.send(rooms, message);
+            }
+        }
+        Ok(())
+    }
+
+    async fn reserve(
+        &self,
+        payload: &Payload,
+        lease: &Lease<Message>,
+        deadline: Option<Instant>,
+    ) -> Result<Rooms, Outcome> {
+        let weight = weight_of(payload);
+        match self.downstream.try_reserve(weight) {
+            Ok(rooms) => Ok(rooms),
+            Err(Refusal::Now(outcome)) => Err(outcome),
+            Err(Refusal::Wait) => {
+                let since = Instant::now();
+                let rooms = by_deadline(deadline, self.downstream.reserve(weight)).await;
+                lease.cell().add_blocked(since.elapsed());
+                rooms
+            }
+        }
+    }
+}
+
+/// Ticks of a period, the first after one. Ticks that were missed are not made up for.
+fn ticks(period: Duration) -> Interval {
+    let period = period.max(Duration::from_millis(1));
+    let mut ticks = tokio::time::interval_at(later(Instant::now(), period), period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// The memory of a message's new payload: the same, or of its own where the payload is a copy, since another
+/// branch may still hold the original.
+fn cover(message: &Message, output: &Payload) -> Permit {
+    let bytes = output.bytes() as u64;
+    let mut pairs =
+        message.payload.requests().iter().flat_map(|from| output.requests().iter().map(move |to| (from, to)));
+    if pairs.any(|(from, to)| from.as_ptr_range().contains(&to.as_ptr())) {
+        message.permit.cover(bytes);
+        message.permit.clone()
+    } else {
+        message.permit.budget().overdraw(bytes)
+    }
+}

@@ -1,0 +1,448 @@
+//! Receivers: what one is, how requests are admitted to it, and the loop that runs it.
+//!
+//! A receiver is in two parts. Its connections are served by `net`'s tasks and outlive every incarnation; what
+//! they admit lands in the receiver's mailbox. The stage proper takes requests from there, one at a time,
+//! decodes them and sends them into its pipelines, under the same protection as any other stage: a request that
+//! makes it panic is handed to its successor, and is blamed only with proof.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::{Fuse, LocalBoxFuture};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+use watershed_delivery::{Budget, Cause, Exhausted, Fault, Guard, Outcome, Permit};
+use watershed_net::Stop;
+use watershed_supervise::{Cell, Failure, Launch, Lease, Next, NoRoom, Ticket, Weight, caught};
+use watershed_telemetry::{Payload, Signal};
+
+use crate::message::{Context, Counted, Message, Request, weight_of};
+use crate::metrics::{Counter, Metrics, PerSignal, by_signal};
+use crate::registry::{Env, Error, Placement, ReceiverSpec, Settings};
+use crate::route::{Entry, Refusal, Rooms, by_deadline};
+
+/// How long any sender waits for an answer at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(8);
+
+/// How long a refused sender is asked to wait where the refusal does not say.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A source of telemetry.
+pub trait Receiver: Sized + 'static {
+    /// Its settings.
+    type Settings: Settings;
+
+    /// The signals it can produce.
+    fn signals() -> &'static [Signal] {
+        &Signal::ALL
+    }
+
+    /// Where its copies stand. A receiver with a source of its own ([`Receiver::run`]) is usually `Single`.
+    fn placement(_settings: &Self::Settings) -> Placement {
+        Placement::Lane
+    }
+
+    /// The sockets it wants and how the connections to them are served.
+    fn listeners(_settings: &Arc<Self::Settings>) -> Vec<Listener> {
+        Vec::new()
+    }
+
+    /// Builds one copy.
+    fn build(settings: &Arc<Self::Settings>, env: &Env) -> Result<Self, Failure>;
+
+    /// Runs beside the mailbox, for receivers that fetch rather than listen. An error restarts the receiver;
+    /// `Ok` means that the source has ended. Dropped when the receiver is drained.
+    async fn run(&self, _intake: Intake) -> Result<(), Failure> {
+        std::future::pending().await
+    }
+
+    /// Makes OTLP of a request's body. The default is for bodies that are OTLP: validation.
+    fn decode(&self, signal: Signal, body: Bytes) -> Result<Payload, Error> {
+        Payload::validate(signal, body).map_err(|invalid| Error::reject(invalid.to_string()))
+    }
+}
+
+/// One address a receiver listens on. The socket belongs to the engine and is lent: neither a restart of the
+/// stage nor a new name for it refuses a connection.
+pub struct Listener {
+    /// `host:port`.
+    pub address: String,
+    /// The key that names it, for messages: `protocols.grpc.endpoint`.
+    pub key: &'static str,
+    /// Serves the connections dealt to one lane until told to stop.
+    pub serve: Arc<Serve>,
+}
+
+/// Serves connections on one lane.
+pub type Serve = dyn Fn(Intake, mpsc::Receiver<TcpStream>, Stop) -> LocalBoxFuture<'static, ()> + Send + Sync;
+
+/// The way into a receiver's mailbox. Clones are cheap.
+#[derive(Clone)]
+pub struct Intake {
+    inner: Arc<IntakeInner>,
+}
+
+struct IntakeInner {
+    id: Arc<str>,
+    cell: Cell<Request>,
+    signals: Vec<Signal>,
+    budget: Arc<Budget>,
+    accepted: PerSignal,
+    refused: PerSignal,
+    reasons: Reasons,
+}
+
+/// Requests that were not taken, by reason.
+struct Reasons {
+    memory: Counter,
+    too_large: Counter,
+    refused: Counter,
+    rejected: Counter,
+    panic: Counter,
+}
+
+/// What a receiver's copy runs with.
+#[derive(Clone)]
+pub struct ReceiverParts {
+    /// Id, lane, budget, metrics.
+    pub env: Env,
+    /// The pipelines it feeds, by signal in the order of [`Signal::ALL`].
+    pub entries: [Vec<Entry>; 3],
+    /// The way into its own mailbox.
+    pub intake: Intake,
+}
+
+/// A receiver kind with its settings.
+pub(crate) struct Configured<R: Receiver>(pub(crate) Arc<R::Settings>);
+
+/// One copy of a receiver and all it needs to run.
+struct Host<R> {
+    stage: R,
+    parts: ReceiverParts,
+}
+
+// === impl Intake ===
+
+impl Intake {
+    /// The way into `cell`, for requests of `signals`.
+    pub fn new(
+        id: Arc<str>,
+        cell: Cell<Request>,
+        signals: Vec<Signal>,
+        budget: Arc<Budget>,
+        metrics: &Metrics,
+    ) -> Self {
+        let labels = [("receiver", &*id)];
+        let accepted = metrics.per_signal(
+            [
+                "otelcol_receiver_accepted_spans",
+                "otelcol_receiver_accepted_metric_points",
+                "otelcol_receiver_accepted_log_records",
+            ],
+            "Items whose sender was told ok.",
+            &labels,
+        );
+        let refused = metrics.per_signal(
+            [
+                "otelcol_receiver_refused_spans",
+                "otelcol_receiver_refused_metric_points",
+                "otelcol_receiver_refused_log_records",
+            ],
+            "Items whose sender was told to try again, or that they are wrong.",
+            &labels,
+        );
+        let reason = |reason| {
+            metrics.counter(
+                "watershed_receiver_refused_requests",
+                "Requests that were not taken, by reason.",
+                &[("receiver", &*id), ("reason", reason)],
+            )
+        };
+        let reasons = Reasons {
+            memory: reason("memory"),
+            too_large: reason("too_large"),
+            refused: reason("refused"),
+            rejected: reason("rejected"),
+            panic: reason("panic"),
+        };
+        Self { inner: Arc::new(IntakeInner { id, cell, signals, budget, accepted, refused, reasons }) }
+    }
+
+    /// The receiver's id.
+    pub fn id(&self) -> &Arc<str> {
+        &self.inner.id
+    }
+
+    /// Whether a pipeline wants this signal.
+    pub fn wants(&self, signal: Signal) -> bool {
+        self.inner.signals.contains(&signal)
+    }
+
+    /// Takes memory for a request before its body is read, or says at once that there is none.
+    pub fn admit(&self, bytes: u64) -> Result<Permit, Exhausted> {
+        let admitted = self.inner.budget.try_take(bytes);
+        if let Err(exhausted) = &admitted {
+            match exhausted {
+                Exhausted::ForNow => self.inner.reasons.memory.add(1),
+                Exhausted::ForEver => self.inner.reasons.too_large.add(1),
+            }
+        }
+        admitted
+    }
+
+    /// The memory of the role.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.inner.budget
+    }
+
+    /// Hands a request to the receiver and waits for its outcome, for `patience` at most and never longer than
+    /// 8 s: what is not on its way by then is withdrawn.
+    pub async fn submit(
+        &self,
+        signal: Signal,
+        body: Bytes,
+        peer: Option<SocketAddr>,
+        permit: Permit,
+        patience: Duration,
+    ) -> Outcome {
+        let deadline = Instant::now() + patience.min(LONGEST_WAIT);
+        let items = Arc::new(Counted::default());
+        let weight = Weight { requests: 1, items: 0, bytes: body.len() };
+        let outcome = match self.inner.cell.try_reserve(weight) {
+            Ok(room) => {
+                let (guard, receipt) = Guard::awaited(Some(deadline.into_std()));
+                room.send(Request { signal, body, peer, guard, permit, items: items.clone() });
+                match tokio::time::timeout_at(deadline, receipt).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Outcome::refused(Cause::Deadline, "not delivered before the deadline"),
+                }
+            }
+            Err(NoRoom::Full) => Outcome::refused(Cause::Overload, "the receiver's mailbox is full"),
+            Err(NoRoom::Closed(_)) => Outcome::refused(Cause::Shutdown, "the receiver is down"),
+        };
+        self.count(signal, items.get(), &outcome);
+        with_hint(outcome)
+    }
+
+    /// Tells the supervisor's log of a panic in a connection or request future.
+    pub fn panicked(&self, message: &str) {
+        self.inner.reasons.panic.add(1);
+        tracing::error!(receiver = %self.inner.id, panic = message, "a request panicked; its sender was refused");
+    }
+
+    fn count(&self, signal: Signal, items: usize, outcome: &Outcome) {
+        let reason = match outcome {
+            Outcome::Refused(_) => &self.inner.reasons.refused,
+            Outcome::Rejected(_) => &self.inner.reasons.rejected,
+            Outcome::Dropped { .. } | Outcome::Delivered => return self.inner.accepted.add(signal, items),
+        };
+        self.inner.refused.add(signal, items);
+        reason.add(1);
+    }
+}
+
+/// A sender that is refused is told how long to wait, so that it neither hammers nor gives up.
+fn with_hint(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Refused(refusal) => {
+            let retry_after = refusal.retry_after.or(Some(RETRY_AFTER));
+            Outcome::Refused(watershed_delivery::Refusal { retry_after, ..refusal })
+        }
+        other => other,
+    }
+}
+
+// === impl Configured ===
+
+impl<R: Receiver> ReceiverSpec for Configured<R> {
+    fn signals(&self) -> &'static [Signal] {
+        R::signals()
+    }
+
+    fn placement(&self) -> Placement {
+        R::placement(&self.0)
+    }
+
+    fn listeners(&self) -> Vec<Listener> {
+        R::listeners(&self.0)
+    }
+
+    fn launch(&self, parts: ReceiverParts) -> Launch<Request> {
+        let settings = self.0.clone();
+        Arc::new(move |lease| {
+            let (settings, parts) = (settings.clone(), parts.clone());
+            async move {
+                let stage = R::build(&settings, &parts.env)?;
+                Host { stage, parts }.serve(lease).await
+            }
+            .boxed_local()
+        })
+    }
+}
+
+// === impl Host ===
+
+impl<R: Receiver> Host<R> {
+    async fn serve(self, mut lease: Lease<Request>) -> Result<(), Failure> {
+        lease.started();
+        let mut source = std::pin::pin!(caught(self.stage.run(self.parts.intake.clone())).fuse());
+        // Requests that wait for room in a pipeline that blocks must not hold up those for other pipelines. Those
+        // of one signal want the same rooms, and take turns.
+        let turns = Signal::ALL.map(|_| Mutex::new(()));
+        let mut waiting = FuturesUnordered::new();
+        let mut drained = false;
+        while !drained || !waiting.is_empty() {
+            // A mailbox that is never empty must not keep the lane from its neighbours.
+            tokio::task::coop::consume_budget().await;
+            tokio::select! {
+                biased;
+                Some((ticket, payload, rooms)) = waiting.next(), if !waiting.is_empty() => {
+                    self.commit(&lease, ticket, payload, rooms);
+                }
+                ended = &mut source => ended??,
+                next = lease.next(), if !drained => match next {
+                    Next::Mail(ticket) => {
+                        if let Some((ticket, payload, deadline)) = self.handle(&lease, ticket).await? {
+                            let turn = by_signal(&turns, payload.signal());
+                            waiting.push(self.wait(turn, ticket, payload, deadline));
+                        }
+                    }
+                    // A source that goes on would keep the mailbox from ever being empty.
+                    Next::Control(_) => source.set(Fuse::terminated()),
+                    Next::Drained => drained = true,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes one request and sends it on; gives it back if a pipeline has to be waited for.
+    async fn handle(
+        &self,
+        lease: &Lease<Request>,
+        ticket: Ticket,
+    ) -> Result<Option<(Ticket, Payload, Option<Instant>)>, Failure> {
+        let request = lease.with(&ticket, |request| {
+            let deadline = request.guard.deadline().map(Instant::from_std);
+            (request.signal, request.body.clone(), request.items.clone(), deadline)
+        });
+        let Some((signal, body, items, deadline)) = request else { return Ok(None) };
+        let decoded = {
+            let _busy = lease.busy();
+            caught(async { self.stage.decode(signal, body) }).await?
+        };
+        let payload = match decoded {
+            Ok(payload) => payload,
+            Err(error) => {
+                lease.finish(ticket, error.outcome(0)?);
+                return Ok(None);
+            }
+        };
+        items.set(payload.items());
+        if payload.is_empty() {
+            // OTLP: an empty request succeeds (specification, "OTLP/gRPC Response").
+            lease.finish(ticket, Outcome::Delivered);
+            return Ok(None);
+        }
+        match self.try_reserve(&payload) {
+            Ok(rooms) => self.commit(lease, ticket, payload, Ok(rooms)),
+            Err(Refusal::Now(outcome)) => lease.finish(ticket, outcome),
+            Err(Refusal::Wait) => return Ok(Some((ticket, payload, deadline))),
+        }
+        Ok(None)
+    }
+
+    fn entries(&self, signal: Signal) -> &[Entry] {
+        by_signal::<Vec<Entry>>(&self.parts.entries, signal)
+    }
+
+    fn try_reserve(&self, payload: &Payload) -> Result<Vec<Rooms>, Refusal> {
+        let weight = weight_of(payload);
+        self.entries(payload.signal()).iter().map(|entry| entry.downstream.try_reserve(weight)).collect()
+    }
+
+    async fn wait(
+        &self,
+        turn: &Mutex<()>,
+        ticket: Ticket,
+        payload: Payload,
+        deadline: Option<Instant>,
+    ) -> (Ticket, Payload, Result<Vec<Rooms>, Outcome>) {
+        let rooms = async {
+            let _turn = turn.lock().await;
+            self.reserve(&payload).await
+        };
+        let rooms = by_deadline(deadline, rooms).await;
+        (ticket, payload, rooms)
+    }
+
+    /// Room in every pipeline. While one is waited for, nothing is held in the others: they have other senders,
+    /// and what frees the one may have to pass through them.
+    async fn reserve(&self, payload: &Payload) -> Result<Vec<Rooms>, Outcome> {
+        let (entries, weight) = (self.entries(payload.signal()), weight_of(payload));
+        let mut full = 0;
+        'wait: loop {
+            let mut rooms = Vec::with_capacity(entries.len());
+            let mut waited = match entries.get(full) {
+                Some(entry) => Some(entry.downstream.reserve(weight).await?),
+                None => None,
+            };
+            for (index, entry) in entries.iter().enumerate() {
+                let room = match waited.take_if(|_| index == full) {
+                    Some(room) => Ok(room),
+                    None => entry.downstream.try_reserve(weight),
+                };
+                match room {
+                    Ok(room) => rooms.push(room),
+                    Err(Refusal::Now(outcome)) => return Err(outcome),
+                    Err(Refusal::Wait) => {
+                        full = index;
+                        continue 'wait;
+                    }
+                }
+            }
+            return Ok(rooms);
+        }
+    }
+
+    fn commit(
+        &self,
+        lease: &Lease<Request>,
+        ticket: Ticket,
+        payload: Payload,
+        rooms: Result<Vec<Rooms>, Outcome>,
+    ) {
+        let rooms = match rooms {
+            Ok(rooms) if !lease.is_withdrawn(&ticket) => rooms,
+            Ok(_) => return lease.finish(ticket, Outcome::refused(Cause::Withdrawn, "its sender is gone")),
+            Err(outcome) => return lease.finish(ticket, outcome),
+        };
+        let entries = self.entries(payload.signal());
+        if entries.is_empty() {
+            let reason = format!("no pipeline takes {} from {}", payload.signal(), self.parts.env.id);
+            return lease.finish(ticket, Outcome::rejected(Fault::Invalid, payload.items() as u64, reason));
+        }
+        let Some(taken) = lease.take(ticket) else { return };
+        let Request { peer, guard, permit, .. } = taken.mail;
+        permit.cover(payload.bytes() as u64);
+        let guards = guard.split(entries.len());
+        for ((entry, rooms), guard) in entries.iter().zip(rooms).zip(guards) {
+            let context =
+                Context { receiver: self.parts.env.id.clone(), pipeline: entry.pipeline.clone(), peer };
+            entry.downstream.send(
+                rooms,
+                Message {
+                    payload: payload.clone(),
+                    context: Arc::new(context),
+                    guard,
+                    permit: permit.clone(),
+                    charge: None,
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! Kinds by name: what a configuration may ask for, and how its settings become a stage.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use watershed_delivery::{Budget, Cause, Fault, Outcome};
+use watershed_supervise::{Failure, Launch};
+use watershed_telemetry::Signal;
+
+use crate::exporter::{Exporter, ExporterParts, Sending};
+use crate::message::{Message, Request};
+use crate::metrics::Metrics;
+use crate::processor::Processor;
+use crate::receiver::{Listener, Receiver, ReceiverParts};
+use crate::route::Downstream;
+use crate::settings::BatchSettings;
+
+/// The kinds an engine knows, by type name. otelcol's other spellings of a name are aliases.
+#[derive(Clone, Default)]
+pub struct Registry {
+    receivers: Kinds<dyn ReceiverSpec>,
+    processors: Kinds<dyn ProcessorSpec>,
+    exporters: Kinds<dyn ExporterSpec>,
+}
+
+/// Settings of a kind: read from TOML, then checked as a whole.
+///
+/// Use `#[serde(deny_unknown_fields)]`, and none of `tag`, `untagged` and `flatten`: they lose the key that an
+/// error belongs to.
+pub trait Settings: DeserializeOwned + Send + Sync + 'static {
+    /// Every rule that types can not say. All violations, not only the first.
+    fn check(&self) -> Vec<KeyError> {
+        Vec::new()
+    }
+}
+
+/// What is wrong with one key of a component's settings.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct KeyError {
+    /// The key, dotted, from the component's table: `sending_queue.batch.min_size`. Empty for the whole table.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+/// A name that is no kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    /// Every name that is one, aliases included.
+    pub known: Vec<&'static str>,
+}
+
+/// Where copies of a stage stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// One on each lane: messages cross no core.
+    Lane,
+    /// One in all; messages of other lanes come to it.
+    Single,
+}
+
+/// What a stage is built with.
+#[derive(Clone)]
+pub struct Env {
+    /// The component's id, as the configuration writes it.
+    pub id: Arc<str>,
+    /// The pipeline a processor belongs to.
+    pub pipeline: Option<Arc<str>>,
+    /// The lane this copy stands on, from 0.
+    pub lane: usize,
+    /// How many copies of the stage there are, this one included.
+    pub copies: usize,
+    /// The memory of the role.
+    pub budget: Arc<Budget>,
+    /// Where to register counters.
+    pub metrics: Metrics,
+}
+
+/// Why a stage did not take a message.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Not now: the sender may try again.
+    #[error("{0}")]
+    Refused(Cow<'static, str>),
+    /// Not ever: the message is wrong.
+    #[error("{0}")]
+    Rejected(Cow<'static, str>),
+    /// The stage itself can not go on: it is restarted, and the message handed to its successor.
+    #[error("{0}")]
+    Failed(Failure),
+}
+
+/// A configured receiver.
+pub trait ReceiverSpec: Send + Sync {
+    /// The signals it can produce.
+    fn signals(&self) -> &'static [Signal];
+    /// Where its copies stand.
+    fn placement(&self) -> Placement;
+    /// The sockets it wants, owned by the engine.
+    fn listeners(&self) -> Vec<Listener>;
+    /// The stage's loop.
+    fn launch(&self, parts: ReceiverParts) -> Launch<Request>;
+}
+
+/// A configured processor.
+pub trait ProcessorSpec: Send + Sync {
+    /// The part it plays in its pipeline.
+    fn part(&self) -> Part<'_>;
+}
+
+/// The part a processor plays.
+pub enum Part<'a> {
+    /// It stands in the pipeline and handles messages.
+    Stage(&'a dyn StageSpec),
+    /// It says how exporters batch what comes from this pipeline.
+    Batching(&'a BatchSettings),
+    /// It names the role's memory budget.
+    Budget(&'a BudgetSettings),
+}
+
+/// A processor that handles messages.
+pub trait StageSpec: Send + Sync {
+    /// The signals it can handle.
+    fn signals(&self) -> &'static [Signal];
+    /// Where its copies stand.
+    fn placement(&self) -> Placement;
+    /// Whether it keeps messages beyond `handle`, so that an "ok" can not mean "delivered".
+    fn holds(&self) -> bool;
+    /// The stage's loop.
+    fn launch(&self, env: Env, downstream: Downstream) -> Launch<Message>;
+}
+
+/// A configured exporter.
+pub trait ExporterSpec: Send + Sync {
+    /// The signals it can take.
+    fn signals(&self) -> &'static [Signal];
+    /// Where its copies stand.
+    fn placement(&self) -> Placement;
+    /// Queue, batching, retries and timeout.
+    fn sending(&self) -> Sending;
+    /// The stage's loop.
+    fn launch(&self, parts: ExporterParts) -> Launch<Message>;
+}
+
+/// The memory of a role, as `memory_limiter` names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BudgetSettings {
+    /// How often the process as a whole is looked at.
+    pub check_interval: Duration,
+    /// The hard limit.
+    pub limit: BudgetLimit,
+    /// How far below the hard limit admission stops; `None` is a fifth of it.
+    pub spike: Option<BudgetLimit>,
+}
+
+/// A limit in bytes, or as a part of what the machine or cgroup has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BudgetLimit {
+    /// Bytes.
+    Bytes(u64),
+    /// Percent of the memory of the machine or cgroup.
+    Percent(u32),
+}
+
+/// Type-erased kinds of one class.
+struct Kinds<S: ?Sized> {
+    by_name: BTreeMap<&'static str, Kind<S>>,
+}
+
+struct Kind<S: ?Sized> {
+    /// The name in lists; an alias carries its kind's.
+    name: &'static str,
+    parse: fn(toml::Value) -> Result<Arc<S>, Vec<KeyError>>,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// No kinds.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a receiver kind.
+    #[must_use]
+    pub fn receiver<R: Receiver>(mut self, name: &'static str, aliases: &[&'static str]) -> Self {
+        self.receivers.add(name, aliases, |value| {
+            Ok(Arc::new(crate::receiver::Configured::<R>(Arc::new(read(value)?))) as Arc<dyn ReceiverSpec>)
+        });
+        self
+    }
+
+    /// Adds a processor kind that handles messages.
+    #[must_use]
+    pub fn processor<P: Processor>(mut self, name: &'static str, aliases: &[&'static str]) -> Self {
+        self.processors.add(name, aliases, |value| {
+            Ok(Arc::new(crate::processor::Configured::<P>(Arc::new(read(value)?))) as Arc<dyn ProcessorSpec>)
+        });
+        self
+    }
+
+    /// Adds a processor kind that only says how exporters batch.
+    #[must_use]
+    pub fn batching<S: Settings + Into<BatchSettings>>(mut self, name: &'static str) -> Self {
+        struct Batching(BatchSettings);
+        impl ProcessorSpec for Batching {
+            fn part(&self) -> Part<'_> {
+                Part::Batching(&self.0)
+            }
+        }
+        self.processors.add(name, &[], |value| {
+            Ok(Arc::new(Batching(read::<S>(value)?.into())) as Arc<dyn ProcessorSpec>)
+        });
+        self
+    }
+
+    /// Adds a processor kind that only names the role's memory budget.
+    #[must_use]
+    pub fn budget<S: Settings + Into<BudgetSettings>>(mut self, name: &'static str) -> Self {
+        struct Limiting(BudgetSettings);
+        impl ProcessorSpec for Limiting {
+            fn part(&self) -> Part<'_> {
+                Part::Budget(&self.0)
+            }
+        }
+        self.processors.add(name, &[], |value| {
+            Ok(Arc::new(Limiting(read::<S>(value)?.into())) as Arc<dyn ProcessorSpec>)
+        });
+        self
+    }
+
+    /// Adds an exporter kind.
+    #[must_use]
+    pub fn exporter<E: Exporter>(mut self, name: &'static str, aliases: &[&'static str]) -> Self {
+        self.exporters.add(name, aliases, |value| {
+            Ok(Arc::new(crate::exporter::Configured::<E>(Arc::new(read(value)?))) as Arc<dyn ExporterSpec>)
+        });
+        self
+    }
+
+    /// The receiver kinds.
+    pub fn receivers(&self) -> Vec<&'static str> {
+        self.receivers.names()
+    }
+
+    /// The processor kinds.
+    pub fn processors(&self) -> Vec<&'static str> {
+        self.processors.names()
+    }
+
+    /// The exporter kinds.
+    pub fn exporters(&self) -> Vec<&'static str> {
+        self.exporters.names()
+    }
+
+    /// A receiver of kind `name` with these settings (an empty table for defaults).
+    pub fn parse_receiver(
+        &self,
+        name: &str,
+        settings: toml::Value,
+    ) -> Result<Parsed<dyn ReceiverSpec>, Unknown> {
+        self.receivers.parse(name, settings)
+    }
+
+    /// A processor of kind `name` with these settings.
+    pub fn parse_processor(
+        &self,
+        name: &str,
+        settings: toml::Value,
+    ) -> Result<Parsed<dyn ProcessorSpec>, Unknown> {
+        self.processors.parse(name, settings)
+    }
+
+    /// An exporter of kind `name` with these settings.
+    pub fn parse_exporter(
+        &self,
+        name: &str,
+        settings: toml::Value,
+    ) -> Result<Parsed<dyn ExporterSpec>, Unknown> {
+        self.exporters.parse(name, settings)
+    }
+}
+
+/// A configured component, or everything that is wrong with its settings.
+pub type Parsed<S> = Result<Arc<S>, Vec<KeyError>>;
+
+// === impl Kinds ===
+
+impl<S: ?Sized> Kinds<S> {
+    fn add(
+        &mut self,
+        name: &'static str,
+        aliases: &[&'static str],
+        parse: fn(toml::Value) -> Result<Arc<S>, Vec<KeyError>>,
+    ) {
+        for spelling in std::iter::once(&name).chain(aliases) {
+            self.by_name.insert(spelling, Kind { name, parse });
+        }
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        let own = |(spelling, kind): (&&'static str, &Kind<S>)| (*spelling == kind.name).then_some(kind.name);
+        self.by_name.iter().filter_map(own).collect()
+    }
+
+    fn parse(&self, name: &str, settings: toml::Value) -> Result<Parsed<S>, Unknown> {
+        match self.by_name.get(name) {
+            Some(kind) => Ok((kind.parse)(settings)),
+            None => Err(Unknown { known: self.by_name.keys().copied().collect() }),
+        }
+    }
+}
+
+// By hand: a derive would ask `S: Default + Clone` of what is only behind a function pointer.
+impl<S: ?Sized> Default for Kinds<S> {
+    fn default() -> Self {
+        Self { by_name: BTreeMap::new() }
+    }
+}
+
+impl<S: ?Sized> Clone for Kinds<S> {
+    fn clone(&self) -> Self {
+        let copy = |(spelling, kind): (&&'static str, &Kind<S>)| {
+            (*spelling, Kind { name: kind.name, parse: kind.parse })
+        };
+        Self { by_name: self.by_name.iter().map(copy).collect() }
+    }
+}
+
+/// Reads settings, collecting every error: what can not be read is taken out and the rest read again, so that
+/// three mistakes in one component are three messages and not three runs.
+fn read<S: Settings>(mut value: toml::Value) -> Result<S, Vec<KeyError>> {
+    let mut errors: Vec<KeyError> = Vec::new();
+    loop {
+        let error = match serde_path_to_error::deserialize::<_, S>(value.clone()) {
+            Ok(settings) if errors.is_empty() => {
+                errors = settings.check();
+                return if errors.is_empty() { Ok(settings) } else { Err(errors) };
+            }
+            Ok(settings) => {
+                // What was taken out is not to be missed as well, nor is the whole to be judged without it.
+                let wrong: Vec<String> = errors.iter().map(|error| error.key.clone()).collect();
+                let about = |error: &KeyError| wrong.iter().any(|key| related(key, &error.key));
+                errors.extend(settings.check().into_iter().filter(|error| !about(error)));
+                return Err(errors);
+            }
+            Err(error) => error,
+        };
+        let path: Vec<String> = error
+            .path()
+            .iter()
+            .filter_map(|segment| match segment {
+                serde_path_to_error::Segment::Map { key } => Some(key.clone()),
+                serde_path_to_error::Segment::Seq { index } => Some(index.to_string()),
+                serde_path_to_error::Segment::Enum { .. } | serde_path_to_error::Segment::Unknown => None,
+            })
+            .collect();
+        let message = error.inner().to_string().trim().to_owned();
+        let error = KeyError { key: path.join("."), message };
+        if !misses_what_was_taken_out(&error, &errors) {
+            errors.push(error);
+        }
+        if !remove(&mut value, &path) {
+            return Err(errors);
+        }
+    }
+}
+
+/// Whether one key is the other, or holds it. The whole table holds every key.
+fn related(one: &str, other: &str) -> bool {
+    let holds = |outer: &str, inner: &str| {
+        inner
+            .strip_prefix(outer)
+            .is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with('.'))
+    };
+    holds(one, other) || holds(other, one)
+}
+
+/// serde's word for a required field that is not there, where it is not because its value was wrong.
+fn misses_what_was_taken_out(error: &KeyError, errors: &[KeyError]) -> bool {
+    let Some(field) = error.message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'))
+    else {
+        return false;
+    };
+    let missing = KeyError::new(field, "").under(&error.key);
+    errors.iter().any(|earlier| related(&earlier.key, missing.key.trim_start_matches('.')))
+}
+
+/// Takes the value at `path` out, or all of the list it stands in. False if there was none.
+fn remove(value: &mut toml::Value, path: &[String]) -> bool {
+    match (value, path) {
+        (toml::Value::Table(table), [key]) => table.remove(key).is_some(),
+        (toml::Value::Table(table), [key, _, ..])
+            if matches!(table.get(key), Some(toml::Value::Array(_))) =>
+        {
+            table.remove(key).is_some()
+        }
+        (toml::Value::Table(table), [key, rest @ ..]) => {
+            table.get_mut(key).is_some_and(|inner| remove(inner, rest))
+        }
+        _ => false,
+    }
+}
+
+// === impl KeyError ===
+
+impl KeyError {
+    /// An error of the key `key`.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into() }
+    }
+
+    /// The same error, seen from the table that holds this one under `key`.
+    #[must_use]
+    pub fn under(self, key: &str) -> Self {
+        let key = if self.key.is_empty() { key.to_owned() } else { format!("{key}.{}", self.key) };
+        Self { key, ..self }
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// The message is wrong: it is rejected for good.
+    pub fn reject(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::Rejected(reason.into())
+    }
+
+    /// Not now.
+    pub fn refuse(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::Refused(reason.into())
+    }
+
+    /// What a message of `items` items ends as; `Err` if it is the stage that ends.
+    pub(crate) fn outcome(self, items: usize) -> Result<Outcome, Failure> {
+        match self {
+            Self::Refused(reason) => Ok(Outcome::refused(Cause::Failure, reason)),
+            Self::Rejected(reason) => Ok(Outcome::rejected(Fault::Invalid, items as u64, reason)),
+            Self::Failed(failure) => Err(failure),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Stages of the test's own, run by the real supervisor on one runtime in paused time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod batching;
+mod common;
+mod fanout;
+mod kinds;
+mod metrics;
+mod panics;
+mod processor;
+mod receiver;
+mod registry;
+mod retry;
+mod settings;
