@@ -1,0 +1,182 @@
+//! Outcomes as gRPC answers, and answers as outcomes.
+//!
+//! Where OTLP and otelcol differ, OTLP wins: what can be tried again is `UNAVAILABLE` with `RetryInfo`, what is
+//! wrong is `INVALID_ARGUMENT`, what is too large is `RESOURCE_EXHAUSTED` without `RetryInfo`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use watershed_net::{CallError, Code, Status};
+use watershed_stage::delivery::{Exhausted, Fault, Outcome};
+use watershed_stage::{ExportError, Partial, Signal};
+use watershed_telemetry::wire::{Fields, Value};
+
+/// How long a sender is asked to wait where memory is short.
+const SHORTAGE: Duration = Duration::from_secs(1);
+
+/// The path of a signal's `Export` method.
+pub(crate) fn path(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    }
+}
+
+/// The signal whose `Export` method `path` is.
+pub(crate) fn signal(path: &str) -> Option<Signal> {
+    Signal::ALL.into_iter().find(|signal| self::path(*signal) == path)
+}
+
+/// The answer to a request that was handled. Full success is an empty response message.
+pub(crate) fn response(outcome: Outcome) -> Result<Bytes, Status> {
+    match outcome {
+        Outcome::Delivered | Outcome::Dropped { .. } => Ok(Bytes::new()),
+        Outcome::Refused(refusal) => {
+            Err(Status::try_again(refusal.reason, refusal.retry_after.unwrap_or(SHORTAGE)))
+        }
+        Outcome::Rejected(rejection) => {
+            let code = match rejection.fault {
+                Fault::Invalid | Fault::Poison => Code::InvalidArgument,
+                Fault::TooLarge => Code::ResourceExhausted,
+                // Passed through, unless it would read as "try again".
+                Fault::Destination(code) => match Code::from_i32(code) {
+                    code if code == Code::Ok || is_retryable(code) => Code::Internal,
+                    code => code,
+                },
+                Fault::Exhausted => Code::Internal,
+            };
+            Err(Status::new(code, rejection.reason))
+        }
+    }
+}
+
+/// The answer to a request there was no memory for.
+pub(crate) fn shortage(exhausted: Exhausted) -> Status {
+    match exhausted {
+        Exhausted::ForNow => Status::try_again("data refused due to high memory usage", SHORTAGE),
+        Exhausted::ForEver => {
+            Status::new(Code::ResourceExhausted, "the request is larger than the whole memory budget")
+        }
+    }
+}
+
+/// What a destination said of a batch it took.
+pub(crate) fn partial(response: &[u8]) -> Partial {
+    let mut partial = Partial::default();
+    for success in messages(response, 1) {
+        for field in Fields::new(success).map_while(Result::ok) {
+            match (field.number, field.value) {
+                // A negative count is a defect of the destination; nothing was rejected.
+                (1, Value::Varint(rejected)) => {
+                    partial.rejected = u64::try_from(rejected as i64).unwrap_or(0)
+                }
+                (2, Value::Bytes(message)) => partial.message = String::from_utf8_lossy(message).into_owned(),
+                _ => {}
+            }
+        }
+    }
+    partial
+}
+
+fn messages(bytes: &[u8], number: u32) -> impl Iterator<Item = &[u8]> {
+    Fields::new(bytes).map_while(Result::ok).filter_map(move |field| match field.value {
+        Value::Bytes(message) if field.number == number => Some(message),
+        _ => None,
+    })
+}
+
+/// What a destination's failure means for the batch.
+pub(crate) fn failure(error: CallError) -> ExportError {
+    let Status { code, message, retry_after } = error.status;
+    let reason = if message.is_empty() { format!("{code:?}").into() } else { message };
+    // A destination that is full says when to come back; without that it means the size of the request.
+    if is_retryable(code) || (code == Code::ResourceExhausted && retry_after.is_some()) {
+        ExportError::Retryable { reason, retry_after }
+    } else {
+        ExportError::Permanent { code: code as i32, reason }
+    }
+}
+
+/// OTLP's table of retryable codes ("Failures", OTLP/gRPC).
+fn is_retryable(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use watershed_net::CallErrorKind;
+    use watershed_stage::delivery::Cause;
+
+    use super::*;
+
+    fn status(outcome: Outcome) -> Status {
+        response(outcome).expect_err("an outcome that is no success")
+    }
+
+    #[test]
+    fn paths_and_signals_are_inverse() {
+        for signal in Signal::ALL {
+            assert_eq!(super::signal(path(signal)), Some(signal));
+        }
+        assert_eq!(
+            super::signal("/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export"),
+            None
+        );
+    }
+
+    #[test]
+    fn what_can_be_tried_again_is_unavailable_with_a_delay() {
+        for cause in [Cause::Overload, Cause::Deadline, Cause::Shutdown, Cause::Failure, Cause::Abandoned] {
+            let status = status(Outcome::refused(cause, "not now"));
+            assert_eq!((status.code, status.retry_after.is_some()), (Code::Unavailable, true), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_never_answered_with_a_code_that_asks_for_more() {
+        for code in 0..17 {
+            let status = status(Outcome::rejected(Fault::Destination(code), 1, "no"));
+            assert!(status.retry_after.is_none());
+            assert!(status.code != Code::Ok && !is_retryable(status.code), "{code} became {:?}", status.code);
+        }
+        assert_eq!(status(Outcome::rejected(Fault::Invalid, 1, "no")).code, Code::InvalidArgument);
+        assert_eq!(status(Outcome::rejected(Fault::TooLarge, 1, "no")).code, Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn a_full_destination_is_tried_again_only_if_it_says_when() {
+        let error = |code, retry_after| CallError {
+            status: Status { code, message: "full".into(), retry_after },
+            kind: CallErrorKind::Answered,
+        };
+        let wait = Some(Duration::from_secs(3));
+        let retryable = |error| matches!(failure(error), ExportError::Retryable { .. });
+        assert!(retryable(error(Code::ResourceExhausted, wait)));
+        assert!(!retryable(error(Code::ResourceExhausted, None)));
+        assert!(retryable(error(Code::OutOfRange, None)));
+        for code in
+            [Code::Unknown, Code::InvalidArgument, Code::Unauthenticated, Code::Unimplemented, Code::Internal]
+        {
+            assert!(!retryable(error(code, wait)), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_partial_success_is_read() {
+        assert_eq!(partial(&[]), Partial::default());
+        let response = [0x0a, 6, 0x08, 7, 0x12, 2, b'n', b'o'];
+        assert_eq!(partial(&response), Partial { rejected: 7, message: "no".into() });
+        assert_eq!(partial(&[0x0a, 200]), Partial::default(), "garbage is no reason to resend");
+    }
+}

@@ -1,0 +1,160 @@
+//! What the settings of this family mean, and what is wrong with them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use watershed_shaping::register;
+use watershed_stage::{
+    BatchSettings, BudgetLimit, BudgetSettings, Interval, Part, Placement, Registry, Signal, Sizer,
+};
+
+/// The keys that are wrong, each with what is said of it.
+fn errors(kind: &str, settings: &str) -> Vec<(String, String)> {
+    match register(Registry::new()).parse_processor(kind, toml::from_str(settings).unwrap()).unwrap() {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.into_iter().map(|error| (error.key, error.message)).collect(),
+    }
+}
+
+#[track_caller]
+fn assert_errors(kind: &str, settings: &str, expected: &[(&str, &str)]) {
+    let errors = errors(kind, settings);
+    let fits = errors.len() == expected.len()
+        && errors.iter().zip(expected).all(|((key, said), (at, about))| key == at && said.contains(about));
+    assert!(fits, "{errors:#?}");
+}
+
+fn budget(settings: &str) -> BudgetSettings {
+    let spec = register(Registry::new()).parse_processor("memory_limiter", toml::from_str(settings).unwrap());
+    match spec.unwrap().unwrap().part() {
+        Part::Budget(budget) => budget.clone(),
+        _ => panic!("a budget"),
+    }
+}
+
+fn batch(settings: &str) -> BatchSettings {
+    let spec = register(Registry::new()).parse_processor("batch", toml::from_str(settings).unwrap());
+    match spec.unwrap().unwrap().part() {
+        Part::Batching(batch) => batch.clone(),
+        _ => panic!("batching"),
+    }
+}
+
+#[test]
+fn the_family_is_registered() {
+    let kinds = register(Registry::new()).processors();
+    assert_eq!(kinds, ["attributes", "batch", "memory_limiter", "resource"]);
+}
+
+#[test]
+fn a_memory_limiter_names_a_budget() {
+    let mib = |mib: u64| BudgetLimit::Bytes(mib << 20);
+    let second = Duration::from_secs(1);
+    assert_eq!(
+        budget("limit_mib = 256"),
+        BudgetSettings { check_interval: second, limit: mib(256), spike: None }
+    );
+    assert_eq!(
+        budget("check_interval = '5s'\nlimit_mib = 256\nspike_limit_mib = 64"),
+        BudgetSettings { check_interval: second * 5, limit: mib(256), spike: Some(mib(64)) }
+    );
+    assert_eq!(
+        budget("limit_percentage = 75\nspike_limit_percentage = 15"),
+        BudgetSettings {
+            check_interval: second,
+            limit: BudgetLimit::Percent(75),
+            spike: Some(BudgetLimit::Percent(15)),
+        }
+    );
+    // As in otelcol, the fixed limit wins, and its own spike with it.
+    assert_eq!(
+        budget("limit_mib = 1\nlimit_percentage = 75\nspike_limit_percentage = 15"),
+        BudgetSettings { check_interval: second, limit: mib(1), spike: None }
+    );
+    assert_eq!(budget("limit_mib = 9223372036854775807").limit, BudgetLimit::Bytes(u64::MAX));
+}
+
+#[test]
+fn a_memory_limiter_without_a_limit_is_none() {
+    assert_errors("memory_limiter", "", &[("", "`limit_mib` or `limit_percentage`")]);
+    assert_errors(
+        "memory_limiter",
+        "check_interval = '0s'\nlimit_percentage = 101\nspike_limit_percentage = 200",
+        &[
+            ("check_interval", "greater than zero"),
+            ("limit_percentage", "at most 100"),
+            ("spike_limit_percentage", "at most 100"),
+            ("spike_limit_percentage", "smaller than `limit_percentage`"),
+        ],
+    );
+    assert_errors(
+        "memory_limiter",
+        "limit_mib = 10\nspike_limit_mib = 10",
+        &[("spike_limit_mib", "smaller than `limit_mib`")],
+    );
+    // A limit that can not be read is one mistake, not two.
+    assert_errors("memory_limiter", "limit_mib = '10'", &[("limit_mib", "invalid type")]);
+    assert_errors("memory_limiter", "limit_mib = -1", &[("limit_mib", "invalid value")]);
+}
+
+#[test]
+fn batch_configures_the_exporters() {
+    let of = |flush_timeout, min_size, max_size| BatchSettings {
+        flush_timeout,
+        min_size,
+        max_size,
+        sizer: Sizer::Items,
+    };
+    assert_eq!(batch(""), of(Interval::millis(200), 8192, 0));
+    assert_eq!(
+        batch("send_batch_size = 10\ntimeout = '5s'\nsend_batch_max_size = 20"),
+        of(Interval::secs(5), 10, 20)
+    );
+    // Without a timeout nothing waits, and only the largest size holds.
+    assert_eq!(batch("timeout = '0s'\nsend_batch_max_size = 9000"), of(Interval::secs(0), 0, 9000));
+    assert_errors(
+        "batch",
+        "send_batch_max_size = 10",
+        &[("send_batch_max_size", "(10) must be greater than or equal to `send_batch_size` (8192)")],
+    );
+    assert_errors("batch", "send_batch_sise = 1", &[("send_batch_sise", "unknown field")]);
+}
+
+#[test]
+fn an_edit_says_what_it_does_and_with_what() {
+    for (kind, list) in [("attributes", "actions"), ("resource", "attributes")] {
+        let settings = |edits: &str| format!("{list} = [{edits}]");
+        assert_errors(kind, "", &[("", &format!("missing required field \"{list}\""))]);
+        let bad = settings(
+            "{ key = 'a', action = 'insert', value = 1 },
+             { key = '', action = 'delete' },
+             { key = 'b', action = 'upsert' },
+             { key = 'c', action = 'delete', value = true },
+             { key = 'd', action = 'update', value = [1] }",
+        );
+        let at = |rest: &str| format!("{list}.{rest}");
+        assert_errors(
+            kind,
+            &bad,
+            &[
+                (&at("1.key"), "must not be empty"),
+                (&at("2"), "needs a `value`"),
+                (&at("3.value"), "takes no value"),
+                (&at("4.value"), "not a array"),
+            ],
+        );
+        let unknown = settings("{ key = 'a', action = 'hash' }");
+        assert_errors(kind, &unknown, &[(&at("0.action"), "unknown variant")]);
+        assert_errors(kind, &settings("{ action = 'delete' }"), &[(&at("0"), "missing field `key`")]);
+    }
+}
+
+#[test]
+fn edits_stand_on_every_lane_and_keep_nothing() {
+    let settings = "actions = [{ key = 'a', action = 'delete' }]";
+    let spec = register(Registry::new()).parse_processor("attributes", toml::from_str(settings).unwrap());
+    let spec = spec.unwrap().unwrap();
+    let Part::Stage(stage) = spec.part() else { panic!("a stage") };
+    assert_eq!((stage.placement(), stage.holds()), (Placement::Lane, false));
+    assert_eq!(stage.signals(), Signal::ALL);
+}
