@@ -1,0 +1,100 @@
+//! A plan in words: what is promised and why, what is batched where, how much memory there is.
+
+use std::fmt::{self, Write as _};
+
+use watershed_stage::{Ack, BatchSettings, OnFull, Sizer};
+
+use super::memory::MIB;
+use super::plan::{BranchPlan, PipelinePlan, Plan, RolePlan};
+use super::wording;
+
+/// Width of what stands before a line's text.
+const LABEL: usize = 12;
+
+// === impl Plan ===
+
+impl Plan {
+    /// What the plan promises and decides, role by role and pipeline by pipeline.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = self.roles.iter().try_for_each(|role| role.describe(&mut text));
+        text
+    }
+}
+
+// === impl RolePlan ===
+
+impl RolePlan {
+    fn describe(&self, out: &mut String) -> fmt::Result {
+        writeln!(out, "{}", self.name)?;
+        let budget = &self.budget;
+        let origin = match &budget.limiter {
+            Some(limiter) => format!("by `{limiter}`"),
+            None => "by default".to_owned(),
+        };
+        let (limit, admission) = (budget.limit / MIB, budget.admission / MIB);
+        line(out, 2, "memory", &format!("{limit} MiB {origin}; requests are refused above {admission} MiB"))?;
+        self.pipelines.iter().try_for_each(|pipeline| self.pipeline(pipeline, out))
+    }
+
+    fn pipeline(&self, pipeline: &PipelinePlan, out: &mut String) -> fmt::Result {
+        let signals: Vec<&str> = pipeline.signals.iter().map(|signal| signal.as_str()).collect();
+        let means = match pipeline.ack {
+            Ack::Accepted => "accepted: it lies in the queues of the exporters",
+            Ack::Delivered => "delivered: every required exporter's destination has it",
+        };
+        writeln!(out, "  pipeline {} ({})", pipeline.id, signals.join(", "))?;
+        line(out, 4, "ok means", &format!("{means} ({})", pipeline.ack_reason))?;
+        let receivers = pipeline.receivers.iter().filter_map(|receiver| self.receivers.get(*receiver));
+        line(out, 4, "receivers", &wording::list(receivers.map(|receiver| &*receiver.id)))?;
+        if !pipeline.processors.is_empty() {
+            line(
+                out,
+                4,
+                "processors",
+                &wording::list(pipeline.processors.iter().map(|processor| &*processor.id)),
+            )?;
+        }
+        for branch in &pipeline.exporters {
+            line(out, 4, "exporter", &self.branch(pipeline, branch))?;
+        }
+        pipeline.notes.iter().try_for_each(|note| line(out, 4, "note", note))
+    }
+
+    fn branch(&self, pipeline: &PipelinePlan, branch: &BranchPlan) -> String {
+        let Some(exporter) = self.exporters.get(branch.exporter) else { return String::new() };
+        let required = if branch.required { "required" } else { "optional" };
+        let full = match branch.on_full {
+            OnFull::Refuse if branch.required => "refuses",
+            OnFull::Refuse => "goes without",
+            OnFull::Block => "blocks",
+            OnFull::Drop => "drops",
+        };
+        let own = exporter.sending.queue.batch.as_ref().map(|settings| (settings, "its own setting"));
+        let from_pipeline =
+            exporter.batching.get(&pipeline.id).map(|settings| (settings, "the pipeline's batching"));
+        let batching = match own.or(from_pipeline) {
+            Some((settings, origin)) => format!("batches {} ({origin})", batches(settings)),
+            None => "no batching".to_owned(),
+        };
+        format!("`{}`, {required}, {full} when full, {batching}", exporter.id)
+    }
+}
+
+fn batches(settings: &BatchSettings) -> String {
+    let unit = match settings.sizer {
+        Sizer::Requests => "requests",
+        Sizer::Items => "items",
+        Sizer::Bytes => "bytes",
+    };
+    let mut text = format!("of {} {unit} or {:?}", settings.min_size, settings.flush_timeout.0);
+    if settings.max_size > 0 {
+        let _ = write!(text, ", at most {} {unit}", settings.max_size);
+    }
+    text
+}
+
+fn line(out: &mut String, indent: usize, label: &str, text: &str) -> fmt::Result {
+    writeln!(out, "{:indent$}{label:LABEL$}{text}", "")
+}

@@ -1,0 +1,262 @@
+//! The engine's life: its own thread and lanes inside any host, a plan started on them, and its drain.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_rt::{Arbiter, ArbiterHandle, System};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use watershed_net::Sockets;
+use watershed_stage::{LOST_ITEMS, Metrics};
+use watershed_supervise::{Event, Health, Observation, Policy, Supervisor, Watchdog};
+
+use crate::backstop;
+use crate::config::Plan;
+use crate::topology::{Role, Site, StartError};
+
+/// A running topology.
+///
+/// It lives on threads of its own and installs nothing global, so it runs in any host, beside any runtime, and
+/// more than once in a process. Dropping it drains it; [`Engine::drain`] also waits.
+pub struct Engine {
+    metrics: Metrics,
+    supervisor: Supervisor,
+    addresses: Vec<Address>,
+    commands: mpsc::Sender<Command>,
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+/// An address that is listened on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The role it belongs to.
+    pub role: Arc<str>,
+    /// The receiver it belongs to.
+    pub receiver: Arc<str>,
+    /// The address, with the port the system chose where the configuration says 0.
+    pub address: SocketAddr,
+}
+
+/// How an engine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Drained: everything it held has been sent on.
+    Drained,
+    /// Something was left: not finished by the deadline, or not taken by its destination. It is counted.
+    Incomplete {
+        /// The actors that had not finished.
+        unfinished: Vec<Arc<str>>,
+        /// Items lost although their sender had its "ok".
+        lost: u64,
+    },
+    /// An actor without which the engine is of no use kept failing. The rest was drained.
+    Critical {
+        /// The actor.
+        name: Arc<str>,
+        /// Its last words.
+        message: String,
+    },
+}
+
+struct Command {
+    timeout: Duration,
+}
+
+/// What the engine's thread tells its starter.
+struct Started {
+    supervisor: Supervisor,
+    addresses: Vec<Address>,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Starts a plan. Returns once every receiver listens, or with the reason why one does not.
+    pub async fn start(plan: Plan) -> Result<Self, StartError> {
+        let metrics = Metrics::default();
+        let (commands, inbox) = mpsc::channel(1);
+        let (started, starting) = oneshot::channel();
+        let (end, ended) = watch::channel(None);
+        let thread = {
+            let metrics = metrics.clone();
+            move || System::new().block_on(root(plan, metrics, started, inbox, end))
+        };
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the engine's own thread: a host may have no actix System"
+        )]
+        std::thread::Builder::new()
+            .name("watershed".into())
+            .spawn(thread)
+            .map_err(|error| StartError::Thread(error.to_string()))?;
+        let died = || StartError::Thread("it ended before it was ready".into());
+        let Started { supervisor, addresses } = starting.await.map_err(|_| died())??;
+        Ok(Self { metrics, supervisor, addresses, commands, ended })
+    }
+
+    /// The counters and gauges of everything in it.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Whether everything in it is served.
+    pub fn health(&self) -> Health {
+        self.supervisor.health()
+    }
+
+    /// Every actor as it is now.
+    pub fn observe(&self) -> Vec<Observation> {
+        self.supervisor.observe()
+    }
+
+    /// Restarts, open circuits and escalations as they happen.
+    pub fn events(&self) -> tokio::sync::broadcast::Receiver<Event> {
+        self.supervisor.events()
+    }
+
+    /// The addresses that are listened on.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// The address of a receiver, by its id and, where two roles have one of that id, its role.
+    pub fn address(&self, role: Option<&str>, receiver: &str) -> Option<SocketAddr> {
+        let found = self
+            .addresses
+            .iter()
+            .find(|address| &*address.receiver == receiver && role.is_none_or(|role| &*address.role == role));
+        found.map(|address| address.address)
+    }
+
+    /// Waits until the engine has ended, by a drain or because something critical kept failing.
+    pub async fn ended(&self) -> Ended {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or(Ended::Drained),
+            Err(_) => Ended::Critical { name: "engine".into(), message: "its thread is gone".into() },
+        }
+    }
+
+    /// Stops the receivers, sends on what is held and ends, within `timeout`.
+    pub async fn drain(&self, timeout: Duration) -> Ended {
+        // A full inbox means that a drain is under way already.
+        let _ = self.commands.try_send(Command { timeout });
+        self.ended().await
+    }
+}
+
+/// The engine's thread from its first step to its last.
+async fn root(
+    plan: Plan,
+    metrics: Metrics,
+    started: oneshot::Sender<Result<Started, StartError>>,
+    mut inbox: mpsc::Receiver<Command>,
+    end: watch::Sender<Option<Ended>>,
+) {
+    let lanes =
+        plan.service.lanes.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let arbiters: Vec<Arbiter> = (0..lanes.max(1)).map(|_| Arbiter::new()).collect();
+    let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+    let supervisor = Supervisor::start(Policy::default());
+    let mut events = supervisor.events();
+    let _watchdog = match watchdog(&supervisor, &handles) {
+        Ok(watchdog) => watchdog,
+        Err(error) => {
+            let _ = started.send(Err(StartError::Thread(error.to_string())));
+            return stop(arbiters);
+        }
+    };
+    let site = Site {
+        lanes: handles,
+        supervisor: supervisor.clone(),
+        sockets: Sockets::new(),
+        metrics: metrics.clone(),
+        claims: RefCell::default(),
+    };
+    let timeout = plan.service.shutdown_timeout;
+    let roles = match site.start(&plan).await {
+        Ok(roles) => roles,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return stop(arbiters);
+        }
+    };
+    let backstop = actix_rt::spawn(backstop::watch(
+        plan.roles
+            .iter()
+            .map(|role| role.budget.clone())
+            .zip(roles.iter().map(|role| role.budget.clone()))
+            .collect(),
+    ));
+    let addresses = roles.iter().flat_map(|role| {
+        role.addresses.iter().map(|(receiver, address)| Address {
+            role: role.name.clone(),
+            receiver: receiver.clone(),
+            address: *address,
+        })
+    });
+    let _ = started.send(Ok(Started { supervisor: supervisor.clone(), addresses: addresses.collect() }));
+
+    let (critical, timeout) = loop {
+        tokio::select! {
+            // `None`: the handle was dropped, and nobody is left who could ask for a drain.
+            command = inbox.recv() => break (None, command.map_or(timeout, |command| command.timeout)),
+            event = events.recv() => match event {
+                Ok(Event::Escalated { name, message }) => break (Some((name, message)), timeout),
+                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => break (None, timeout),
+            },
+        }
+    };
+    let deadline = Instant::now() + timeout;
+    let lost_before = metrics.total(LOST_ITEMS);
+    let mut unfinished = Vec::new();
+    for role in roles {
+        drain(role, &supervisor, deadline, &mut unfinished).await;
+    }
+    backstop.abort();
+    let lost = metrics.total(LOST_ITEMS).saturating_sub(lost_before);
+    let ended = match critical {
+        Some((name, message)) => Ended::Critical { name, message: message.to_string() },
+        None if unfinished.is_empty() && lost == 0 => Ended::Drained,
+        None => Ended::Incomplete { unfinished, lost },
+    };
+    stop(arbiters);
+    end.send_replace(Some(ended));
+}
+
+/// Drains one role along the stream: what could still be sent to a stage has ended before the stage is told to.
+async fn drain(mut role: Role, supervisor: &Supervisor, deadline: Instant, unfinished: &mut Vec<Arc<str>>) {
+    tracing::info!(role = %role.name, "draining");
+    role.stop.stop();
+    // Requests in flight are answered first, by half of the time there is; nothing is ever sent here, the
+    // channel ends with the last connection.
+    let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+    let _ = tokio::time::timeout_at(half, role.serving.recv()).await;
+    let stages =
+        std::iter::once(role.receivers).chain(role.processors).chain(std::iter::once(role.exporters));
+    for stage in stages {
+        let report = supervisor.drain(&stage, deadline).await;
+        unfinished.extend(report.aborted);
+    }
+}
+
+/// Watches the lanes from a thread of its own: a lane that is stuck can not say so.
+fn watchdog(supervisor: &Supervisor, lanes: &[ArbiterHandle]) -> std::io::Result<Watchdog> {
+    let watchdog = Watchdog::start(supervisor, Watchdog::LIMIT)?;
+    for (number, lane) in lanes.iter().enumerate() {
+        watchdog.watch(format!("lane {number}"), lane);
+    }
+    Ok(watchdog)
+}
+
+fn stop(arbiters: Vec<Arbiter>) {
+    for arbiter in &arbiters {
+        arbiter.stop();
+    }
+    for arbiter in arbiters {
+        let _ = arbiter.join();
+    }
+}

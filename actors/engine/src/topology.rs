@@ -1,0 +1,406 @@
+//! A plan made real: cells and stages on their lanes, from the exporters back to the receivers.
+//!
+//! Everything a message may reach exists before anything that could send it one, and each stage has started
+//! before the next is built. So a start that fails has taken nothing from anybody.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_rt::ArbiterHandle;
+use tokio::sync::mpsc;
+use watershed_delivery::{Budget, Share};
+use watershed_net::{BindError, Sockets, Stop, StopSignal};
+use watershed_stage::{
+    Branch, Downstream, Entry, Env, ExporterParts, Intake, Ledger, Listener, Message, Metrics, Part,
+    PerSignal, Placement, QueueSettings, ReceiverParts, Request, Signal, Sizer, Tail,
+};
+use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
+
+use crate::config::{PipelinePlan, Plan, RolePlan};
+use crate::gauges;
+
+/// Requests a receiver's or processor's mailbox holds on one lane. Memory is bounded by the budget; this only
+/// bounds how long a message may wait.
+const MAILBOX: usize = 1024;
+
+/// Connections that wait for a lane to take them.
+const DEALT: usize = 64;
+
+/// How long a stage may be busy with one message before it is taken for stuck.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a topology did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A socket could not be had.
+    #[error("receiver {receiver} ({key}): {source}")]
+    Bind {
+        /// The receiver that wants it.
+        receiver: Arc<str>,
+        /// The key that names it.
+        key: &'static str,
+        /// What stood in the way.
+        source: BindError,
+    },
+    /// Two receivers want one socket.
+    #[error("receivers {first} and {second} both listen on {address}: give one of them another address")]
+    Twice {
+        /// The one that has it.
+        first: Arc<str>,
+        /// The other.
+        second: Arc<str>,
+        /// What both listen on.
+        address: SocketAddr,
+    },
+    /// A stage did not start.
+    #[error("{name} did not start: {source}")]
+    Stage {
+        /// The stage.
+        name: Arc<str>,
+        /// What it said.
+        source: Failure,
+    },
+    /// The engine's own thread could not be started.
+    #[error("the engine's thread did not start: {0}")]
+    Thread(String),
+}
+
+/// What topologies are built with, and on.
+pub(crate) struct Site {
+    pub(crate) lanes: Vec<ArbiterHandle>,
+    pub(crate) supervisor: Supervisor,
+    pub(crate) sockets: Sockets,
+    pub(crate) metrics: Metrics,
+    /// Who listens on what.
+    pub(crate) claims: RefCell<HashMap<SocketAddr, Arc<str>>>,
+}
+
+/// The running part of one role.
+pub(crate) struct Role {
+    pub(crate) name: Arc<str>,
+    pub(crate) budget: Arc<Budget>,
+    /// Addresses listened on, with the receiver each belongs to.
+    pub(crate) addresses: Vec<(Arc<str>, SocketAddr)>,
+    /// Told first when the role drains.
+    pub(crate) stop: StopSignal,
+    /// One end of it is held by every task that serves connections.
+    pub(crate) serving: mpsc::Receiver<()>,
+    pub(crate) receivers: Vec<ChildId>,
+    /// By position in the pipeline, first to last.
+    pub(crate) processors: Vec<Vec<ChildId>>,
+    pub(crate) exporters: Vec<ChildId>,
+}
+
+struct Builder<'a> {
+    site: &'a Site,
+    plan: &'a RolePlan,
+    metrics: Metrics,
+    budget: Arc<Budget>,
+}
+
+/// An exporter's queue as pipelines see it.
+struct ExporterCells {
+    /// One a lane; the same one on each if it stands on one only.
+    by_lane: Vec<Cell<Message>>,
+    share: Arc<Share>,
+    enqueue_failed: PerSignal,
+}
+
+// === impl Site ===
+
+impl Site {
+    /// Starts all roles of a plan, the last first: a gateway before the agent that sends to it.
+    pub(crate) async fn start(&self, plan: &Plan) -> Result<Vec<Role>, StartError> {
+        let mut roles = Vec::new();
+        for role in plan.roles.iter().rev() {
+            let metrics = if plan.roles.len() > 1 {
+                self.metrics.scoped("role", &role.name)
+            } else {
+                self.metrics.clone()
+            };
+            let budget = Budget::new(role.budget.admission);
+            roles.push(Builder { site: self, plan: role, metrics, budget }.build().await?);
+        }
+        roles.reverse();
+        Ok(roles)
+    }
+}
+
+// === impl Builder ===
+
+impl Builder<'_> {
+    async fn build(self) -> Result<Role, StartError> {
+        // Sockets before stages: an address in use is the most frequent mistake, and cheap to find out.
+        let mut bound = Vec::new();
+        for receiver in &self.plan.receivers {
+            for listener in receiver.spec.listeners() {
+                let socket = self.site.sockets.bind(&listener.address).map_err(|source| {
+                    StartError::Bind { receiver: receiver.id.clone(), key: listener.key, source }
+                })?;
+                let name: Arc<str> = format!("{}/receivers/{}", self.plan.name, receiver.id).into();
+                let address = socket.local_addr();
+                if let Some(first) = self.site.claims.borrow_mut().insert(address, name.clone()) {
+                    return Err(StartError::Twice { first, second: name, address });
+                }
+                bound.push((receiver.id.clone(), listener, socket));
+            }
+        }
+        gauges::budget(&self.metrics, &self.budget);
+
+        let mut exporters = Vec::new();
+        let mut exporter_ids = Vec::new();
+        for index in 0..self.plan.exporters.len() {
+            exporters.push(self.exporter(index, &mut exporter_ids).await?);
+        }
+        let mut processors: Vec<Vec<ChildId>> = Vec::new();
+        let mut heads = Vec::new();
+        for pipeline in &self.plan.pipelines {
+            heads.push(self.pipeline(pipeline, &exporters, &mut processors).await?);
+        }
+        let mut receivers = Vec::new();
+        let mut intakes = HashMap::new();
+        for index in 0..self.plan.receivers.len() {
+            let intake = self.receiver(index, &heads, &mut receivers).await?;
+            intakes.insert(self.plan.receivers[index].id.clone(), intake);
+        }
+
+        let (signal, stop) = StopSignal::new();
+        let (alive, serving) = mpsc::channel(1);
+        let mut addresses = Vec::new();
+        for (receiver, listener, socket) in bound {
+            addresses.push((receiver.clone(), socket.local_addr()));
+            if let Some(intakes) = intakes.get(&receiver) {
+                let lanes = self.serve(&listener, intakes, &stop, &alive);
+                let (stop, alive) = (stop.clone(), alive.clone());
+                actix_rt::spawn(async move {
+                    socket.deal(lanes, stop).await;
+                    drop(alive);
+                });
+            }
+        }
+        Ok(Role {
+            name: self.plan.name.clone(),
+            budget: self.budget,
+            addresses,
+            stop: signal,
+            serving,
+            receivers,
+            processors,
+            exporters: exporter_ids,
+        })
+    }
+
+    async fn exporter(&self, index: usize, ids: &mut Vec<ChildId>) -> Result<ExporterCells, StartError> {
+        let exporter = &self.plan.exporters[index];
+        let name = format!("{}/exporters/{}", self.plan.name, exporter.id);
+        let quota = Quota::new(queue_limits(&exporter.sending.queue));
+        let batching = Arc::new(exporter.batching.clone());
+        let copies = self.copies(exporter.spec.placement());
+        let mut cells = Vec::new();
+        for lane in 0..copies {
+            let cell = Cell::new(format!("{name}@{lane}"), quota.clone());
+            let parts =
+                ExporterParts { env: self.env(&exporter.id, None, lane, copies), batching: batching.clone() };
+            let launch = exporter.spec.launch(parts);
+            ids.push(self.start(&cell, &name, exporter.critical, lane, launch).await?);
+            cells.push(cell);
+        }
+        gauges::queue(&self.metrics, &exporter.id, &quota);
+        // Half of the memory is promised, in equal parts; the other half is for whoever needs it first.
+        let share = self.budget.share(self.budget.limit() / 2 / self.plan.exporters.len().max(1) as u64);
+        Ok(ExporterCells {
+            by_lane: self.every_lane(&cells),
+            share,
+            enqueue_failed: self.metrics.per_signal(
+                [
+                    "otelcol_exporter_enqueue_failed_spans",
+                    "otelcol_exporter_enqueue_failed_metric_points",
+                    "otelcol_exporter_enqueue_failed_log_records",
+                ],
+                "Items an optional exporter went without because its queue was full.",
+                &[("exporter", &*exporter.id)],
+            ),
+        })
+    }
+
+    /// Builds a pipeline from its end; what a receiver sees of it, on each lane.
+    async fn pipeline(
+        &self,
+        pipeline: &PipelinePlan,
+        exporters: &[ExporterCells],
+        ids: &mut Vec<Vec<ChildId>>,
+    ) -> Result<Vec<Downstream>, StartError> {
+        let ledger = Ledger::new(pipeline.id.clone(), &self.metrics);
+        let mut downstream: Vec<Downstream> = (0..self.site.lanes.len())
+            .map(|lane| {
+                let branch = |branch: &crate::config::BranchPlan| {
+                    let exporter = &exporters[branch.exporter];
+                    Branch {
+                        cell: exporter.by_lane[lane].clone(),
+                        share: exporter.share.clone(),
+                        required: branch.required,
+                        on_full: branch.on_full,
+                        enqueue_failed: exporter.enqueue_failed.clone(),
+                    }
+                };
+                let branches = pipeline.exporters.iter().map(branch).collect();
+                Downstream::Tail(Arc::new(Tail { branches, ack: pipeline.ack, ledger: ledger.clone() }))
+            })
+            .collect();
+        for (position, processor) in pipeline.processors.iter().enumerate().rev() {
+            let Part::Stage(stage) = processor.spec.part() else { continue };
+            let name = format!("{}/{}/{}", self.plan.name, pipeline.id, processor.id);
+            let group = format!("{}/pipelines/{}", self.plan.name, pipeline.id);
+            let copies = self.copies(stage.placement());
+            let mut cells = Vec::new();
+            for (lane, next) in downstream.iter().enumerate().take(copies) {
+                let limits = Limits { requests: Some(MAILBOX), ..Limits::default() };
+                let cell = Cell::new(format!("{name}@{lane}"), Quota::new(limits));
+                let env = self.env(&processor.id, Some(&pipeline.id), lane, copies);
+                let launch = stage.launch(env, next.clone());
+                let id = self.start(&cell, &group, processor.critical, lane, launch).await?;
+                if ids.len() <= position {
+                    ids.resize_with(position + 1, Vec::new);
+                }
+                ids[position].push(id);
+                cells.push(cell);
+            }
+            downstream = self.every_lane(&cells).into_iter().map(Downstream::Cell).collect();
+        }
+        Ok(downstream)
+    }
+
+    /// Starts a receiver; the ways into it, one a copy.
+    async fn receiver(
+        &self,
+        index: usize,
+        heads: &[Vec<Downstream>],
+        ids: &mut Vec<ChildId>,
+    ) -> Result<Vec<Intake>, StartError> {
+        let receiver = &self.plan.receivers[index];
+        let name = format!("{}/receivers/{}", self.plan.name, receiver.id);
+        let feeds = |signal: Signal| {
+            let pipelines = self.plan.pipelines.iter().zip(heads);
+            pipelines.filter(move |(pipeline, _)| {
+                pipeline.receivers.contains(&index) && pipeline.signals.contains(&signal)
+            })
+        };
+        let signals: Vec<Signal> =
+            Signal::ALL.into_iter().filter(|signal| feeds(*signal).next().is_some()).collect();
+        let copies = self.copies(receiver.spec.placement());
+        let mut intakes = Vec::new();
+        for lane in 0..copies {
+            let limits = Limits { requests: Some(MAILBOX), ..Limits::default() };
+            let cell: Cell<Request> = Cell::new(format!("{name}@{lane}"), Quota::new(limits));
+            let intake = Intake::new(
+                receiver.id.clone(),
+                cell.clone(),
+                signals.clone(),
+                self.budget.clone(),
+                &self.metrics,
+            );
+            let entries = Signal::ALL.map(|signal| {
+                let entry = |(pipeline, head): (&PipelinePlan, &Vec<Downstream>)| Entry {
+                    pipeline: pipeline.id.clone(),
+                    downstream: head[lane].clone(),
+                };
+                feeds(signal).map(entry).collect()
+            });
+            let env = self.env(&receiver.id, None, lane, copies);
+            let launch = receiver.spec.launch(ReceiverParts { env, entries, intake: intake.clone() });
+            ids.push(self.start(&cell, &name, receiver.critical, lane, launch).await?);
+            intakes.push(intake);
+        }
+        Ok(intakes)
+    }
+
+    /// Serves a listener's connections on every lane; where to deal them.
+    fn serve(
+        &self,
+        listener: &Listener,
+        intakes: &[Intake],
+        stop: &Stop,
+        alive: &mpsc::Sender<()>,
+    ) -> Vec<mpsc::Sender<TcpStream>> {
+        let mut dealt = Vec::new();
+        for (lane, arbiter) in self.site.lanes.iter().enumerate() {
+            let Some(intake) = intakes.get(lane).or_else(|| intakes.first()).cloned() else { continue };
+            let (sender, connections) = mpsc::channel(DEALT);
+            let (serve, stop, alive) = (listener.serve.clone(), stop.clone(), alive.clone());
+            let spawned = arbiter.spawn_fn(move || {
+                actix_rt::spawn(async move {
+                    serve(intake, connections, stop).await;
+                    drop(alive);
+                });
+            });
+            if spawned {
+                dealt.push(sender);
+            }
+        }
+        dealt
+    }
+
+    async fn start<M: Mail>(
+        &self,
+        cell: &Cell<M>,
+        group: &str,
+        critical: bool,
+        lane: usize,
+        launch: watershed_supervise::Launch<M>,
+    ) -> Result<ChildId, StartError> {
+        let spec = ChildSpec {
+            restart: Restart::Permanent,
+            critical,
+            group: Some(group.into()),
+            lane: self.site.lanes[lane].clone(),
+            stall_timeout: STALL_TIMEOUT,
+        };
+        gauges::actor(&self.metrics, cell);
+        self.site
+            .supervisor
+            .supervise(cell.clone(), spec, launch)
+            .await
+            .map_err(|source| StartError::Stage { name: cell.name().clone(), source })
+    }
+
+    fn env(&self, id: &Arc<str>, pipeline: Option<&Arc<str>>, lane: usize, copies: usize) -> Env {
+        Env {
+            id: id.clone(),
+            pipeline: pipeline.cloned(),
+            lane,
+            copies,
+            budget: self.budget.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    fn copies(&self, placement: Placement) -> usize {
+        match placement {
+            Placement::Lane => self.site.lanes.len(),
+            Placement::Single => 1,
+        }
+    }
+
+    /// The cell each lane sends to.
+    fn every_lane(&self, cells: &[Cell<Message>]) -> Vec<Cell<Message>> {
+        (0..self.site.lanes.len())
+            .filter_map(|lane| cells.get(lane).or_else(|| cells.first()).cloned())
+            .collect()
+    }
+}
+
+fn queue_limits(queue: &QueueSettings) -> Limits {
+    if !queue.enabled {
+        // Without a queue, what is held is what is in flight.
+        return Limits { requests: Some(queue.num_consumers), ..Limits::default() };
+    }
+    let size = Some(queue.queue_size);
+    match queue.sizer {
+        Sizer::Requests => Limits { requests: size, ..Limits::default() },
+        Sizer::Items => Limits { items: size, ..Limits::default() },
+        Sizer::Bytes => Limits { bytes: size, ..Limits::default() },
+    }
+}
