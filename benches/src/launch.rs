@@ -1,0 +1,55 @@
+//! Starting the relay that is measured.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use tempfile::NamedTempFile;
+
+use crate::cli::{Cli, Relay};
+use crate::process::{Child, Usage};
+use crate::watershed;
+
+/// A relay in a process of its own.
+pub struct RelayProcess {
+    child: Child,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Kept as long as the child may read it.
+    _config: Option<NamedTempFile>,
+}
+
+impl RelayProcess {
+    /// Starts `relay` in front of `sink` and waits until it listens.
+    pub fn start(relay: Relay, cli: &Cli, sink: SocketAddr, merge: usize) -> anyhow::Result<RelayProcess> {
+        let addr = watershed_testkit::reserve();
+        let mut arguments = vec!["--as".to_string(), relay.to_string()];
+        let mut option = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+        let mut file = None;
+        match relay {
+            Relay::Watershed => {
+                let mut config = tempfile::Builder::new().suffix(".toml").tempfile()?;
+                config.write_all(watershed::config(addr, sink, cli.budget_mib).as_bytes())?;
+                option("config", config.path().display().to_string());
+                file = Some(config);
+            }
+            Relay::Floor | Relay::Conventional => {
+                option("listen", addr.to_string());
+                option("target", sink.to_string());
+                option("merge", merge.to_string());
+                let shape = cli.shape.to_possible_value().context("every shape has a name")?;
+                option("shape", shape.get_name().to_string());
+            }
+        }
+        let mut child = Child::spawn(&arguments)?;
+        child.wait_until_it_listens(addr, Duration::from_secs(10)).with_context(|| format!("{relay}"))?;
+        Ok(RelayProcess { child, addr, _config: file })
+    }
+
+    /// What it has cost so far.
+    pub fn usage(&self) -> anyhow::Result<Usage> {
+        self.child.usage()
+    }
+}

@@ -1,0 +1,62 @@
+//! The receiving side: a request is answered as soon as it is queued.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::mpsc;
+use tonic::body::Body;
+use tonic::server::{Grpc, UnaryService};
+use tonic::{Request, Response, Status};
+use tower_service::Service;
+
+use super::payload::{Payload, ServerCodec};
+
+/// OTLP's recommended limit of a request.
+const LIMIT: usize = 64 << 20;
+
+type Answer<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+
+/// The service, whatever the path: only the trace service is ever called.
+pub struct Ingress<P>(pub mpsc::Sender<P>);
+
+impl<P> Clone for Ingress<P> {
+    fn clone(&self) -> Self {
+        Ingress(self.0.clone())
+    }
+}
+
+impl<P: Payload> Service<http::Request<Body>> for Ingress<P> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let enqueue = Enqueue(self.0.clone());
+        Box::pin(async move {
+            let mut grpc = Grpc::new(ServerCodec::default()).max_decoding_message_size(LIMIT);
+            Ok(grpc.unary(enqueue, request).await)
+        })
+    }
+}
+
+struct Enqueue<P>(mpsc::Sender<P>);
+
+impl<P: Payload> UnaryService<P> for Enqueue<P> {
+    type Response = ();
+    type Future = Answer<Response<()>, Status>;
+
+    fn call(&mut self, request: Request<P>) -> Self::Future {
+        let queue = self.0.clone();
+        Box::pin(async move {
+            let queued = queue.send(request.into_inner()).await;
+            queued.map_err(|_| Status::unavailable("the relay is ending"))?;
+            Ok(Response::new(()))
+        })
+    }
+}

@@ -1,0 +1,46 @@
+//! Watershed as a child process of the bench, and the configuration it is measured with.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use watershed::engine::Engine;
+use watershed::engine::config::{Sources, load};
+
+/// Runs Watershed from `config` until the process is killed, or something critical in it fails.
+pub fn run_watershed(config: &Path) -> anyhow::Result<()> {
+    let sources = Sources { files: vec![config.to_owned()], ..Sources::default() };
+    let plan = load(&sources, &watershed::kinds()).map_err(|diagnostics| anyhow::anyhow!("{diagnostics}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let ended = runtime.block_on(async { anyhow::Ok(Engine::start(plan).await?.ended().await) })?;
+    anyhow::bail!("watershed ended by itself: {ended:?}")
+}
+
+/// An agent's configuration: OTLP in, memory limiter, batch, OTLP out to the sink.
+///
+/// `accepted` is said aloud so that its answers mean what those of floor and conventional mean.
+pub fn config(listen: SocketAddr, sink: SocketAddr, budget_mib: u64) -> String {
+    format!(
+        r#"[receivers.otlp.protocols.grpc]
+endpoint = "{listen}"
+
+[processors.memory_limiter]
+check_interval = "1s"
+limit_mib = {budget_mib}
+
+[processors.batch]
+send_batch_size = 8192
+timeout = "200ms"
+
+[exporters.otlp]
+endpoint = "http://{sink}"
+compression = "none"
+tls = {{ insecure = true }}
+
+[pipelines.traces]
+receivers = ["otlp"]
+processors = ["memory_limiter", "batch"]
+exporters = ["otlp"]
+ack = "accepted"
+"#
+    )
+}

@@ -1,0 +1,102 @@
+//! The command line: what can be asked, and who answers.
+
+mod exit;
+mod inspect;
+pub(crate) mod logs;
+pub(crate) mod out;
+mod run;
+mod signals;
+mod source;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+pub(crate) use self::exit::Exit;
+use self::logs::Format;
+use self::source::Choice;
+
+#[derive(Debug, Parser)]
+#[command(name = "watershed", version, about = "An OpenTelemetry collector in one binary", after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a topology until it is told to stop.
+    Run {
+        #[command(flatten)]
+        choice: Choice,
+        #[command(flatten)]
+        logs: LogArgs,
+    },
+    /// Check a configuration, and say what would run. Nothing is started.
+    Validate {
+        #[command(flatten)]
+        choice: Choice,
+    },
+    /// List the kinds of components a configuration may use.
+    Components,
+    /// Draw what would run.
+    Graph {
+        #[command(flatten)]
+        choice: Choice,
+        /// In the DOT language, for Graphviz.
+        #[arg(long)]
+        dot: bool,
+    },
+    /// Run the default topology, send it a shop's checkouts with the OpenTelemetry SDK, and count what arrives.
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::DemoArgs),
+}
+
+/// How the program logs.
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// error, warn, info, debug or trace; or directives such as `info,watershed_otlp=debug`.
+    ///
+    /// Wins over the environment variable WATERSHED_LOG, and that over `service.telemetry.logs.level`.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Wins over `service.telemetry.logs.encoding`.
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    log_format: Option<Format>,
+}
+
+/// Reads the arguments and does what they ask.
+pub(crate) fn main() -> Exit {
+    let parsed = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Where neither can be written to, there is nobody to tell.
+            let _ = error.print();
+            // clap's own code for a wrong argument is 2, which says something else here.
+            return if error.use_stderr() { Exit::Config } else { Exit::Drained };
+        }
+    };
+    match cli.command {
+        Command::Run { choice, logs } => run::run(&choice, &logs),
+        Command::Validate { choice } => inspect::validate(&choice),
+        Command::Components => inspect::components(),
+        Command::Graph { choice, dot } => inspect::graph(&choice, dot),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => crate::demo::main(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_be_repeated() {
+        let cli = Cli::try_parse_from(["watershed", "run", "--config", "a", "--config", "b", "--set", "x=1"]);
+        assert!(matches!(cli.unwrap().command, Command::Run { choice, .. } if choice.config.len() == 2));
+    }
+}

@@ -1,0 +1,260 @@
+//! Kinds that fail on cue: a receiver, a processor and an exporter that share a [`Faults`] by name with the test.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Once};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::time::Instant;
+use watershed::stage::{
+    Batch, Context, Env, Error, ExportError, Exporter, Failure, Listener, Outlet, Partial, Payload,
+    Processor, QueueSettings, Receiver, Registry, RetrySettings, Sending, Settings, Signal,
+};
+use watershed_net::{Client, ClientOptions};
+use watershed_testkit::grpc;
+
+/// What an injected panic says.
+const INJECTED: &str = "injected fault";
+
+/// The bundled kinds, and `flaky` of each class.
+pub fn registry() -> Registry {
+    watershed::kinds()
+        .receiver::<FlakyReceiver>("flaky", &[])
+        .processor::<FlakyProcessor>("flaky", &[])
+        .exporter::<FlakyExporter>("flaky", &[])
+}
+
+/// Keeps injected panics out of the output, where hundreds of them would hide the one that matters.
+pub fn quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.payload().downcast_ref::<&str>() != Some(&INJECTED) {
+                others(info);
+            }
+        }));
+    });
+}
+
+/// When a `flaky` component panics.
+#[derive(Clone, Default)]
+pub enum Rule {
+    /// It does not.
+    #[default]
+    Never,
+    /// On everything.
+    Always,
+    /// Once in this time, on whatever is in hand then.
+    Every(Duration),
+    /// On every request that holds these bytes.
+    Marked(Vec<u8>),
+}
+
+/// The faults of one component, over all its copies and incarnations.
+#[derive(Default)]
+pub struct Faults {
+    rule: Mutex<(Rule, Option<Instant>)>,
+    panics: AtomicU64,
+    recovery: Mutex<Recovery>,
+}
+
+#[derive(Default)]
+struct Recovery {
+    /// When the copy on this lane panicked, until it has finished another message.
+    down: HashMap<usize, Instant>,
+    took: Vec<Duration>,
+}
+
+static FAULTS: LazyLock<Mutex<HashMap<String, Arc<Faults>>>> = LazyLock::new(Mutex::default);
+
+/// The faults that components with `faults = "<name>"` share. Names are the tests' own.
+pub fn faults(name: &str) -> Arc<Faults> {
+    FAULTS.lock().entry(name.to_owned()).or_default().clone()
+}
+
+impl Faults {
+    /// Panics by this rule from now on.
+    pub fn set(&self, rule: Rule) {
+        *self.rule.lock() = (rule, Some(Instant::now()));
+    }
+
+    /// How often it has panicked.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// From each panic to the next finished message of that copy.
+    pub fn recoveries(&self) -> Vec<Duration> {
+        self.recovery.lock().took.clone()
+    }
+
+    fn is_due<'a>(&self, requests: impl IntoIterator<Item = &'a [u8]>) -> bool {
+        let mut rule = self.rule.lock();
+        match &*rule {
+            (Rule::Never, _) => false,
+            (Rule::Always, _) => true,
+            (Rule::Marked(mark), _) => requests.into_iter().any(|request| holds(request, mark)),
+            (Rule::Every(time), since) => {
+                let due = since.is_none_or(|since| since.elapsed() >= *time);
+                if due {
+                    rule.1 = Some(Instant::now());
+                }
+                due
+            }
+        }
+    }
+
+    fn panic(&self, lane: usize) -> ! {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+        self.recovery.lock().down.entry(lane).or_insert_with(Instant::now);
+        std::panic::panic_any(INJECTED)
+    }
+
+    fn finish(&self, lane: usize) {
+        let mut recovery = self.recovery.lock();
+        if let Some(since) = recovery.down.remove(&lane) {
+            recovery.took.push(since.elapsed());
+        }
+    }
+}
+
+fn holds(request: &[u8], mark: &[u8]) -> bool {
+    request.windows(mark.len()).any(|window| window == mark)
+}
+
+/// The `otlp` receiver whose decoder panics.
+struct FlakyReceiver {
+    faults: Arc<Faults>,
+    lane: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReceiverSettings {
+    faults: String,
+    protocols: toml::Value,
+}
+
+impl Settings for ReceiverSettings {}
+
+impl Receiver for FlakyReceiver {
+    type Settings = ReceiverSettings;
+
+    fn listeners(settings: &Arc<ReceiverSettings>) -> Vec<Listener> {
+        let table = toml::Table::from_iter([("protocols".to_owned(), settings.protocols.clone())]);
+        let otlp = watershed::kinds().parse_receiver("otlp", toml::Value::Table(table));
+        otlp.expect("a bundled kind").expect("its settings").listeners()
+    }
+
+    fn build(settings: &Arc<ReceiverSettings>, env: &Env) -> Result<Self, Failure> {
+        Ok(Self { faults: faults(&settings.faults), lane: env.lane })
+    }
+
+    fn decode(&self, signal: Signal, body: Bytes) -> Result<Payload, Error> {
+        if self.faults.is_due([&body[..]]) {
+            self.faults.panic(self.lane);
+        }
+        let payload =
+            Payload::validate(signal, body).map_err(|invalid| Error::reject(invalid.to_string()))?;
+        self.faults.finish(self.lane);
+        Ok(payload)
+    }
+}
+
+/// A processor that changes nothing and panics.
+struct FlakyProcessor {
+    faults: Arc<Faults>,
+    lane: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProcessorSettings {
+    faults: String,
+}
+
+impl Settings for ProcessorSettings {}
+
+impl Processor for FlakyProcessor {
+    type Settings = ProcessorSettings;
+
+    fn build(settings: &Arc<ProcessorSettings>, env: &Env) -> Result<Self, Failure> {
+        Ok(Self { faults: faults(&settings.faults), lane: env.lane })
+    }
+
+    async fn handle(&mut self, payload: Payload, _: &Arc<Context>, outlet: &mut Outlet) -> Result<(), Error> {
+        let due = self.faults.is_due(payload.requests().iter().map(|request| &request[..]));
+        // What was given to the outlet before a panic must not leave.
+        outlet.send(payload);
+        if due {
+            self.faults.panic(self.lane);
+        }
+        self.faults.finish(self.lane);
+        Ok(())
+    }
+}
+
+/// An OTLP exporter that panics: before its destination has the batch, and under [`Rule::Every`] by turns after.
+struct FlakyExporter {
+    faults: Arc<Faults>,
+    client: Client,
+    lane: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExporterSettings {
+    faults: String,
+    endpoint: String,
+    #[serde(default)]
+    sending_queue: QueueSettings,
+    #[serde(default)]
+    retry_on_failure: RetrySettings,
+}
+
+impl Settings for ExporterSettings {}
+
+impl Exporter for FlakyExporter {
+    type Settings = ExporterSettings;
+
+    fn sending(settings: &ExporterSettings) -> Sending {
+        Sending {
+            timeout: Some(Duration::from_secs(5)),
+            retry: settings.retry_on_failure.clone(),
+            queue: settings.sending_queue.clone(),
+        }
+    }
+
+    fn build(settings: &Arc<ExporterSettings>, env: &Env) -> Result<Self, Failure> {
+        let client = Client::new(ClientOptions::new(settings.endpoint.clone()));
+        let client = client.map_err(|error| Failure::from_error(&error))?;
+        Ok(Self { faults: faults(&settings.faults), client, lane: env.lane })
+    }
+
+    async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
+        let due = self.faults.is_due(batch.payload.requests().iter().map(|request| &request[..]));
+        let after = matches!(&*self.faults.rule.lock(), (Rule::Every(_), _)) && self.faults.panics() % 2 == 1;
+        if due && !after {
+            self.faults.panic(self.lane);
+        }
+        let path = match batch.payload.signal() {
+            Signal::Traces => grpc::Signal::Traces.path(),
+            Signal::Metrics => grpc::Signal::Metrics.path(),
+            Signal::Logs => grpc::Signal::Logs.path(),
+        };
+        let sent = self.client.unary(path, batch.payload.requests(), batch.timeout).await;
+        if due {
+            self.faults.panic(self.lane);
+        }
+        sent.map_err(|error| ExportError::Retryable {
+            reason: error.to_string().into(),
+            retry_after: error.status.retry_after,
+        })?;
+        self.faults.finish(self.lane);
+        Ok(Partial::default())
+    }
+}

@@ -1,0 +1,19 @@
+//! The black box: a TOML text in, real sockets, a count out.
+//!
+//! Each file proves one promise; `docs/testing.md` says which. What is started is the engine with the kinds that
+//! the program brings (and a few that fail on cue), or the program itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod answers;
+mod attributes;
+mod cli;
+mod demo;
+mod drain;
+mod harness;
+mod isolation;
+mod overload;
+mod panics;
+mod peers;
+mod poison;
+mod relay;
+mod storm;

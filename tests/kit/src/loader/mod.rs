@@ -1,0 +1,210 @@
+//! The loader: numbered spans over gRPC, at a closed or an open loop, and an exact account of the answers.
+
+mod report;
+mod work;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::call::{Head, USUAL_FRAME};
+use crate::grpc::Signal;
+use crate::requests::TraceTemplate;
+pub use report::{LoadReport, Refusal};
+use work::{Link, Shared};
+
+/// A load to be put on a target. Start with [`Loader::new`], then set what differs from the defaults.
+///
+/// By default: one connection with one request in flight, 100 spans a request, no timeout, no retries, for 30 s.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    target: SocketAddr,
+    run: u64,
+    first: u64,
+    spans: usize,
+    connections: usize,
+    workers: usize,
+    spans_per_second: Option<f64>,
+    requests: u64,
+    duration: Duration,
+    grace: Duration,
+    timeout: Option<Duration>,
+    retry: bool,
+    frame: usize,
+}
+
+impl Loader {
+    /// A load on the OTLP/gRPC service at `target`.
+    pub fn new(target: SocketAddr) -> Loader {
+        Loader {
+            target,
+            run: fresh_run(),
+            first: 0,
+            spans: 100,
+            connections: 1,
+            workers: 1,
+            spans_per_second: None,
+            requests: u64::MAX,
+            duration: Duration::from_secs(30),
+            grace: Duration::from_secs(10),
+            timeout: None,
+            retry: false,
+            frame: USUAL_FRAME,
+        }
+    }
+
+    /// The run that the spans belong to; by default one of its own for each loader.
+    pub fn run_id(mut self, run: u64) -> Self {
+        self.run = run;
+        self
+    }
+
+    /// The sequence number of the first span, to continue an earlier run. Default 0.
+    pub fn first_sequence(mut self, first: u64) -> Self {
+        self.first = first;
+        self
+    }
+
+    /// Spans in each request.
+    pub fn spans_per_request(mut self, spans: usize) -> Self {
+        self.spans = spans;
+        self
+    }
+
+    /// Closed loop: each of `connections` keeps `in_flight` requests going, a new one for each answer.
+    pub fn closed(mut self, connections: usize, in_flight: usize) -> Self {
+        (self.connections, self.workers, self.spans_per_second) =
+            (connections, connections * in_flight, None);
+        self
+    }
+
+    /// Open loop: requests start on a fixed schedule of `spans_per_second`, whatever the answers do, over
+    /// `connections`, until `max_in_flight` in total are unanswered; then the schedule waits.
+    pub fn open(mut self, connections: usize, max_in_flight: usize, spans_per_second: f64) -> Self {
+        (self.connections, self.workers) = (connections, max_in_flight.max(connections));
+        self.spans_per_second = Some(spans_per_second);
+        self
+    }
+
+    /// Ends after this many different requests (or after the duration, if that is sooner).
+    pub fn requests(mut self, requests: u64) -> Self {
+        self.requests = requests;
+        self
+    }
+
+    /// Starts no request after this time.
+    pub fn duration(mut self, duration: Duration) -> Self {
+        self.duration = duration;
+        self
+    }
+
+    /// How long after the last start answers are awaited, and refusals retried. Default 10 s.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// `grpc-timeout` of each attempt; the loader keeps to it too.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sends the same spans again after a retryable refusal, a timeout or a broken connection, until they
+    /// are acknowledged or the grace is over. Delays: the refusal's `RetryInfo`, else 10 ms doubling to 1 s.
+    pub fn retry(mut self, retry: bool) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Bytes in a DATA frame at most, if the target takes as much. Default [`USUAL_FRAME`].
+    pub fn frame(mut self, bytes: usize) -> Self {
+        self.frame = bytes;
+        self
+    }
+
+    /// Runs the load to its end.
+    pub async fn run(self) -> LoadReport {
+        self.start().finish().await
+    }
+
+    /// Starts the load on the current runtime.
+    pub fn start(self) -> Running {
+        let (stop, stopped) = watch::channel(false);
+        let started = Instant::now();
+        let template = TraceTemplate::new(self.run, self.spans);
+        let shared = Arc::new(Shared {
+            head: Head::new(Signal::Traces, self.timeout, None),
+            report: Mutex::new(LoadReport::new(self.run, template.spans())),
+            template,
+            started,
+            // So that neither end overflows the clock.
+            until: started + self.duration.min(Duration::from_secs(1 << 30)),
+            grace: self.grace,
+            first: self.first,
+            requests: self.requests,
+            interval: self.spans_per_second.map(|rate| self.spans as f64 / rate),
+            retry: self.retry,
+            next: 0.into(),
+            stopped,
+        });
+        let links: Vec<_> =
+            (0..self.connections.max(1)).map(|_| Arc::new(Link::new(self.target, self.frame))).collect();
+        let mut workers = JoinSet::new();
+        for worker in 0..self.workers.max(1) {
+            workers.spawn(Shared::work(shared.clone(), links[worker % links.len()].clone()));
+        }
+        Running { shared, stop, workers }
+    }
+}
+
+/// Different in each process and for each loader, so that no two loads are taken for one.
+fn fresh_run() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// A load under way. Dropped, it is broken off.
+pub struct Running {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    workers: JoinSet<()>,
+}
+
+impl Running {
+    /// What has been answered so far.
+    pub fn progress(&self) -> LoadReport {
+        self.shared.report()
+    }
+
+    /// Spans acknowledged so far: the cheap part of [`Running::progress`].
+    pub fn acknowledged(&self) -> u64 {
+        self.shared.with_report(|report| report.acknowledged.len())
+    }
+
+    /// Starts no further request; [`Running::finish`] then awaits what is in flight.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits for the load's end, at most duration and grace, and reports.
+    pub async fn finish(mut self) -> LoadReport {
+        let mut stopped = self.shared.stopped.clone();
+        let all = async { while self.workers.join_next().await.is_some() {} };
+        let late = async {
+            // The channel cannot close: its sender is in `self`.
+            let _ = tokio::time::timeout_at(self.shared.until, stopped.wait_for(|stop| *stop)).await;
+            tokio::time::sleep(self.shared.grace).await;
+        };
+        tokio::select! { () = all => {} () = late => {} }
+        self.workers.shutdown().await;
+        let mut report = self.shared.report();
+        report.elapsed = self.shared.started.elapsed();
+        report
+    }
+}

@@ -1,0 +1,185 @@
+//! The sink: an OTLP/gRPC destination that counts exactly and answers as it is told.
+
+mod answer;
+mod count;
+mod serve;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use crate::{LoadReport, Verdict, verdict};
+pub use answer::{Answer, Arrival};
+use answer::{Plan, Rule};
+pub use count::{Arrivals, SinkSnapshot};
+
+/// A counting OTLP/gRPC server for all three signals, on the runtime that started it.
+///
+/// A batch counts as arrived when the sink takes it over: right before the "ok", after whatever delay the
+/// [`Answer`] asks for, and not at all if the caller has gone away by then.
+pub struct Sink {
+    shared: Arc<Shared>,
+    addr: SocketAddr,
+    listening: tokio::sync::Mutex<Option<Listening>>,
+}
+
+struct Listening {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+struct State {
+    plan: Plan,
+    counts: SinkSnapshot,
+    /// When a rate-limited sink is done with what it has taken on.
+    busy_until: Instant,
+}
+
+impl Sink {
+    /// Listens on `addr` (port 0 for any) and answers "ok" to everything.
+    pub async fn start(addr: impl ToSocketAddrs) -> io::Result<Sink> {
+        let listener = TcpListener::bind(addr).await?;
+        let addr = listener.local_addr()?;
+        let state =
+            State { plan: Plan::default(), counts: SinkSnapshot::default(), busy_until: Instant::now() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() });
+        let listening = Some(listen(listener, shared.clone())).into();
+        Ok(Sink { shared, addr, listening })
+    }
+
+    /// Where the sink listens; the same after a restart.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops listening and breaks off all connections. Returns when none is left: nothing is counted or
+    /// answered any more. Counts and answers are kept.
+    pub async fn stop(&self) {
+        if let Some(Listening { stop, task }) = self.listening.lock().await.take() {
+            let _ = stop.send(());
+            let _ = task.await;
+        }
+    }
+
+    /// Listens again on the same address after [`Sink::stop`] (which it does first if need be).
+    pub async fn restart(&self) -> io::Result<()> {
+        self.stop().await;
+        let listener = TcpListener::bind(self.addr).await?;
+        *self.listening.lock().await = Some(listen(listener, self.shared.clone()));
+        Ok(())
+    }
+
+    /// Answers every request so from now on; forgets what was queued or scripted. Requests that already
+    /// wait in an earlier answer (`Hang`, `Slow`) stay in it.
+    pub fn answer(&self, answer: Answer) {
+        self.with(|state| state.plan = Plan { queue: Default::default(), rule: Rule::Always(answer) });
+    }
+
+    /// Answers the next requests with these, one each, before anything else.
+    pub fn answer_next(&self, answers: impl IntoIterator<Item = Answer>) {
+        self.with(|state| state.plan.queue.extend(answers));
+    }
+
+    /// Asks `script` how to answer each request from now on. It runs under the sink's lock: no waiting in it.
+    pub fn answer_by(&self, script: impl FnMut(&Arrival) -> Answer + Send + 'static) {
+        self.with(|state| state.plan = Plan { queue: Default::default(), rule: Rule::By(Box::new(script)) });
+    }
+
+    /// Items that have arrived, copies of numbered spans not counted: see [`SinkSnapshot::arrived`].
+    pub fn arrived(&self) -> u64 {
+        self.with(|state| state.counts.arrived())
+    }
+
+    /// All counts at this moment.
+    pub fn snapshot(&self) -> SinkSnapshot {
+        self.with(|state| state.counts.clone())
+    }
+
+    /// Sets all counts to zero, connections excepted.
+    pub fn reset(&self) {
+        self.with(|state| {
+            let connections = state.counts.connections;
+            state.counts = SinkSnapshot { connections, ..SinkSnapshot::default() };
+        });
+    }
+
+    /// Waits until at least `items` have [arrived](Sink::arrived); false if `timeout` passes first.
+    #[must_use = "false means that they did not arrive"]
+    pub async fn wait_for(&self, items: u64, timeout: Duration) -> bool {
+        self.wait_until(|counts| counts.arrived() >= items, timeout).await
+    }
+
+    /// Waits until `condition` holds, tried at every change of the counts; false if `timeout` passes first.
+    #[must_use = "false means that the condition did not come true"]
+    pub async fn wait_until(&self, condition: impl Fn(&SinkSnapshot) -> bool, timeout: Duration) -> bool {
+        let holds = || self.with(|state| condition(&state.counts));
+        let wait = async {
+            loop {
+                let mut changed = std::pin::pin!(self.shared.changed.notified());
+                // Registered before the look, so that no change falls between the two.
+                changed.as_mut().enable();
+                if holds() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(timeout, wait).await.is_ok() || holds()
+    }
+
+    /// Waits until all that `load` was promised has arrived, at most `timeout`, and gives the verdict.
+    pub async fn settle(&self, load: &LoadReport, timeout: Duration) -> Verdict {
+        // The set and not the count: what was never acknowledged arrives as well.
+        let _ = self.wait_until(|counts| verdict(load, counts).lost == 0, timeout).await;
+        self.with(|state| verdict(load, &state.counts))
+    }
+
+    fn with<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
+        self.shared.with(with)
+    }
+}
+
+impl Shared {
+    fn with<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
+        with(&mut self.state.lock())
+    }
+
+    /// [`Shared::with`] for changes of the counts: wakes who waits for them.
+    fn count<T>(&self, with: impl FnOnce(&mut SinkSnapshot) -> T) -> T {
+        let result = self.with(|state| with(&mut state.counts));
+        self.changed.notify_waiters();
+        result
+    }
+}
+
+fn listen(listener: TcpListener, shared: Arc<Shared>) -> Listening {
+    let (stop, stopped) = oneshot::channel();
+    let accepting = async move {
+        let mut connections = JoinSet::new();
+        let accept = async {
+            loop {
+                // Out of descriptors or a peer that left early: neither ends the sink.
+                let Ok((tcp, _)) = listener.accept().await else { continue };
+                connections.spawn(serve::connection(shared.clone(), tcp));
+                while connections.try_join_next().is_some() {}
+            }
+        };
+        // A dropped sink stops as well.
+        tokio::select! { () = accept => {} _ = stopped => {} }
+        drop(listener);
+        connections.shutdown().await;
+    };
+    Listening { stop, task: tokio::spawn(accepting) }
+}
