@@ -155,6 +155,15 @@ impl Cli {
         })
     }
 
+    /// The bound of Watershed's sending queue, in requests: the default where it is to relay, out of reach where its
+    /// memory budget is to be what bounds it.
+    pub fn queue_size(&self) -> u64 {
+        match self.scenario {
+            Scenario::Throughput | Scenario::Idle => 1000,
+            Scenario::Overload => 1_000_000,
+        }
+    }
+
     /// What watershed's part needs.
     pub fn config(&self) -> anyhow::Result<&Path> {
         self.config.as_deref().context("--config is missing")

@@ -18,7 +18,7 @@ pub fn run_watershed(config: &Path) -> anyhow::Result<()> {
 /// An agent's configuration: OTLP in, memory limiter, batch, OTLP out to the sink.
 ///
 /// `accepted` is said aloud so that its answers mean what those of floor and conventional mean.
-pub fn config(listen: SocketAddr, sink: SocketAddr, budget_mib: u64) -> String {
+pub fn config(listen: SocketAddr, sink: SocketAddr, budget_mib: u64, queue_size: u64) -> String {
     format!(
         r#"[receivers.otlp.protocols.grpc]
 endpoint = "{listen}"
@@ -35,6 +35,7 @@ timeout = "200ms"
 endpoint = "http://{sink}"
 compression = "none"
 tls = {{ insecure = true }}
+sending_queue = {{ queue_size = {queue_size} }}
 
 [pipelines.traces]
 receivers = ["otlp"]
