@@ -23,6 +23,15 @@
 //!
 //! With `default-features = false` nothing of the program (command line, web server, SDK) is compiled.
 
+#[cfg(feature = "cli")]
+mod admin;
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "demo")]
+mod demo;
+
+#[cfg(feature = "cli")]
+pub use cli::{Exit, program};
 pub use watershed_engine as engine;
 pub use watershed_stage as stage;
 

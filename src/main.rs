@@ -1,13 +1,8 @@
-//! The `watershed` program. Everything that belongs to the process as a whole starts here: arguments, logs,
-//! panic hook, signals, exit code. The engine knows of none of it.
-
-mod admin;
-mod cli;
-#[cfg(feature = "demo")]
-mod demo;
+//! The `watershed` program, with the kinds that Watershed brings. A distribution of your own is this file with more
+//! kinds.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::main().into()
+    watershed::program(std::env::args_os(), watershed::kinds()).into()
 }

@@ -1,7 +1,7 @@
 //! Every actor as JSON: where it hurts, what restarted and why.
 
+use crate::engine::Observation;
 use serde_json::{Value, json};
-use watershed::engine::Observation;
 
 /// All actors, in the order of their names.
 pub(super) fn render(mut observations: Vec<Observation>) -> Value {

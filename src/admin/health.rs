@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::engine::Health;
 use serde_json::{Value, json};
-use watershed::engine::Health;
 
 use super::time;
 

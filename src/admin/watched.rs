@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use crate::engine::Engine;
 use tokio::time::Instant;
-use watershed::engine::Engine;
 
 use super::health::Phase;
 

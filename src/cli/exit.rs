@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use watershed::engine::Ended;
+use crate::engine::Ended;
 
 /// What `--help` says about them.
 pub(crate) const HELP: &str = "\
@@ -16,7 +16,7 @@ Exit codes:
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
+pub enum Exit {
     /// Everything went as it should.
     Drained,
     /// A configuration or an argument is wrong.
@@ -35,7 +35,7 @@ pub(crate) enum Exit {
 
 impl Exit {
     /// The number the system is told.
-    pub(crate) const fn code(self) -> u8 {
+    pub const fn code(self) -> u8 {
         match self {
             Self::Drained => 0,
             Self::Config => 1,

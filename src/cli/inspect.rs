@@ -3,10 +3,11 @@
 use super::Exit;
 use super::out::{complain, print};
 use super::source::Choice;
+use crate::stage::Registry;
 
 /// `validate`: everything that is wrong on stderr, or what would run on stdout.
-pub(crate) fn validate(choice: &Choice) -> Exit {
-    let plan = match choice.load() {
+pub(crate) fn validate(choice: &Choice, kinds: &Registry) -> Exit {
+    let plan = match choice.load(kinds) {
         Ok(plan) => plan,
         Err(errors) => return refuse(&errors),
     };
@@ -17,8 +18,7 @@ pub(crate) fn validate(choice: &Choice) -> Exit {
 }
 
 /// `components`: the names a configuration may use, by class.
-pub(crate) fn components() -> Exit {
-    let kinds = watershed::kinds();
+pub(crate) fn components(kinds: &Registry) -> Exit {
     let classes = [
         ("receivers", kinds.receivers()),
         ("processors", kinds.processors()),
@@ -38,8 +38,8 @@ pub(crate) fn components() -> Exit {
 }
 
 /// `graph`: the topology as a drawing.
-pub(crate) fn graph(choice: &Choice, dot: bool) -> Exit {
-    match choice.load() {
+pub(crate) fn graph(choice: &Choice, dot: bool, kinds: &Registry) -> Exit {
+    match choice.load(kinds) {
         Ok(plan) if dot => show(&plan.graph_dot()),
         Ok(plan) => show(&plan.graph()),
         Err(errors) => refuse(&errors),

@@ -3,9 +3,9 @@
 use std::io::{IsTerminal as _, Stderr, Write, stderr};
 use std::panic::PanicHookInfo;
 
+use crate::engine::config::LogEncoding;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
-use watershed::engine::config::LogEncoding;
 
 /// The environment variable that wins over the configuration and loses to the flag.
 const VARIABLE: &str = "WATERSHED_LOG";

@@ -8,9 +8,13 @@ mod run;
 mod signals;
 mod source;
 
+use std::ffi::OsString;
+
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-pub(crate) use self::exit::Exit;
+use crate::stage::Registry;
+
+pub use self::exit::Exit;
 use self::logs::Format;
 use self::source::Choice;
 
@@ -63,9 +67,13 @@ struct LogArgs {
     log_format: Option<Format>,
 }
 
-/// Reads the arguments and does what they ask.
-pub(crate) fn main() -> Exit {
-    let parsed = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+/// The whole program: reads the arguments (the first is its name) and does what they ask, with components of these
+/// kinds.
+///
+/// It is meant for `main`: logs, panic hook and signal handlers are the process's from then on.
+pub fn program(arguments: impl IntoIterator<Item = OsString>, kinds: Registry) -> Exit {
+    let parsed =
+        Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
@@ -76,10 +84,10 @@ pub(crate) fn main() -> Exit {
         }
     };
     match cli.command {
-        Command::Run { choice, logs } => run::run(&choice, &logs),
-        Command::Validate { choice } => inspect::validate(&choice),
-        Command::Components => inspect::components(),
-        Command::Graph { choice, dot } => inspect::graph(&choice, dot),
+        Command::Run { choice, logs } => run::run(&choice, &logs, &kinds),
+        Command::Validate { choice } => inspect::validate(&choice, &kinds),
+        Command::Components => inspect::components(&kinds),
+        Command::Graph { choice, dot } => inspect::graph(&choice, dot, &kinds),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::main(&args),
     }

@@ -3,22 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::config::Plan;
+use crate::engine::{Ended, Engine};
 use tokio::runtime::Builder;
-use watershed::engine::config::Plan;
-use watershed::engine::{Ended, Engine};
 
 use super::inspect::refuse;
 use super::signals::Signals;
 use super::source::Choice;
 use super::{Exit, LogArgs, logs};
 use crate::admin::{Admin, Watched};
+use crate::stage::Registry;
 
 /// What the engine may take beyond its own deadline before it is given up.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Loads, starts, waits, drains.
-pub(crate) fn run(choice: &Choice, args: &LogArgs) -> Exit {
-    let plan = match choice.load() {
+pub(crate) fn run(choice: &Choice, args: &LogArgs, kinds: &Registry) -> Exit {
+    let plan = match choice.load(kinds) {
         Ok(plan) => plan,
         Err(errors) => return refuse(&errors),
     };

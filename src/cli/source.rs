@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::engine::config::{self, Plan, Sources};
+use crate::stage::Registry;
 use clap::Args;
-use watershed::engine::config::{self, Plan, Sources};
 
 use super::out::complain;
 
@@ -29,8 +30,8 @@ pub(crate) struct Choice {
 
 impl Choice {
     /// The checked plan; otherwise everything that is wrong, as text for the user.
-    pub(crate) fn load(&self) -> Result<Plan, String> {
-        let plan = config::load(&self.sources(), &watershed::kinds()).map_err(|errors| errors.to_string())?;
+    pub(crate) fn load(&self, kinds: &Registry) -> Result<Plan, String> {
+        let plan = config::load(&self.sources(), kinds).map_err(|errors| errors.to_string())?;
         match &self.role {
             Some(role) => plan.only_role(role).map_err(|error| format!("error: --role {role}: {error}")),
             None => Ok(plan),
@@ -54,7 +55,7 @@ impl Choice {
                 "watershed: no --config given and no {DEFAULT_FILE} here: using the built-in default \
                  (OTLP on localhost:4317 -> agent -> gateway -> debug)"
             ));
-            sources.inline.push(("built-in pipelines.toml".into(), watershed::DEFAULT_TOPOLOGY.into()));
+            sources.inline.push(("built-in pipelines.toml".into(), crate::DEFAULT_TOPOLOGY.into()));
         }
         sources
     }

@@ -15,11 +15,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::config::{self, Sources};
+use crate::engine::{Ended, Engine};
 use clap::Args;
 use tokio::runtime::Builder;
 use tokio::time::Instant;
-use watershed::engine::config::{self, Sources};
-use watershed::engine::{Ended, Engine};
 
 use self::count::Counts;
 use self::progress::Progress;
@@ -78,13 +78,13 @@ pub(crate) fn main(args: &DemoArgs) -> Exit {
 async fn demo(args: &DemoArgs) -> Result<Summary, Trouble> {
     let stories = args.stories.unwrap_or(if args.quick { QUICK } else { STORIES });
     let mut sources = Sources::default();
-    sources.inline.push(("built-in pipelines.toml".into(), watershed::DEFAULT_TOPOLOGY.into()));
+    sources.inline.push(("built-in pipelines.toml".into(), crate::DEFAULT_TOPOLOGY.into()));
     if let Some(free) = ports::instead().map_err(|error| (Exit::Start, format!("no free port: {error}")))? {
         print(&free.reason);
         sources.inline.push(("free ports".into(), free.overrides));
     }
     let plan =
-        config::load(&sources, &watershed::kinds()).map_err(|errors| (Exit::Config, errors.to_string()))?;
+        config::load(&sources, &crate::kinds()).map_err(|errors| (Exit::Config, errors.to_string()))?;
     let timeout = plan.service.shutdown_timeout;
     let engine =
         Engine::start(plan).await.map_err(|error| (Exit::Start, format!("could not start: {error}")))?;

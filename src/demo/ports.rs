@@ -50,14 +50,14 @@ fn overrides(agent: &str, gateway: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use watershed::engine::config::{self, Sources};
+    use crate::engine::config::{self, Sources};
 
     #[test]
     fn the_default_topology_takes_other_ports() {
         let mut sources = Sources::default();
-        sources.inline.push(("default".into(), watershed::DEFAULT_TOPOLOGY.into()));
+        sources.inline.push(("default".into(), crate::DEFAULT_TOPOLOGY.into()));
         sources.inline.push(("ports".into(), overrides("127.0.0.1:1", "127.0.0.1:2")));
-        let plan = config::load(&sources, &watershed::kinds()).unwrap();
+        let plan = config::load(&sources, &crate::kinds()).unwrap();
         assert_eq!(plan.warnings, []);
     }
 }

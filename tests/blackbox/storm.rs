@@ -9,15 +9,11 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use watershed::engine::{Ended, Engine, Event};
-use watershed_testkit::{Loader, Sink, reserve, verdict};
+use watershed_testkit::{Loader, Sink, reserve, verdict, wait_until};
 
 use crate::harness::kinds::{Rule, faults};
+use crate::harness::process::Program;
 use crate::harness::{PATIENCE, beside_others, drained, http, receiver, start};
-
-// The very endpoints of the program, in front of an engine with kinds that the program does not ship.
-#[allow(dead_code, reason = "the program uses the rest")]
-#[path = "../../src/admin/mod.rs"]
-mod admin;
 
 /// The longest first delay, and how many restarts without progress are made before the circuit opens.
 const BASE: Duration = Duration::from_millis(100);
@@ -101,12 +97,6 @@ async fn storm(place: &str, critical: Option<bool>) {
     // Receivers are critical unless told otherwise.
     let critical = critical.unwrap_or(place == "receiver");
     let engine = Arc::new(start(&text(place, &name, &setting, sink.addr(), other.addr())).await);
-    let watched = Arc::new(admin::Watched::default());
-    let health = reserve();
-    let _admin =
-        admin::Admin::start(None, Some(&health.to_string()), &watched).unwrap_or_else(|e| panic!("{e:?}"));
-    watched.serve(engine.clone());
-    http::wait_for(health, "/", 200).await;
 
     faults(&name).set(Rule::Always);
     let mut events = engine.events();
@@ -123,8 +113,6 @@ async fn storm(place: &str, critical: Option<bool>) {
     assert!(actor.contains("flaky"), "{name}: {actor}");
     let state = engine.health();
     assert!(!state.ok && state.open.contains(actor) && state.failed.is_empty(), "{name}: {state:?}");
-    let body = http::wait_for(health, "/", 503).await;
-    assert!(body.contains(&**actor), "{name}: {body}");
 
     let event = next(&mut events).await;
     assert!(matches!(event, Event::GroupRestarted { .. }), "{name}: {event:?}");
@@ -141,9 +129,6 @@ async fn storm(place: &str, critical: Option<bool>) {
         let Event::GroupFailed { group, .. } = &event else { panic!("{name}: {event:?}") };
         let state = engine.health();
         assert!(!state.ok && state.failed.contains(group), "{name}: {state:?}");
-        let body = http::wait_for(health, "/", 503).await;
-        assert!(body.contains(&**group), "{name}: {body}");
-        assert_eq!(http::wait_for(health, "/livez", 200).await, r#"{"status":"alive"}"#);
         runs_on(&engine, &other).await;
     }
 
@@ -183,4 +168,57 @@ async fn in_every_place_critical_or_not() {
         storm("exporter", None),
         storm("exporter", Some(true)),
     );
+}
+
+/// The program whose processor always panics, under load; `critical` or not.
+async fn program(critical: bool) -> (Program, Loader) {
+    let listen = reserve();
+    let text = format!(
+        r#"
+service.lanes = 1
+[receivers.otlp.protocols.grpc]
+endpoint = "{listen}"
+[processors.flaky]
+faults = "program"
+critical = {critical}
+[pipelines.traces]
+receivers = ["otlp"]
+processors = ["flaky"]
+exporters = ["debug"]
+"#
+    );
+    (Program::run_flaky(&text).await, Loader::new(listen).spans_per_request(10).closed(2, 2))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_turns_unhealthy_and_exits_with_a_code_of_its_own() {
+    let _turn = beside_others().await;
+    let (mut critical, load) = program(true).await;
+    let load = load.start();
+    let body = http::wait_for(critical.health, "/", 503).await;
+    assert!(body.contains("flaky"), "{body}");
+    assert_eq!(critical.exit().await, Some(4), "{}", critical.stderr());
+    load.stop();
+    assert_eq!(load.finish().await.acknowledged.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_stays_unhealthy_while_something_that_is_not_critical_has_failed() {
+    let _turn = beside_others().await;
+    let (mut program, load) = program(false).await;
+    let load = load.start();
+    let failed = wait_until(
+        async || {
+            let seen = http::get(program.health, "/").await;
+            seen.is_some_and(|(status, body)| status == 503 && body.contains("pipelines/traces"))
+        },
+        PATIENCE,
+    );
+    assert!(failed.await, "{}", program.stderr());
+    assert_eq!(http::wait_for(program.health, "/livez", 200).await, r#"{"status":"alive"}"#);
+    load.stop();
+    let load = load.finish().await;
+    assert_eq!((load.acknowledged.len(), load.refused_for_good()), (0, 0), "{load}");
+    program.signal("TERM");
+    assert_eq!(program.exit().await, Some(0), "{}", program.stderr());
 }

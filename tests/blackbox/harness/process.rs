@@ -2,13 +2,20 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 use watershed_testkit::{reserve, wait_until};
 
+use super::kinds::{Rule, faults, registry};
 use super::{PATIENCE, http};
+
+/// The file a program reads, in its directory.
+const CONFIG: &str = "test.toml";
+
+/// Where [`flaky_program`] finds its arguments, one a line.
+const ARGUMENTS: &str = "BLACKBOX_ARGUMENTS";
 
 /// A running `watershed`. Killed when dropped.
 pub struct Program {
@@ -37,7 +44,11 @@ pub fn file(name: &str, text: &str) -> (TempDir, PathBuf) {
 }
 
 fn command(directory: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_watershed"));
+    command_of(env!("CARGO_BIN_EXE_watershed").as_ref(), directory)
+}
+
+fn command_of(program: &Path, directory: &TempDir) -> Command {
+    let mut command = Command::new(program);
     let inherited = std::env::vars_os().map(|(name, _)| name);
     for name in inherited.filter(|name| name.to_string_lossy().starts_with("WATERSHED_")) {
         command.env_remove(name);
@@ -45,6 +56,23 @@ fn command(directory: &TempDir) -> Command {
     let stream = |name: &str| File::create(directory.path().join(name)).unwrap();
     command.current_dir(directory).stdin(Stdio::null()).stdout(stream("stdout")).stderr(stream("stderr"));
     command
+}
+
+/// The arguments of `run` with endpoints of its own.
+fn run(health: SocketAddr, metrics: SocketAddr) -> Vec<String> {
+    let endpoints = [("service.health.endpoint", health), ("service.telemetry.metrics.address", metrics)];
+    let sets = endpoints.map(|(key, address)| ["--set".to_owned(), format!("{key}=\"{address}\"")]);
+    ["run", "--config", CONFIG].map(str::to_owned).into_iter().chain(sets.into_iter().flatten()).collect()
+}
+
+/// No test by itself: what [`Program::run_flaky`] starts, the program with kinds that it does not ship.
+#[test]
+fn flaky_program() {
+    let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
+    faults("program").set(Rule::Always);
+    let arguments = std::iter::once("watershed").chain(arguments.lines()).map(Into::into);
+    let exit = watershed::program(arguments, registry());
+    std::process::exit(exit.code().into());
 }
 
 /// Runs the program with `arguments` to its end.
@@ -73,16 +101,25 @@ impl Program {
 
     /// As [`Program::start`]; `prepare` has the last word on the command.
     pub fn start_by(toml: &str, prepare: impl FnOnce(&mut Command) -> &mut Command) -> Program {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("test.toml"), toml).unwrap();
+        let (directory, _) = file(CONFIG, toml);
         let (health, metrics) = (reserve(), reserve());
         let mut command = command(&directory);
-        command.args(["run", "--config", "test.toml"]);
-        command.arg("--set").arg(format!("service.health.endpoint=\"{health}\""));
-        command.arg("--set").arg(format!("service.telemetry.metrics.address=\"{metrics}\""));
-        prepare(&mut command);
+        prepare(command.args(run(health, metrics)));
         let child = command.spawn().unwrap();
         Program { child, directory, health, metrics }
+    }
+
+    /// The program with the kinds of the tests, `flaky` among them panicking always; returns when it is ready.
+    pub async fn run_flaky(toml: &str) -> Program {
+        let (directory, _) = file(CONFIG, toml);
+        let (health, metrics) = (reserve(), reserve());
+        let mut command = command_of(&std::env::current_exe().unwrap(), &directory);
+        command.args(["harness::process::flaky_program", "--exact", "--nocapture"]);
+        command.env(ARGUMENTS, run(health, metrics).join("\n"));
+        let child = command.spawn().unwrap();
+        let mut program = Program { child, directory, health, metrics };
+        program.ready().await;
+        program
     }
 
     /// As [`Program::start`]; returns when it is ready.
