@@ -1,7 +1,7 @@
 //! What an operator asks a running process: metrics, actors, health.
 //!
 //! Both servers have a thread, an actix System and one worker of their own, away from the engine's lanes: they
-//! answer while a lane is stuck, which is when they are asked, and a scrape takes nothing from the data.
+//! answer while a lane is stuck, which is when they are asked, and a scrape takes no lane's time.
 
 mod actors;
 mod health;

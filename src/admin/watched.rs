@@ -1,6 +1,5 @@
 //! What the endpoints look at: an engine that may not be there yet, or is on its way out.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -13,7 +12,6 @@ use super::health::Phase;
 pub(crate) struct Watched {
     since: Instant,
     serving: OnceLock<Serving>,
-    draining: AtomicBool,
 }
 
 /// An engine that has started, and when it had.
@@ -34,11 +32,6 @@ impl Watched {
         let _ = self.serving.set(Serving { engine, since: Instant::now(), up_since });
     }
 
-    /// Says "not ready" from now on.
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
     pub(super) fn serving(&self) -> Option<&Serving> {
         self.serving.get()
     }
@@ -51,7 +44,7 @@ impl Watched {
     pub(super) fn phase(&self) -> Phase {
         match self.serving() {
             None => Phase::Starting,
-            Some(_) if self.draining.load(Ordering::Relaxed) => Phase::Draining,
+            Some(serving) if serving.engine.is_draining() => Phase::Draining,
             Some(serving) => Phase::Serving {
                 health: serving.engine.health(),
                 up_since: serving.up_since,
@@ -63,6 +56,6 @@ impl Watched {
 
 impl Default for Watched {
     fn default() -> Self {
-        Self { since: Instant::now(), serving: OnceLock::new(), draining: AtomicBool::new(false) }
+        Self { since: Instant::now(), serving: OnceLock::new() }
     }
 }

@@ -77,7 +77,6 @@ async fn serve(plan: Plan) -> Exit {
         ended = engine.ended() => ended,
         signal = signals.next() => {
             tracing::info!(signal, ?timeout, "draining; a second signal exits at once");
-            watched.drain();
             drain(&engine, timeout, &mut signals).await
         }
     };
@@ -86,7 +85,7 @@ async fn serve(plan: Plan) -> Exit {
 
 async fn drain(engine: &Engine, timeout: Duration, signals: &mut Signals) -> Ended {
     tokio::select! {
-        ended = tokio::time::timeout(timeout + GRACE, engine.drain(timeout)) => {
+        ended = tokio::time::timeout(timeout.saturating_add(GRACE), engine.drain(timeout)) => {
             // The engine keeps its deadline itself; this is for the case that a thread of it hangs.
             ended.unwrap_or_else(|_| Ended::Incomplete { unfinished: vec!["the engine's own thread".into()], lost: 0 })
         }
@@ -100,11 +99,9 @@ async fn drain(engine: &Engine, timeout: Duration, signals: &mut Signals) -> End
 fn report(ended: &Ended) -> Exit {
     match ended {
         Ended::Drained => tracing::info!("drained: everything accepted has been sent on"),
-        Ended::Incomplete { unfinished, lost } => tracing::error!(
-            ?unfinished,
-            lost,
-            "the drain ended with something unsent; raise service.shutdown_timeout if this repeats"
-        ),
+        Ended::Incomplete { .. } => {
+            tracing::error!("something was not sent on; raise service.shutdown_timeout if this repeats");
+        }
         Ended::Critical { name, message } => {
             tracing::error!(actor = &**name, "a critical component kept failing: {message}");
         }

@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_rt::{Arbiter, ArbiterHandle, System};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use watershed_net::Sockets;
@@ -16,6 +18,9 @@ use crate::backstop;
 use crate::config::Plan;
 use crate::topology::{Role, Site, StartError};
 
+/// No drain takes longer, whatever is asked for: a century is as good as for ever, and can be added to a clock.
+const LONGEST_DRAIN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// A running topology.
 ///
 /// It lives on threads of its own and installs nothing global, so it runs in any host, beside any runtime, and
@@ -25,6 +30,7 @@ pub struct Engine {
     supervisor: Supervisor,
     addresses: Vec<Address>,
     commands: mpsc::Sender<Command>,
+    draining: Arc<AtomicBool>,
     ended: watch::Receiver<Option<Ended>>,
 }
 
@@ -79,9 +85,10 @@ impl Engine {
         let (commands, inbox) = mpsc::channel(1);
         let (started, starting) = oneshot::channel();
         let (end, ended) = watch::channel(None);
+        let draining = Arc::new(AtomicBool::new(false));
         let thread = {
-            let metrics = metrics.clone();
-            move || System::new().block_on(root(plan, metrics, started, inbox, end))
+            let (metrics, draining) = (metrics.clone(), draining.clone());
+            move || System::new().block_on(root(plan, metrics, started, inbox, draining, end))
         };
         #[allow(
             clippy::disallowed_methods,
@@ -93,7 +100,7 @@ impl Engine {
             .map_err(|error| StartError::Thread(error.to_string()))?;
         let died = || StartError::Thread("it ended before it was ready".into());
         let Started { supervisor, addresses } = starting.await.map_err(|_| died())??;
-        Ok(Self { metrics, supervisor, addresses, commands, ended })
+        Ok(Self { metrics, supervisor, addresses, commands, draining, ended })
     }
 
     /// The counters and gauges of everything in it.
@@ -104,6 +111,11 @@ impl Engine {
     /// Whether everything in it is served.
     pub fn health(&self) -> Health {
         self.supervisor.health()
+    }
+
+    /// Whether it no longer takes anything, because it was told to end or something critical has failed.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Every actor as it is now.
@@ -153,6 +165,7 @@ async fn root(
     metrics: Metrics,
     started: oneshot::Sender<Result<Started, StartError>>,
     mut inbox: mpsc::Receiver<Command>,
+    draining: Arc<AtomicBool>,
     end: watch::Sender<Option<Ended>>,
 ) {
     let lanes =
@@ -179,8 +192,11 @@ async fn root(
     let roles = match site.start(&plan).await {
         Ok(roles) => roles,
         Err(error) => {
+            // Whoever tries again at once must find threads and sockets gone.
+            drop(site);
+            stop(arbiters);
             let _ = started.send(Err(error));
-            return stop(arbiters);
+            return;
         }
     };
     let backstop = actix_rt::spawn(backstop::watch(
@@ -200,37 +216,47 @@ async fn root(
     let _ = started.send(Ok(Started { supervisor: supervisor.clone(), addresses: addresses.collect() }));
 
     let (critical, timeout) = loop {
+        // Asked for, not only listened to: of many events at once some are dropped.
+        if let Some(escalated) = supervisor.escalated() {
+            break (Some(escalated), timeout);
+        }
         tokio::select! {
             // `None`: the handle was dropped, and nobody is left who could ask for a drain.
             command = inbox.recv() => break (None, command.map_or(timeout, |command| command.timeout)),
-            event = events.recv() => match event {
-                Ok(Event::Escalated { name, message }) => break (Some((name, message)), timeout),
-                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => break (None, timeout),
-            },
+            event = events.recv() => if event == Err(RecvError::Closed) { break (None, timeout) },
         }
     };
-    let deadline = Instant::now() + timeout;
+    draining.store(true, Ordering::Relaxed);
+    let deadline = Instant::now() + timeout.min(LONGEST_DRAIN);
     let lost_before = metrics.total(LOST_ITEMS);
     let mut unfinished = Vec::new();
-    for role in roles {
-        drain(role, &supervisor, deadline, &mut unfinished).await;
+    for (after, role) in (0..roles.len() as u32).rev().zip(roles) {
+        // None may use up the time of those after it.
+        let share = deadline.saturating_duration_since(Instant::now()) / (after + 1);
+        drain(role, &site, Instant::now() + share, &mut unfinished).await;
     }
     backstop.abort();
     let lost = metrics.total(LOST_ITEMS).saturating_sub(lost_before);
+    if !unfinished.is_empty() || lost > 0 {
+        tracing::error!(?unfinished, lost, "the drain ended with something unsent");
+    }
     let ended = match critical {
         Some((name, message)) => Ended::Critical { name, message: message.to_string() },
         None if unfinished.is_empty() && lost == 0 => Ended::Drained,
         None => Ended::Incomplete { unfinished, lost },
     };
-    stop(arbiters);
+    // A lane that is stuck can not be joined; whoever waits for the end is not to wait for that.
+    drop(site);
     end.send_replace(Some(ended));
+    stop(arbiters);
 }
 
 /// Drains one role along the stream: what could still be sent to a stage has ended before the stage is told to.
-async fn drain(mut role: Role, supervisor: &Supervisor, deadline: Instant, unfinished: &mut Vec<Arc<str>>) {
+async fn drain(mut role: Role, site: &Site, deadline: Instant, unfinished: &mut Vec<Arc<str>>) {
     tracing::info!(role = %role.name, "draining");
     role.stop.stop();
+    // A connection that is refused goes elsewhere; one in the backlog of a socket nobody accepts from only waits.
+    role.listening.iter().for_each(|address| site.sockets.close(address));
     // Requests in flight are answered first, by half of the time there is; nothing is ever sent here, the
     // channel ends with the last connection.
     let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
@@ -238,7 +264,7 @@ async fn drain(mut role: Role, supervisor: &Supervisor, deadline: Instant, unfin
     let stages =
         std::iter::once(role.receivers).chain(role.processors).chain(std::iter::once(role.exporters));
     for stage in stages {
-        let report = supervisor.drain(&stage, deadline).await;
+        let report = site.supervisor.drain(&stage, deadline).await;
         unfinished.extend(report.aborted);
     }
 }

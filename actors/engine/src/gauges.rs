@@ -12,7 +12,7 @@ type Read = fn(&Observation) -> f64;
 /// A count of restarts.
 type Count = fn(&Restarts) -> u64;
 
-const ACTOR: [(&str, &str, Read); 9] = [
+const ACTOR: [(&str, &str, Read); 6] = [
     ("watershed_actor_up", "1 while the actor is served.", |seen| {
         f64::from(u8::from(matches!(seen.state, State::Running | State::Draining)))
     }),
@@ -24,13 +24,16 @@ const ACTOR: [(&str, &str, Read); 9] = [
         seen.held.bytes as f64
     }),
     ("watershed_actor_in_hand", "Messages in hand.", |seen| seen.in_hand as f64),
+    ("watershed_actor_generation", "The number of the incarnation that serves it.", |seen| {
+        seen.generation as f64
+    }),
+];
+
+const COUNTS: [(&str, &str, Read); 3] = [
     ("watershed_actor_handled", "Messages finished.", |seen| seen.handled as f64),
     ("watershed_actor_poisoned", "Messages rejected as poison.", |seen| seen.poisoned as f64),
     ("watershed_actor_blocked_microseconds", "Time spent waiting for room downstream.", |seen| {
         seen.blocked_micros as f64
-    }),
-    ("watershed_actor_generation", "The number of the incarnation that serves it.", |seen| {
-        seen.generation as f64
     }),
 ];
 
@@ -48,9 +51,13 @@ pub(crate) fn actor<M: Mail>(metrics: &Metrics, cell: &Cell<M>) {
         let seen = cell.clone();
         metrics.gauge(name, help, &[("actor", cell.name())], Arc::new(move || read(&seen.observe())));
     }
+    for (name, help, read) in COUNTS {
+        let seen = cell.clone();
+        metrics.count(name, help, &[("actor", cell.name())], Arc::new(move || read(&seen.observe())));
+    }
     for (reason, count) in RESTARTS {
         let seen = cell.clone();
-        metrics.gauge(
+        metrics.count(
             "watershed_actor_restarts",
             "Restarts, by the end of the incarnation before.",
             &[("actor", cell.name()), ("reason", reason)],
@@ -91,5 +98,7 @@ pub(crate) fn budget(metrics: &Metrics, budget: &Arc<Budget>) {
     gauge("watershed_budget_bytes", "The memory budget, in bytes.", Budget::limit);
     gauge("watershed_budget_used_bytes", "What is taken of the memory budget, in bytes.", Budget::used);
     gauge("watershed_budget_peak_bytes", "The most that was ever taken at once, in bytes.", Budget::peak);
-    gauge("watershed_budget_refusals", "How often the memory budget said no.", Budget::refused);
+    let refusals = budget.clone();
+    let help = "How often the memory budget said no.";
+    metrics.count("watershed_budget_refusals", help, &[], Arc::new(move || refusals.refused() as f64));
 }

@@ -1,7 +1,7 @@
 //! A plan made real: cells and stages on their lanes, from the exporters back to the receivers.
 //!
-//! Everything a message may reach exists before anything that could send it one, and each stage has started
-//! before the next is built. So a start that fails has taken nothing from anybody.
+//! Everything a message may reach exists before anything that could send it one, and no connection is served before
+//! all roles stand. So a start that fails has taken nothing from anybody.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix_rt::ArbiterHandle;
 use tokio::sync::mpsc;
 use watershed_delivery::{Budget, Share};
-use watershed_net::{BindError, Sockets, Stop, StopSignal};
+use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
     Branch, Downstream, Entry, Env, ExporterParts, Intake, Ledger, Listener, Message, Metrics, Part,
     PerSignal, Placement, QueueSettings, ReceiverParts, Request, Signal, Sizer, Tail,
@@ -84,6 +84,8 @@ pub(crate) struct Role {
     pub(crate) budget: Arc<Budget>,
     /// Addresses listened on, with the receiver each belongs to.
     pub(crate) addresses: Vec<(Arc<str>, SocketAddr)>,
+    /// Those addresses as they are written, by which the sockets are closed.
+    pub(crate) listening: Vec<String>,
     /// Told first when the role drains.
     pub(crate) stop: StopSignal,
     /// One end of it is held by every task that serves connections.
@@ -101,6 +103,22 @@ struct Builder<'a> {
     budget: Arc<Budget>,
 }
 
+/// A receiver's socket.
+struct Bound {
+    receiver: Arc<str>,
+    listener: Listener,
+    socket: Arc<Socket>,
+}
+
+/// The stages of a role, started and not yet fed.
+struct Built {
+    /// The ways into each receiver, one a copy.
+    intakes: HashMap<Arc<str>, Vec<Intake>>,
+    receivers: Vec<ChildId>,
+    processors: Vec<Vec<ChildId>>,
+    exporters: Vec<ChildId>,
+}
+
 /// An exporter's queue as pipelines see it.
 struct ExporterCells {
     /// One a lane; the same one on each if it stands on one only.
@@ -112,28 +130,34 @@ struct ExporterCells {
 // === impl Site ===
 
 impl Site {
-    /// Starts all roles of a plan, the last first: a gateway before the agent that sends to it.
+    /// Starts all roles of a plan. Nothing is served before everything is built.
     pub(crate) async fn start(&self, plan: &Plan) -> Result<Vec<Role>, StartError> {
-        let mut roles = Vec::new();
-        for role in plan.roles.iter().rev() {
-            let metrics = if plan.roles.len() > 1 {
-                self.metrics.scoped("role", &role.name)
-            } else {
-                self.metrics.clone()
-            };
-            let budget = Budget::new(role.budget.admission);
-            roles.push(Builder { site: self, plan: role, metrics, budget }.build().await?);
+        let builders: Vec<Builder<'_>> =
+            plan.roles.iter().map(|role| Builder::new(self, plan, role)).collect();
+        // Sockets first: an address in use is the most frequent mistake, and cheap to find out.
+        let mut bound = Vec::new();
+        for builder in &builders {
+            bound.push(builder.bind()?);
         }
-        roles.reverse();
-        Ok(roles)
+        let mut built = Vec::new();
+        for builder in &builders {
+            built.push(builder.build().await?);
+        }
+        let parts = builders.into_iter().zip(built).zip(bound);
+        Ok(parts.map(|((builder, built), bound)| builder.serve(built, bound)).collect())
     }
 }
 
 // === impl Builder ===
 
-impl Builder<'_> {
-    async fn build(self) -> Result<Role, StartError> {
-        // Sockets before stages: an address in use is the most frequent mistake, and cheap to find out.
+impl<'a> Builder<'a> {
+    fn new(site: &'a Site, plan: &Plan, role: &'a RolePlan) -> Self {
+        let metrics =
+            if plan.roles.len() > 1 { site.metrics.scoped("role", &role.name) } else { site.metrics.clone() };
+        Self { site, plan: role, metrics, budget: Budget::new(role.budget.admission) }
+    }
+
+    fn bind(&self) -> Result<Vec<Bound>, StartError> {
         let mut bound = Vec::new();
         for receiver in &self.plan.receivers {
             for listener in receiver.spec.listeners() {
@@ -145,9 +169,13 @@ impl Builder<'_> {
                 if let Some(first) = self.site.claims.borrow_mut().insert(address, name.clone()) {
                     return Err(StartError::Twice { first, second: name, address });
                 }
-                bound.push((receiver.id.clone(), listener, socket));
+                bound.push(Bound { receiver: receiver.id.clone(), listener, socket });
             }
         }
+        Ok(bound)
+    }
+
+    async fn build(&self) -> Result<Built, StartError> {
         gauges::budget(&self.metrics, &self.budget);
 
         let mut exporters = Vec::new();
@@ -166,14 +194,19 @@ impl Builder<'_> {
             let intake = self.receiver(index, &heads, &mut receivers).await?;
             intakes.insert(self.plan.receivers[index].id.clone(), intake);
         }
+        Ok(Built { intakes, receivers, processors, exporters: exporter_ids })
+    }
 
+    fn serve(self, built: Built, bound: Vec<Bound>) -> Role {
         let (signal, stop) = StopSignal::new();
         let (alive, serving) = mpsc::channel(1);
         let mut addresses = Vec::new();
-        for (receiver, listener, socket) in bound {
+        let mut listening = Vec::new();
+        for Bound { receiver, listener, socket } in bound {
             addresses.push((receiver.clone(), socket.local_addr()));
-            if let Some(intakes) = intakes.get(&receiver) {
-                let lanes = self.serve(&listener, intakes, &stop, &alive);
+            listening.push(listener.address.clone());
+            if let Some(intakes) = built.intakes.get(&receiver) {
+                let lanes = self.lanes(&listener, intakes, &stop, &alive);
                 let (stop, alive) = (stop.clone(), alive.clone());
                 actix_rt::spawn(async move {
                     socket.deal(lanes, stop).await;
@@ -181,16 +214,9 @@ impl Builder<'_> {
                 });
             }
         }
-        Ok(Role {
-            name: self.plan.name.clone(),
-            budget: self.budget,
-            addresses,
-            stop: signal,
-            serving,
-            receivers,
-            processors,
-            exporters: exporter_ids,
-        })
+        let Built { receivers, processors, exporters, .. } = built;
+        let (name, budget) = (self.plan.name.clone(), self.budget);
+        Role { name, budget, addresses, listening, stop: signal, serving, receivers, processors, exporters }
     }
 
     async fn exporter(&self, index: usize, ids: &mut Vec<ChildId>) -> Result<ExporterCells, StartError> {
@@ -318,7 +344,7 @@ impl Builder<'_> {
     }
 
     /// Serves a listener's connections on every lane; where to deal them.
-    fn serve(
+    fn lanes(
         &self,
         listener: &Listener,
         intakes: &[Intake],

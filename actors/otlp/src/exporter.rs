@@ -17,8 +17,8 @@ pub(crate) struct OtlpGrpc {
     client: Client,
 }
 
-/// Settings of the `otlp` exporter, under otelcol's keys and with its defaults.
-#[derive(Debug, Deserialize)]
+/// Settings of the `otlp` exporter, under otelcol's keys and with its defaults. Headers hold tokens: never printed.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
     /// `http://host:port` or `host:port`.

@@ -38,7 +38,7 @@ struct Grpc {
     endpoint: String,
     /// The largest request, on the wire and inflated.
     max_recv_msg_size_mib: u64,
-    /// Calls one connection may have in flight; 0 is no bound.
+    /// Calls one connection may have in flight.
     max_concurrent_streams: u32,
     /// How long a sender waits for an answer at most; less where its own timeout is shorter.
     ack_timeout: Interval,
@@ -75,7 +75,7 @@ impl Default for Grpc {
         Self {
             endpoint: "localhost:4317".into(),
             max_recv_msg_size_mib: 64,
-            max_concurrent_streams: 0,
+            max_concurrent_streams: 1024,
             ack_timeout: Interval::secs(8),
             keepalive: Keepalive::default(),
         }
@@ -93,6 +93,10 @@ impl watershed_stage::Settings for Settings {
         if grpc.max_recv_msg_size_mib == 0 {
             errors.push(KeyError::new("protocols.grpc.max_recv_msg_size_mib", "must be positive"));
         }
+        if grpc.max_concurrent_streams == 0 {
+            let message = "must be positive: calls without a bound are memory without a bound";
+            errors.push(KeyError::new("protocols.grpc.max_concurrent_streams", message));
+        }
         if grpc.ack_timeout == Interval::secs(0) {
             errors.push(KeyError::new("protocols.grpc.ack_timeout", "must be positive"));
         }
@@ -104,8 +108,7 @@ impl Grpc {
     fn options(&self, intake: &Intake) -> ServerOptions {
         let mut options = ServerOptions::new(intake.budget().clone());
         options.max_recv_msg_size = self.max_recv_msg_size_mib.saturating_mul(1 << 20);
-        options.max_concurrent_streams =
-            (self.max_concurrent_streams > 0).then_some(self.max_concurrent_streams);
+        options.max_concurrent_streams = Some(self.max_concurrent_streams);
         let told = &self.keepalive.server_parameters;
         let defaults = ServerKeepalive::default();
         options.keepalive = ServerKeepalive {

@@ -8,19 +8,22 @@
 #![allow(async_fn_in_trait, reason = "stages live on one lane: their futures need not be Send")]
 
 mod exporter;
+mod intake;
 mod message;
 mod metrics;
 mod processor;
+mod read;
 mod receiver;
 mod registry;
 mod route;
 mod settings;
 
 pub use exporter::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
+pub use intake::Intake;
 pub use message::{Context, Message, Request};
 pub use metrics::{Counter, Gauge, Metrics, PerSignal};
 pub use processor::{Outlet, Processor};
-pub use receiver::{Intake, Listener, Receiver, ReceiverParts};
+pub use receiver::{Listener, Receiver, ReceiverParts};
 pub use registry::{
     BudgetLimit, BudgetSettings, Env, Error, ExporterSpec, KeyError, Parsed, Part, Placement, ProcessorSpec,
     ReceiverSpec, Registry, Settings, StageSpec, Unknown,

@@ -38,6 +38,7 @@ struct Family {
 enum Source {
     Counter(Counter),
     Gauge(Gauge),
+    Count(Gauge),
 }
 
 // === impl Metrics ===
@@ -59,7 +60,7 @@ impl Metrics {
             family.series.entry(self.labels(labels)).or_insert_with(|| Source::Counter(Counter::default()));
         match source {
             Source::Counter(counter) => counter.clone(),
-            Source::Gauge(_) => Counter::default(),
+            Source::Gauge(_) | Source::Count(_) => Counter::default(),
         }
     }
 
@@ -75,9 +76,18 @@ impl Metrics {
 
     /// Registers a gauge; one of the same name and labels is replaced.
     pub fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)], gauge: Gauge) {
+        self.register(name, help, labels, Source::Gauge(gauge));
+    }
+
+    /// Registers a count that is kept elsewhere; one of the same name and labels is replaced.
+    pub fn count(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)], count: Gauge) {
+        self.register(name, help, labels, Source::Count(count));
+    }
+
+    fn register(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)], source: Source) {
         let mut family =
             self.families.entry(name).or_insert_with(|| Family { help, series: BTreeMap::new() });
-        family.series.insert(self.labels(labels), Source::Gauge(gauge));
+        family.series.insert(self.labels(labels), source);
     }
 
     /// The sum of the counters of this name.
@@ -85,7 +95,7 @@ impl Metrics {
         let Some(family) = self.families.get(name) else { return 0 };
         let counts = family.series.values().filter_map(|source| match source {
             Source::Counter(counter) => Some(counter.get()),
-            Source::Gauge(_) => None,
+            Source::Gauge(_) | Source::Count(_) => None,
         });
         counts.sum()
     }
@@ -107,7 +117,7 @@ impl Metrics {
             for (labels, source) in &family.series {
                 let _ = match source {
                     Source::Counter(counter) => writeln!(text, "{name}{labels} {}", counter.get()),
-                    Source::Gauge(gauge) => writeln!(text, "{name}{labels} {}", gauge()),
+                    Source::Gauge(read) | Source::Count(read) => writeln!(text, "{name}{labels} {}", read()),
                 };
             }
         }

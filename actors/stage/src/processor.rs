@@ -191,6 +191,8 @@ impl Host {
                     _ = ticks.tick() => {
                         let ticked = { let _busy = lease.busy(); caught(stage.tick(&mut outlet)).await? };
                         self.emit(ticked, &mut outlet, &lease).await?;
+                        // A tick that takes longer than its interval must leave time for mail.
+                        ticks.reset();
                         continue;
                     }
                     next = lease.next() => next,

@@ -294,9 +294,11 @@ impl Ledger {
 
 impl Holder for Custody {
     fn settled(&self, outcome: Outcome) {
-        // Rejections and policy drops are counted, with their reasons, by the exporter that met them.
-        if let Outcome::Refused(refusal) = outcome {
-            self.ledger.lost(&format!("{:?}", refusal.cause).to_lowercase()).add(self.items);
+        match outcome {
+            Outcome::Refused(refusal) => self.ledger.lost(refusal.cause.as_str()).add(self.items),
+            Outcome::Rejected(rejection) => self.ledger.lost(rejection.fault.as_str()).add(rejection.items),
+            // A policy's drop is no loss, and is counted where the policy is.
+            Outcome::Dropped { .. } | Outcome::Delivered => {}
         }
     }
 }

@@ -91,7 +91,8 @@ impl Budget {
 
     /// Takes `bytes`, or says at once that there is no room. Never waits.
     pub fn try_take(self: &Arc<Self>, bytes: u64) -> Result<Permit, Exhausted> {
-        if bytes > self.limit {
+        // Windows stay for as long as their connections: what they hold can not be waited for.
+        if bytes > self.limit - self.windows.load(Ordering::Relaxed).min(self.limit) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Exhausted::ForEver);
         }
@@ -182,10 +183,10 @@ impl Permit {
 
     /// Makes the grant cover at least `bytes`, overdrawing the budget where it must.
     pub fn cover(&self, bytes: u64) {
+        // Booked before it is held, so that nobody can give back what the budget has not counted yet.
+        self.grant.budget.add(bytes);
         let held = self.grant.bytes.fetch_max(bytes, Ordering::AcqRel);
-        if bytes > held {
-            self.grant.budget.add(bytes - held);
-        }
+        self.grant.budget.used.fetch_sub(bytes.min(held), Ordering::AcqRel);
     }
 
     /// Makes the grant cover at least `bytes` if the budget has room for the difference.

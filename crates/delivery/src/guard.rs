@@ -121,7 +121,8 @@ impl Guard {
     }
 
     fn pay(&mut self, outcome: &Outcome) {
-        for root in std::mem::take(&mut self.roots) {
+        // One by one: should a holder panic, the drop of this guard pays the rest.
+        while let Some(root) = self.roots.pop() {
             root.pay(outcome.clone());
         }
     }

@@ -78,6 +78,36 @@ pub enum Fault {
     Exhausted,
 }
 
+// === impl Cause, Fault ===
+
+impl Cause {
+    /// The cause as one word, for a label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overload => "overload",
+            Self::Deadline => "deadline",
+            Self::Withdrawn => "withdrawn",
+            Self::Destination => "destination",
+            Self::Shutdown => "shutdown",
+            Self::Failure => "failure",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+impl Fault {
+    /// The fault as one word, for a label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::TooLarge => "too_large",
+            Self::Destination(_) => "rejected",
+            Self::Poison => "poison",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
 // === impl Outcome ===
 
 impl Outcome {

@@ -18,7 +18,7 @@ const DEFAULT_BUDGET: u64 = 1 << 30;
 /// A configuration that can be started.
 #[derive(Clone)]
 pub struct Plan {
-    /// The roles, in the order of the text.
+    /// The roles: the agent before the gateway it sends to, which is the order of a drain.
     pub roles: Vec<RolePlan>,
     /// What concerns the process.
     pub service: ServicePlan,

@@ -11,6 +11,9 @@ use super::plan::{LogEncoding, ServicePlan};
 use super::tree::Node;
 use super::wording;
 
+/// Each lane is a thread with a runtime.
+const MOST_LANES: usize = 1024;
+
 const LEVELS: [&str; 5] = ["trace", "debug", "info", "warn", "error"];
 
 /// What holds where nothing is said.
@@ -31,6 +34,10 @@ pub(crate) fn read(node: Option<&Node>, report: &mut Report) -> ServicePlan {
     let Some(node) = node else { return plan };
     let mut service = Fields::of(node, report);
     if let Some((lanes, at)) = service.value::<usize>("lanes", report) {
+        if lanes > MOST_LANES {
+            let help = "leave it out for one each core".to_owned();
+            report.error(&at, format!("`lanes`: at most {MOST_LANES}, each is a thread"), Some(help));
+        }
         if lanes == 0 {
             let help = "leave it out for one lane for each core".to_owned();
             report.error(&at, "`lanes`: there must be at least one", Some(help));

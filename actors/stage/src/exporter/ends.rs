@@ -13,6 +13,9 @@ use super::{ExportError, Exporter, Partial};
 use crate::message::Message;
 use crate::settings::later;
 
+/// The longest wait between two attempts while the exporter drains.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
+
 impl<E: Exporter> Lane<E> {
     pub(super) fn done(&mut self, done: Done) -> Result<(), Failure> {
         match done {
@@ -53,10 +56,17 @@ impl<E: Exporter> Lane<E> {
         job.attempts += 1;
         let random = self.random.next();
         let settings = &self.sending.retry;
-        let wait = settings.interval(job.attempts, random).max(retry_after.unwrap_or_default());
+        let mut interval = settings.interval(job.attempts, random);
+        if self.drain_deadline().is_some() {
+            // What is left of a drain is for trying, not for waiting.
+            interval = interval.min(DRAIN_INTERVAL);
+        }
+        let wait = interval.max(retry_after.unwrap_or_default());
         let at = later(now, wait);
         let limit = settings.max_elapsed_time.0;
-        let too_long = !limit.is_zero() && at.duration_since(job.started.unwrap_or(now)) > limit;
+        // The destination's own wish does not use up the time it is tried for.
+        let elapsed = later(now, interval).duration_since(job.started.unwrap_or(now));
+        let too_long = !limit.is_zero() && elapsed > limit;
         if !settings.enabled || too_long {
             let outcome = Outcome::refused_for(Cause::Destination, reason.clone(), wait);
             self.refuse(&mut job, |member| member.awaited, &outcome);

@@ -314,7 +314,7 @@ fn a_drain_does_not_wait_for_an_attempt_beyond_its_deadline() {
     paused(async {
         let bench = Bench::new();
         let cell = exporter(&bench, "retry_on_failure.initial_interval = '30s'").await;
-        fails(usize::MAX, None);
+        fails(usize::MAX, Some(secs(60)));
         let fate = bench.held(&cell, spans([1]));
         until("the attempt", || seen().len() == 1).await;
         let start = Instant::now();
@@ -323,6 +323,21 @@ fn a_drain_does_not_wait_for_an_attempt_beyond_its_deadline() {
         assert_refused(&fate.outcome().unwrap(), Cause::Shutdown);
         assert_eq!(batches(), [[1], [1]]);
         assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn a_drain_tries_for_as_long_as_it_has_time() {
+    paused(async {
+        let bench = Bench::new();
+        let cell = exporter(&bench, "retry_on_failure.initial_interval = '30s'").await;
+        // Back after some seconds, as a destination that restarts is.
+        fails(8, None);
+        let fate = bench.held(&cell, spans([1]));
+        until("the attempt", || seen().len() == 1).await;
+        let reports = bench.end().await;
+        assert_eq!((reports[0].drained, fate.outcome()), (1, Some(Outcome::Delivered)));
+        assert_eq!(batches().len(), 9);
     });
 }
 

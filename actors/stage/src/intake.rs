@@ -1,0 +1,176 @@
+//! The way into a receiver: admission by bytes before a request is read, and the wait for its outcome after.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use watershed_delivery::{Budget, Cause, Exhausted, Guard, Outcome, Permit};
+use watershed_supervise::{Cell, NoRoom, Weight};
+use watershed_telemetry::Signal;
+
+use crate::message::{Counted, Request};
+use crate::metrics::{Counter, Metrics, PerSignal};
+
+/// How long any sender waits for an answer at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(8);
+
+/// How long a refused sender is asked to wait where the refusal does not say.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The way into a receiver's mailbox. Clones are cheap.
+#[derive(Clone)]
+pub struct Intake {
+    inner: Arc<IntakeInner>,
+}
+
+struct IntakeInner {
+    id: Arc<str>,
+    cell: Cell<Request>,
+    signals: Vec<Signal>,
+    budget: Arc<Budget>,
+    accepted: PerSignal,
+    refused: PerSignal,
+    reasons: Reasons,
+}
+
+/// Requests that were not taken, by reason.
+struct Reasons {
+    memory: Counter,
+    too_large: Counter,
+    refused: Counter,
+    rejected: Counter,
+    panic: Counter,
+}
+
+// === impl Intake ===
+
+impl Intake {
+    /// The way into `cell`, for requests of `signals`.
+    pub fn new(
+        id: Arc<str>,
+        cell: Cell<Request>,
+        signals: Vec<Signal>,
+        budget: Arc<Budget>,
+        metrics: &Metrics,
+    ) -> Self {
+        let labels = [("receiver", &*id)];
+        let accepted = metrics.per_signal(
+            [
+                "otelcol_receiver_accepted_spans",
+                "otelcol_receiver_accepted_metric_points",
+                "otelcol_receiver_accepted_log_records",
+            ],
+            "Items whose sender was told ok.",
+            &labels,
+        );
+        let refused = metrics.per_signal(
+            [
+                "otelcol_receiver_refused_spans",
+                "otelcol_receiver_refused_metric_points",
+                "otelcol_receiver_refused_log_records",
+            ],
+            "Items whose sender was told to try again, or that they are wrong.",
+            &labels,
+        );
+        let reason = |reason| {
+            metrics.counter(
+                "watershed_receiver_refused_requests",
+                "Requests that were not taken, by reason.",
+                &[("receiver", &*id), ("reason", reason)],
+            )
+        };
+        let reasons = Reasons {
+            memory: reason("memory"),
+            too_large: reason("too_large"),
+            refused: reason("refused"),
+            rejected: reason("rejected"),
+            panic: reason("panic"),
+        };
+        Self { inner: Arc::new(IntakeInner { id, cell, signals, budget, accepted, refused, reasons }) }
+    }
+
+    /// The receiver's id.
+    pub fn id(&self) -> &Arc<str> {
+        &self.inner.id
+    }
+
+    /// Whether a pipeline wants this signal.
+    pub fn wants(&self, signal: Signal) -> bool {
+        self.inner.signals.contains(&signal)
+    }
+
+    /// Takes memory for a request before its body is read, or says at once that there is none.
+    pub fn admit(&self, bytes: u64) -> Result<Permit, Exhausted> {
+        let admitted = self.inner.budget.try_take(bytes);
+        if let Err(exhausted) = &admitted {
+            match exhausted {
+                Exhausted::ForNow => self.inner.reasons.memory.add(1),
+                Exhausted::ForEver => self.inner.reasons.too_large.add(1),
+            }
+        }
+        admitted
+    }
+
+    /// The memory of the role.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.inner.budget
+    }
+
+    /// Hands a request to the receiver and waits for its outcome, for `patience` at most and never longer than
+    /// 8 s: what is not on its way by then is withdrawn.
+    pub async fn submit(
+        &self,
+        signal: Signal,
+        body: Bytes,
+        peer: Option<SocketAddr>,
+        permit: Permit,
+        patience: Duration,
+    ) -> Outcome {
+        let deadline = Instant::now() + patience.min(LONGEST_WAIT);
+        let items = Arc::new(Counted::default());
+        let weight = Weight { requests: 1, items: 0, bytes: body.len() };
+        let outcome = match self.inner.cell.try_reserve(weight) {
+            Ok(room) => {
+                let (guard, receipt) = Guard::awaited(Some(deadline.into_std()));
+                room.send(Request { signal, body, peer, guard, permit, items: items.clone() });
+                match tokio::time::timeout_at(deadline, receipt).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Outcome::refused(Cause::Deadline, "not delivered before the deadline"),
+                }
+            }
+            Err(NoRoom::Full) => Outcome::refused(Cause::Overload, "the receiver's mailbox is full"),
+            Err(NoRoom::Closed(_)) => Outcome::refused(Cause::Shutdown, "the receiver is down"),
+        };
+        self.count(signal, items.get(), &outcome);
+        with_hint(outcome)
+    }
+
+    /// Tells the supervisor's log of a panic in a connection or request future.
+    pub fn panicked(&self, message: &str) {
+        self.inner.reasons.panic.add(1);
+        tracing::error!(receiver = %self.inner.id, panic = message, "a request panicked; its sender was refused");
+    }
+
+    fn count(&self, signal: Signal, items: usize, outcome: &Outcome) {
+        let reason = match outcome {
+            Outcome::Refused(_) => &self.inner.reasons.refused,
+            Outcome::Rejected(_) => &self.inner.reasons.rejected,
+            Outcome::Dropped { .. } | Outcome::Delivered => return self.inner.accepted.add(signal, items),
+        };
+        self.inner.refused.add(signal, items);
+        reason.add(1);
+    }
+}
+
+/// A sender that is refused is told how long to wait, so that it neither hammers nor gives up.
+fn with_hint(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Refused(refusal) => {
+            let retry_after = refusal.retry_after.or(Some(RETRY_AFTER));
+            Outcome::Refused(watershed_delivery::Refusal { retry_after, ..refusal })
+        }
+        other => other,
+    }
+}
