@@ -16,6 +16,9 @@ use crate::lease::{Herald, Pulse};
 use crate::quota::Place;
 use crate::{Exit, Grant, Lease, Mail, Observation, Quota, State, Weight};
 
+/// How often a lane is swept for the sake of senders who find no room.
+const SWEEP_PAUSE: Duration = Duration::from_millis(20);
+
 /// An address with a bounded lane of mail behind it. Clones are the same cell.
 pub struct Cell<M> {
     inner: Arc<Inner<M>>,
@@ -28,6 +31,8 @@ struct Inner<M> {
     takes_mail: AtomicBool,
     blocked_micros: AtomicU64,
     pulse: Arc<Pulse>,
+    /// When a sender who found no room last had the lane swept.
+    swept: Mutex<Option<Instant>>,
     lane: Mutex<Lane<M>>,
 }
 
@@ -75,6 +80,7 @@ impl<M: Mail> Cell<M> {
                 takes_mail: AtomicBool::new(true),
                 blocked_micros: AtomicU64::new(0),
                 pulse: Arc::default(),
+                swept: Mutex::default(),
                 lane: Mutex::new(Lane::new()),
             }),
         }
@@ -95,7 +101,7 @@ impl<M: Mail> Cell<M> {
         self.check_open()?;
         let grant = self.inner.quota.try_take(weight).or_else(|| {
             // A lane full of mail that nobody waits for is not full.
-            if self.sweep() { self.inner.quota.try_take(weight) } else { None }
+            if self.sweep_if_due() { self.inner.quota.try_take(weight) } else { None }
         });
         let grant = grant.ok_or(NoRoom::Full)?;
         Ok(Room { cell: self.clone(), grant })
@@ -186,18 +192,20 @@ impl<M: Mail> Cell<M> {
         );
     }
 
-    /// Refuses everything the cell holds and will be sent, for good or until it is lent again.
-    pub(crate) fn shut(&self, state: State, refusal: Refusal) {
+    /// Refuses everything the cell holds and will be sent, for good or until it is lent again. Returns how many
+    /// messages it held.
+    pub(crate) fn shut(&self, state: State, refusal: Refusal) -> usize {
         let mut lane = self.inner.lane.lock();
         if lane.state.is_final() {
-            return;
+            return 0;
         }
         self.inner.takes_mail.store(false, Ordering::SeqCst);
         lane.state = state;
         lane.live = false;
         lane.closed = Some(refusal.clone());
         let all = lane.take_all();
-        lane.refused += all.len() as u64;
+        let held = all.len();
+        lane.refused += held as u64;
         let waker = lane.waker.take();
         drop(lane);
         for entry in all {
@@ -207,6 +215,7 @@ impl<M: Mail> Cell<M> {
             waker.wake();
         }
         self.inner.quota.wake_all();
+        held
     }
 
     /// Whether nothing waits to be handed out.
@@ -225,8 +234,21 @@ impl<M: Mail> Cell<M> {
         if self.inner.takes_mail.load(Ordering::SeqCst) { Ok(()) } else { Err(NoRoom::Closed(self.state())) }
     }
 
-    /// Drops withdrawn mail from the lane; whether there was any.
-    fn sweep(&self) -> bool {
+    /// Sweeps, unless that was done a moment ago: to look through a full lane for each of those who are turned
+    /// away would hold it up just when it has the most to do.
+    fn sweep_if_due(&self) -> bool {
+        let Some(mut swept) = self.inner.swept.try_lock() else { return false };
+        let now = Instant::now();
+        if swept.is_some_and(|last| now.saturating_duration_since(last) < SWEEP_PAUSE) {
+            return false;
+        }
+        *swept = Some(now);
+        drop(swept);
+        self.sweep()
+    }
+
+    /// Ends withdrawn mail that waits in the lane, and returns its room; whether there was any.
+    pub(crate) fn sweep(&self) -> bool {
         let withdrawn = self.inner.lane.lock().take_withdrawn();
         let any = !withdrawn.is_empty();
         self.cut(withdrawn);

@@ -141,11 +141,10 @@ impl<M: Mail> Lane<M> {
         self.slots.get(ticket.key).filter(|slot| slot.serial == ticket.serial)
     }
 
-    /// Takes a finished message out of its slot.
-    pub(crate) fn finish(&mut self, ticket: &Ticket) -> Option<Entry<M>> {
+    /// Takes a message out of its slot. Whether that shows that the stage works is for the caller to count.
+    pub(crate) fn remove(&mut self, ticket: &Ticket) -> Option<Entry<M>> {
         self.slot(ticket)?;
         let slot = self.slots.try_remove(ticket.key)?;
-        self.handled += 1;
         self.solo &= !slot.alone;
         Some(slot.entry)
     }
@@ -167,12 +166,14 @@ impl<M: Mail> Lane<M> {
         all
     }
 
-    /// Moves the withdrawn messages out of the queue.
+    /// Moves out the withdrawn messages that wait. One in hand is its incarnation's to look at.
     pub(crate) fn take_withdrawn(&mut self) -> Vec<Entry<M>> {
         let mut cut = Vec::new();
-        if self.queue.iter().any(|entry| entry.mail.is_withdrawn()) {
-            for entry in std::mem::take(&mut self.queue) {
-                if entry.mail.is_withdrawn() { cut.push(entry) } else { self.queue.push_back(entry) }
+        for queue in [&mut self.queue, &mut self.suspects] {
+            if queue.iter().any(|entry| entry.mail.is_withdrawn()) {
+                for entry in std::mem::take(queue) {
+                    if entry.mail.is_withdrawn() { cut.push(entry) } else { queue.push_back(entry) }
+                }
             }
         }
         self.withdrawn += cut.len() as u64;

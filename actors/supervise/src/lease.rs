@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use watershed_delivery::Outcome;
 
+use crate::lane::Lane;
 use crate::{Cell, Grant, Mail, State};
 
 /// Told that the incarnation of this number has started.
@@ -176,11 +177,35 @@ impl<M: Mail> Lease<M> {
     /// Takes a finished message out of its slot: from here on it is the caller's to end. `None` once this lease
     /// has ended: then the message is, or will be, in the hands of another.
     pub fn take(&self, ticket: Ticket) -> Option<Taken<M>> {
+        self.remove(&ticket, |lane, _| lane.handled += 1)
+    }
+
+    /// Takes a finished message and ends it.
+    pub fn finish(&self, ticket: Ticket, outcome: Outcome) {
+        if let Some(taken) = self.take(ticket) {
+            taken.settle(outcome);
+        }
+    }
+
+    /// Ends a message that was not worked on, such as one that is refused or that nobody waits for any more. It
+    /// says nothing about the stage: it is no progress, and no proof against a suspect.
+    pub fn give_back(&self, ticket: Ticket, outcome: Outcome) {
+        let count = |lane: &mut Lane<M>, mail: &M| match mail.is_withdrawn() {
+            true => lane.withdrawn += 1,
+            false => lane.refused += 1,
+        };
+        if let Some(taken) = self.remove(&ticket, count) {
+            taken.settle(outcome);
+        }
+    }
+
+    fn remove(&self, ticket: &Ticket, count: impl FnOnce(&mut Lane<M>, &M)) -> Option<Taken<M>> {
         let mut lane = self.cell.lane().lock();
         if !lane.admits(self.generation) {
             return None;
         }
-        let entry = lane.finish(&ticket)?;
+        let entry = lane.remove(ticket)?;
+        count(&mut lane, &entry.mail);
         // What must be handled by itself has held back everything else.
         let waker = if ticket.alone { lane.waker.take() } else { None };
         drop(lane);
@@ -188,14 +213,6 @@ impl<M: Mail> Lease<M> {
             waker.wake();
         }
         Some(Taken { mail: entry.mail, grant: entry.grant })
-    }
-
-    /// Takes a finished message and ends it.
-    pub fn finish(&self, ticket: Ticket, outcome: Outcome) {
-        if let Some(Taken { mail, grant }) = self.take(ticket) {
-            mail.settle(outcome);
-            drop(grant);
-        }
     }
 
     /// Opens a scope in which the stage is handling something. Time spent waiting for room downstream does not
@@ -245,6 +262,15 @@ impl Ticket {
 }
 
 // === impl Taken ===
+
+impl<M: Mail> Taken<M> {
+    /// Ends the message, then returns its room.
+    fn settle(self, outcome: Outcome) {
+        let Self { mail, grant } = self;
+        mail.settle(outcome);
+        drop(grant);
+    }
+}
 
 impl<M> Taken<M> {
     /// The message, and its room, to be held for as long as the message takes it.

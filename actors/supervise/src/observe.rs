@@ -95,7 +95,8 @@ pub struct Observation {
     pub handled: u64,
     /// Messages rejected as poison.
     pub poisoned: u64,
-    /// Messages this cell refused on behalf of its stage: failures without proof, an open circuit, tear-down.
+    /// Messages refused without being finished: failures without proof, an open circuit, tear-down, and what
+    /// the stage gave back.
     pub refused: u64,
     /// Messages cut out because their sender was answered or gone.
     pub withdrawn: u64,

@@ -20,7 +20,7 @@ pub(crate) struct Recovery {
     pub(crate) excused: bool,
 }
 
-/// What is decided about one message.
+/// What is decided about a message.
 enum Verdict<M> {
     /// Hand these out before anything else, one at a time.
     Retry(Vec<Entry<M>>),
@@ -51,11 +51,12 @@ impl<M: Mail> Cell<M> {
         if matches!(lane.state, State::Starting | State::Running) && generation > 0 {
             lane.state = State::BackingOff;
         }
-        let in_hand = lane.take_in_hand();
+        let mut in_hand = lane.take_in_hand();
         let handled = lane.handled;
         let progressed = handled > lane.handled_before;
         let others = !lane.suspects.is_empty();
-        if !broke || in_hand.len() != 1 {
+        let accused = if broke && in_hand.len() == 1 { in_hand.pop() } else { None };
+        let Some(accused) = accused else {
             for entry in in_hand.into_iter().rev() {
                 // Several in hand: none is accused, but each must now prove itself alone. None to blame: a
                 // suspect stays one, and the rest goes back to where it came from.
@@ -64,40 +65,28 @@ impl<M: Mail> Cell<M> {
             }
             lane.probe = lane.suspects.front().is_some_and(|first| first.trial.is_unproven(handled));
             return Recovery { progressed, excused: false };
-        }
+        };
         drop(lane);
 
-        let mut excused = false;
-        let verdicts: Vec<Verdict<M>> = in_hand
-            .into_iter()
-            .map(|entry| {
-                let (verdict, excuse) =
-                    judge(entry, handled, others, || format!("{} {exit} on it: {message}", self.name()));
-                excused |= excuse;
-                verdict
-            })
-            .collect();
+        let (verdict, excused) =
+            judge(accused, handled, others, || format!("{} {exit} on it: {message}", self.name()));
 
         let mut ended = Vec::new();
         let mut lane = self.lane().lock();
-        for verdict in verdicts {
-            match verdict {
-                Verdict::Retry(entries) => {
-                    for entry in entries.into_iter().rev() {
-                        lane.suspects.push_front(entry);
-                    }
-                }
-                Verdict::Later(entry) => lane.suspects.push_back(entry),
-                Verdict::End(entry, outcome) => {
-                    match &outcome {
-                        Outcome::Rejected(_) => lane.poisoned += 1,
-                        _ if entry.mail.is_withdrawn() => lane.withdrawn += 1,
-                        _ => lane.refused += 1,
-                    }
-                    ended.push((entry, outcome));
-                }
-                Verdict::Gone => lane.refused += 1,
+        match verdict {
+            Verdict::Retry(entries) => {
+                entries.into_iter().rev().for_each(|entry| lane.suspects.push_front(entry));
             }
+            Verdict::Later(entry) => lane.suspects.push_back(entry),
+            Verdict::End(entry, outcome) => {
+                match &outcome {
+                    Outcome::Rejected(_) => lane.poisoned += 1,
+                    _ if entry.mail.is_withdrawn() => lane.withdrawn += 1,
+                    _ => lane.refused += 1,
+                }
+                ended.push((entry, outcome));
+            }
+            Verdict::Gone => lane.refused += 1,
         }
         lane.probe = lane.suspects.front().is_some_and(|first| first.trial.is_unproven(handled));
         if let Some(refusal) = lane.closed.clone() {

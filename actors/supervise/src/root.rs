@@ -18,7 +18,7 @@ use crate::{
     Cell, ChildId, ChildSpec, DrainReport, Event, Exit, Failure, Launch, Mail, Observation, Policy, State,
 };
 
-/// How often the supervisor looks for stalls.
+/// How often the supervisor looks for stalls, and for mail that nobody waits for.
 const SAMPLE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Root {
@@ -38,7 +38,8 @@ pub(crate) trait Ward: Send + Sync {
     fn oldest_busy(&self) -> Option<u64>;
     fn count_restart(&self, exit: Exit);
     fn drain(&self, deadline: Instant);
-    fn shut(&self, state: State, refusal: Refusal);
+    fn sweep(&self);
+    fn shut(&self, state: State, refusal: Refusal) -> usize;
     fn start(&self, lane: &ArbiterHandle, root: Addr<Root>, child: ChildId) -> Running;
 }
 
@@ -132,12 +133,14 @@ impl Root {
         let Some(mut child) = self.children.remove(&id) else { return };
         child.stop(Exit::Aborted);
         child.phase.cancel(ctx);
+        // What nobody waits for is not lost with it.
+        child.ward.sweep();
         let reason = format!("{} has stopped", child.ward.name());
-        child.ward.shut(State::Stopped, refusal(Cause::Shutdown, reason));
+        let refused = child.ward.shut(State::Stopped, refusal(Cause::Shutdown, reason));
         self.shared.register.lock().retain(|registered| registered.child != id);
         for drain in &mut self.drains {
             if drain.waiting.remove(&id) {
-                if aborted {
+                if aborted || refused > 0 {
                     drain.report.aborted.push(child.ward.name().clone());
                 } else {
                     drain.report.drained += 1;
@@ -288,6 +291,8 @@ impl Root {
     fn sample(&mut self) {
         let now = Instant::now();
         for child in self.children.values_mut() {
+            // Withdrawal wakes nobody, and what is withdrawn holds room that others wait for elsewhere.
+            child.ward.sweep();
             let Phase::Served { running, since, started, stopping, busy } = &mut child.phase else {
                 continue;
             };
@@ -463,8 +468,12 @@ impl<M: Mail> Ward for Kept<M> {
         self.cell.drain(deadline);
     }
 
-    fn shut(&self, state: State, refusal: Refusal) {
-        self.cell.shut(state, refusal);
+    fn sweep(&self) {
+        self.cell.sweep();
+    }
+
+    fn shut(&self, state: State, refusal: Refusal) -> usize {
+        self.cell.shut(state, refusal)
     }
 
     fn start(&self, lane: &ArbiterHandle, root: Addr<Root>, child: ChildId) -> Running {

@@ -1,6 +1,6 @@
 //! The supervisor as the rest of the process knows it: a handle, its events, and what it can be asked.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) register: Mutex<Vec<Registered>>,
     pub(crate) stuck: Mutex<Vec<Arc<str>>>,
+    /// The first critical child that was given up, and what it said: an event may be missed, this may not.
+    escalated: OnceLock<(Arc<str>, Arc<str>)>,
 }
 
 #[derive(Clone)]
@@ -60,7 +62,7 @@ pub struct ChildSpec {
 pub struct DrainReport {
     /// How many children ended in order.
     pub drained: usize,
-    /// The names of those that did not by the deadline. What they held was refused.
+    /// The names of those that did not by the deadline, or that still held mail: it was refused.
     pub aborted: Vec<Arc<str>>,
 }
 
@@ -158,6 +160,7 @@ impl Supervisor {
             events: broadcast::Sender::new(EVENTS),
             register: Mutex::default(),
             stuck: Mutex::default(),
+            escalated: OnceLock::new(),
         });
         let root = Root::new(policy, shared.clone()).start();
         Self { root, shared }
@@ -181,14 +184,22 @@ impl Supervisor {
     /// Lets children finish what they hold and end; those that have not by the deadline are dropped and their
     /// cells closed. Either way they are forgotten afterwards.
     pub async fn drain(&self, children: &[ChildId], deadline: Instant) -> DrainReport {
+        let names = self.names(children);
         let (reply, drained) = oneshot::channel();
         self.root.do_send(DrainAll { children: children.to_vec(), deadline, reply });
-        drained.await.unwrap_or_default()
+        // Without an answer none of them is known to have ended in order.
+        drained.await.unwrap_or(DrainReport { drained: 0, aborted: names })
     }
 
     /// Everything that happens from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
+    }
+
+    /// The name of the first critical child that was given up, and what it said last: what
+    /// [`Event::Escalated`] tells, for those who may have missed it.
+    pub fn escalated(&self) -> Option<(Arc<str>, Arc<str>)> {
+        self.shared.escalated.get().cloned()
     }
 
     /// All children at this moment.
@@ -212,6 +223,12 @@ impl Supervisor {
         health.failed.dedup();
         health.ok = health.failed.is_empty() && health.open.is_empty() && health.stuck.is_empty();
         health
+    }
+
+    fn names(&self, children: &[ChildId]) -> Vec<Arc<str>> {
+        let register = self.shared.register.lock();
+        let asked = register.iter().filter(|registered| children.contains(&registered.child));
+        asked.map(|registered| registered.ward.name().clone()).collect()
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -244,6 +261,9 @@ impl ChildSpec {
 
 impl Shared {
     pub(crate) fn emit(&self, event: Event) {
+        if let Event::Escalated { name, message } = &event {
+            let _ = self.escalated.set((name.clone(), message.clone()));
+        }
         // Nobody has to listen.
         let _ = self.events.send(event);
     }

@@ -6,11 +6,12 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
-use common::{End, Letter, Log, cell, send};
+use common::{End, Letter, Log, cell, paused, send};
 use futures_util::FutureExt;
 use tokio::time::Instant;
-use watershed_delivery::Outcome;
+use watershed_delivery::{Cause, Outcome};
 use watershed_supervise::{Control, Lease, Next, NoRoom, State, Ticket, Weight};
 
 fn parts(lease: &Lease<Letter>, ticket: &Ticket) -> Vec<u32> {
@@ -71,25 +72,34 @@ fn a_late_generation_can_do_nothing() {
 
 #[test]
 fn withdrawn_mail_is_cut_out() {
-    let (log, cell) = (Log::default(), cell("withdrawn", 3));
-    let mut lease = cell.lend();
-    let letters: Vec<Letter> = (0..3).map(|part| log.letter(part)).collect();
-    let flags: Vec<_> = letters.iter().map(|letter| letter.withdrawn.clone()).collect();
-    letters.into_iter().for_each(|letter| send(&cell, letter));
-    assert_eq!(cell.try_reserve(log.letter(9).parts_weight()).unwrap_err(), NoRoom::Full);
+    paused(async {
+        let (log, cell) = (Log::default(), cell("withdrawn", 3));
+        let mut lease = cell.lend();
+        let letters: Vec<Letter> = (0..3).map(|part| log.letter(part)).collect();
+        let flags: Vec<_> = letters.iter().map(|letter| letter.withdrawn.clone()).collect();
+        letters.into_iter().for_each(|letter| send(&cell, letter));
+        assert_eq!(cell.try_reserve(log.letter(9).parts_weight()).unwrap_err(), NoRoom::Full);
 
-    // A full lane is swept before anybody is turned away.
-    flags[1].store(true, Ordering::SeqCst);
-    send(&cell, log.letter(3));
-    assert_eq!(log.end(1), Some(End::Refused("withdrawn")));
+        // A full lane is swept before anybody is turned away, but not again for each of many.
+        flags[1].store(true, Ordering::SeqCst);
+        assert_eq!(cell.try_reserve(log.letter(9).parts_weight()).unwrap_err(), NoRoom::Full);
+        tokio::time::advance(Duration::from_millis(50)).await;
+        send(&cell, log.letter(3));
+        assert_eq!(log.end(1), Some(End::Refused("withdrawn")));
 
-    // What is withdrawn later is passed over.
-    flags[0].store(true, Ordering::SeqCst);
-    let ticket = lease.try_next().unwrap();
-    assert_eq!((parts(&lease, &ticket), log.end(0)), (vec![2], Some(End::Refused("withdrawn"))));
-    flags[2].store(true, Ordering::SeqCst);
-    assert!(lease.is_withdrawn(&ticket));
-    assert_eq!(cell.observe().withdrawn, 2);
+        // What is withdrawn later is passed over.
+        flags[0].store(true, Ordering::SeqCst);
+        let ticket = lease.try_next().unwrap();
+        assert_eq!((parts(&lease, &ticket), log.end(0)), (vec![2], Some(End::Refused("withdrawn"))));
+        flags[2].store(true, Ordering::SeqCst);
+        assert!(lease.is_withdrawn(&ticket));
+        assert_eq!(cell.observe().withdrawn, 2);
+
+        // Given back, it counts as what it is.
+        lease.give_back(ticket, Outcome::refused(Cause::Withdrawn, "a test"));
+        assert_eq!((cell.observe().withdrawn, cell.observe().handled), (3, 0));
+        assert_eq!((log.end(2), cell.quota().used().requests), (Some(End::Refused("withdrawn")), 1));
+    });
 }
 
 #[test]

@@ -35,6 +35,29 @@ fn poison_needs_proof() {
 }
 
 #[test]
+fn what_is_given_back_proves_nothing() {
+    paused(async {
+        let supervisor = Supervisor::start(POLICY);
+        let (log, cell) = (Log::default(), cell("unproven", 9));
+        let launch = launch(|mut lease| async move {
+            lease.started();
+            loop {
+                let Next::Mail(ticket) = lease.next().await else { return Ok(()) };
+                let part = lease.with(&ticket, |letter| letter.parts[0]).unwrap();
+                assert!(part != 0, "on everything it works on");
+                lease.give_back(ticket, Outcome::refused(Cause::Failure, "nowhere to send it"));
+            }
+        });
+        (0..2).for_each(|part| send(&cell, log.letter(part)));
+        supervisor.supervise(cell.clone(), common::spec(), launch).await.unwrap();
+        log.reach(2).await;
+        assert_eq!(log.ends(0..2), [End::Refused("failure"); 2]);
+        assert_eq!((cell.observe().handled, cell.observe().poisoned, cell.observe().refused), (0, 0, 2));
+        nothing_leaked(&cell);
+    });
+}
+
+#[test]
 fn a_fresh_message_goes_before_the_suspect() {
     paused(async {
         let supervisor = Supervisor::start(POLICY);

@@ -431,6 +431,7 @@ fn a_critical_stage_escalates() {
     paused(async {
         let Pipeline { supervisor, well, ill, .. } = pipeline(true).await;
         let mut events = supervisor.events();
+        assert_eq!(supervisor.escalated(), None);
         for _ in 0..2 {
             let log = Log::default();
             until("served", || ill.state() == State::Running).await;
@@ -441,6 +442,7 @@ fn a_critical_stage_escalates() {
         let Event::Escalated { name, message } = escalated else { unreachable!() };
         assert_eq!(&*name, "ill");
         assert!(message.contains("broken on"), "{message}");
+        assert_eq!(supervisor.escalated(), Some((name, message)));
         // What follows is the root's decision: nothing else is touched.
         assert_eq!((ill.state(), well.state()), (State::Failed, State::Running));
         assert!(!supervisor.health().ok);

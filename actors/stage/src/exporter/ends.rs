@@ -155,7 +155,12 @@ impl<E: Exporter> Lane<E> {
     fn refuse(&self, job: &mut Job, which: impl Fn(&Member) -> bool, outcome: &Outcome) {
         let before = job.members.len();
         for member in job.members.extract_if(.., |member| which(member)) {
-            self.lease.finish(member.ticket, outcome.clone());
+            // What was never tried says nothing of the exporter: it is no progress, and no proof.
+            if job.attempts == 0 {
+                self.lease.give_back(member.ticket, outcome.clone());
+            } else {
+                self.lease.finish(member.ticket, outcome.clone());
+            }
         }
         if job.members.len() < before {
             job.assemble();
