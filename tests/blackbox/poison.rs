@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use watershed_testkit::call::{Client, Head, Reply};
 use watershed_testkit::grpc::{Code, Signal};
 use watershed_testkit::requests::{self, TraceTemplate};
-use watershed_testkit::{Loader, Sink, verdict};
+use watershed_testkit::{Loader, Sink, verdict, wait_until};
 
 use crate::harness::kinds::{Rule, faults};
 use crate::harness::{PATIENCE, beside_others, drained, metric, receiver, start};
@@ -95,6 +95,9 @@ async fn is_found_out(place: &str, ack: &str) {
     assert!(sink.wait_for(before + 1_000, PATIENCE).await, "{name}: {}", sink.snapshot());
     running.stop();
     let load = running.finish().await;
+    // What is convicted after its "ok" is lost, and a drain that loses something says so: not in this one.
+    let convicted = async || metric(&engine.metrics().render(), "watershed_actor_poisoned") > 0.0;
+    assert!(wait_until(convicted, PATIENCE).await, "{name}: never convicted");
     drained(&engine).await;
     let counts = sink.snapshot();
     let balance = verdict(&load, &counts);

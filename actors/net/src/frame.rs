@@ -4,6 +4,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
+use watershed_delivery::Permit;
 
 /// Bytes before a message: a compressed flag and the length.
 pub(crate) const HEADER: usize = 5;
@@ -28,6 +29,8 @@ pub(crate) struct Payload {
     next: usize,
     /// Bytes of the pieces that have not left.
     rest: usize,
+    /// What covers the pieces: HTTP/2 may hold them for longer than the call lives.
+    _permit: Option<Permit>,
 }
 
 // === impl Header ===
@@ -51,9 +54,14 @@ impl Payload {
     pub fn new(compressed: bool, pieces: SmallVec<[Bytes; 1]>) -> Option<Self> {
         let rest = pieces.iter().map(Bytes::len).sum();
         let header = Header { flag: u8::from(compressed), length: u32::try_from(rest).ok()? };
-        let mut payload = Self { header: header.write(), written: 0, pieces, next: 0, rest };
+        let mut payload = Self { header: header.write(), written: 0, pieces, next: 0, rest, _permit: None };
         payload.skip_empty();
         Some(payload)
+    }
+
+    /// Keeps `permit` for as long as there is a payload.
+    pub fn covered(self, permit: Option<Permit>) -> Self {
+        Self { _permit: permit, ..self }
     }
 
     fn skip_empty(&mut self) {

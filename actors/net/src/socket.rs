@@ -135,11 +135,11 @@ impl Socket {
     async fn accept(&self, lanes: &[Sender<TcpStream>]) {
         let _turn = self.dealing.lock().await;
         // The listener outlives every runtime that polls it: each dealer registers a handle of its own.
-        let listener = match self.listener.try_clone().and_then(tokio::net::TcpListener::from_std) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(address = %self.local_addr, %error, "cannot accept connections");
-                return;
+        let listener = loop {
+            match self.listener.try_clone().and_then(tokio::net::TcpListener::from_std) {
+                Ok(listener) => break listener,
+                Err(_) if lanes.iter().all(Sender::is_closed) => return,
+                Err(error) => self.pause(&error).await,
             }
         };
         let mut turn = 0;

@@ -277,3 +277,39 @@ async fn a_response_of_the_limit_is_read() {
     .await;
     assert_eq!(client(addr).unary(ECHO, &[], None).await.unwrap().len(), 4 << 20);
 }
+
+#[tokio::test]
+async fn a_connection_on_which_calls_time_out_is_doubted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let budget = Budget::new(1 << 20);
+    let client = Client::new(ClientOptions {
+        compression: Compression::Zstd(3),
+        budget: Some(budget.clone()),
+        ..ClientOptions::new(addr.to_string())
+    })
+    .unwrap();
+    let (gone, back) = (client.clone(), client);
+    let first = tokio::spawn(async move {
+        gone.unary(ECHO, &[telemetry(100)], Some(Duration::from_millis(50))).await.unwrap_err()
+    });
+    // It is there, and neither reads nor closes: for all that the client can see it has vanished.
+    let (vanished, _) = listener.accept().await.unwrap();
+    assert_eq!(first.await.unwrap().kind, CallErrorKind::Unknown);
+    let second = back.unary(ECHO, &[telemetry(100)], Some(Duration::from_secs(10))).await.unwrap_err();
+    assert_eq!(
+        (second.status.code, second.kind),
+        (Code::Unavailable, CallErrorKind::Unknown),
+        "cut: {second}"
+    );
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((_request, mut respond_to))) = connection.accept().await {
+            respond(&mut respond_to, grpc(), Some(framed(0, b"new")), &[("grpc-status", "0")]);
+        }
+    });
+    assert_eq!(back.unary(ECHO, &[telemetry(100)], Some(Duration::from_secs(10))).await.unwrap(), "new");
+    until(|| budget.used() == 0).await;
+    drop(vanished);
+}

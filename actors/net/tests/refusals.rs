@@ -5,6 +5,7 @@
 mod common;
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
@@ -49,6 +50,42 @@ async fn thousands_of_refused_requests_leave_the_connection_whole() {
     assert_eq!(answer.code, Some(Code::Ok));
     assert_eq!(answer.body, body);
     assert!(!raw.driver.is_finished());
+    server.end().await;
+}
+
+#[tokio::test]
+async fn a_body_that_drips_ends_with_its_call() {
+    let server = Server::start();
+    let raw = Raw::connect(server.addr).await;
+    let used = server.service.budget.used();
+    let (response, mut stream) = raw.open(ECHO, &[("grpc-timeout", "200m")]).await;
+    stream.send_data(framed(0, &[0; 9999]).slice(..5), false).unwrap();
+    let dripping = tokio::spawn(async move {
+        // An empty frame is a frame too, and no progress.
+        for drop in [&b"."[..], b""].into_iter().cycle() {
+            if stream.send_data(Bytes::from_static(drop), false).is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert_eq!(answer(response).await.code, Some(Code::DeadlineExceeded));
+    until(|| server.service.budget.used() <= used.max(256 << 10)).await;
+    assert_eq!(*server.service.refused_by_net.lock(), [Code::DeadlineExceeded]);
+    dripping.abort();
+    server.end().await;
+}
+
+#[tokio::test]
+async fn a_message_whose_call_does_not_end_is_refused() {
+    let server = Server::start();
+    let raw = Raw::connect(server.addr).await;
+    let (response, mut stream) = raw.open(ECHO, &[]).await;
+    stream.send_data(framed(0, b"and?"), false).unwrap();
+    // In five seconds, not thirty.
+    assert_eq!(answer(response).await.code, Some(Code::Internal));
+    assert_eq!(server.begun(), 0);
+    drop(stream);
     server.end().await;
 }
 
@@ -133,6 +170,33 @@ async fn bodies_that_come_after_their_refusal_do_not_end_the_connection() {
     let id = ids.next().unwrap();
     frames.open(id, ECHO).await;
     frames.send(DATA, END_STREAM, id, &[&header[..], &message].concat()).await;
+    frames.ended(1).await;
+    assert_eq!(server.begun(), 1);
+    drop(frames);
+    server.end().await;
+}
+
+#[tokio::test]
+async fn bodies_that_come_long_after_their_refusal_do_not_either() {
+    let server = Server::start();
+    let mut frames = Frames::connect(&server).await;
+    let mut ids = (1..).step_by(2);
+    for _ in 0..2 {
+        let calls: Vec<u32> = ids.by_ref().take(800).collect();
+        for id in &calls {
+            frames.open(*id, REFUSE).await;
+            frames.send(DATA, 0, *id, &[0, 0, 0, 0, 100]).await;
+        }
+        frames.ended(calls.len()).await;
+        // By now nobody waits for them any more, and HTTP/2 has forgotten them.
+        tokio::time::sleep(Duration::from_millis(2300)).await;
+        for id in &calls {
+            frames.send(DATA, END_STREAM, *id, &[7; 100]).await;
+        }
+    }
+    let id = ids.next().unwrap();
+    frames.open(id, ECHO).await;
+    frames.send(DATA, END_STREAM, id, &framed(0, b"fine")).await;
     frames.ended(1).await;
     assert_eq!(server.begun(), 1);
     drop(frames);

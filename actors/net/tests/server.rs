@@ -90,6 +90,11 @@ async fn bodies_that_are_not_one_message_are_refused() {
     assert_eq!(answer.code, Some(Code::Unimplemented));
     assert_eq!(answer.headers["grpc-accept-encoding"], "identity,gzip,zstd");
     assert_eq!(server.begun(), 0);
+    let mut told = vec![Code::Internal; 7];
+    told.push(Code::Unimplemented);
+    assert_eq!(*server.service.refused_by_net.lock(), told);
+    assert_eq!(raw.call(REFUSE, &[], framed(0, b"x")).await.code, Some(Code::Unavailable));
+    assert_eq!(server.service.refused_by_net.lock().len(), told.len(), "the service knows of its own");
     server.end().await;
 }
 
@@ -160,6 +165,7 @@ async fn a_call_knows_who_calls_and_for_how_long() {
     let call = server.service.last.lock().take().unwrap();
     assert_eq!(call.path(), ECHO);
     assert_eq!(call.timeout, Some(Duration::from_millis(1500)));
+    assert!(call.arrived.elapsed() < Duration::from_secs(10));
     assert_eq!(call.headers["x-tenant"], "blue");
     assert_eq!(call.peer.unwrap().ip(), server.addr.ip());
     server.end().await;
@@ -307,5 +313,33 @@ async fn connections_that_answer_no_ping_are_cut() {
     until(|| server.service.budget.used() == 2 * used).await;
     until(|| server.service.budget.used() == used).await;
     assert!(!raw.driver.is_finished(), "the one that answers goes on");
+    server.end().await;
+}
+
+#[tokio::test]
+async fn zero_is_never() {
+    let server = Server::with(Budget::new(1 << 20), |options| {
+        options.keepalive.time = Duration::ZERO;
+        options.keepalive.max_connection_idle = Some(Duration::ZERO);
+        options.keepalive.max_connection_age = Some(Duration::ZERO);
+        options.keepalive.max_connection_age_grace = Some(Duration::ZERO);
+    });
+    let raw = Raw::connect(server.addr).await;
+    for _ in 0..3 {
+        assert_eq!(raw.call(ECHO, &[], framed(0, b"x")).await.code, Some(Code::Ok));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!raw.driver.is_finished());
+    server.end().await;
+}
+
+#[tokio::test]
+async fn an_age_without_end_is_one() {
+    let server = Server::with(Budget::new(1 << 20), |options| {
+        options.keepalive.max_connection_idle = Some(Duration::MAX);
+        options.keepalive.max_connection_age = Some(Duration::MAX);
+    });
+    let raw = Raw::connect(server.addr).await;
+    assert_eq!(raw.call(ECHO, &[], framed(0, b"x")).await.code, Some(Code::Ok));
     server.end().await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 use watershed_net::{Call, Code, ServerKeepalive, ServerOptions, Status, Unary, serve};
-use watershed_stage::delivery::Permit;
+use watershed_stage::delivery::{Exhausted, Permit};
 use watershed_stage::{Env, Failure, Intake, Interval, KeyError, Listener, Receiver};
 
 use crate::answer;
@@ -166,7 +166,16 @@ impl Unary for Service {
         // A fifth of what the sender waits is left for the answer to reach it.
         let patience =
             call.timeout.map_or(self.ack_timeout, |timeout| timeout.mul_f64(0.8).min(self.ack_timeout));
+        let patience = patience.saturating_sub(call.arrived.elapsed());
         answer::response(self.intake.submit(signal, message, call.peer, permit, patience).await)
+    }
+
+    fn refused(&self, status: &Status) {
+        self.intake.turned_away(match status.code {
+            Code::ResourceExhausted => Some(Exhausted::ForEver),
+            Code::Unavailable => Some(Exhausted::ForNow),
+            _ => None,
+        });
     }
 
     fn panicked(&self, message: &str) {

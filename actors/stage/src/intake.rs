@@ -42,6 +42,7 @@ struct Reasons {
     refused: Counter,
     rejected: Counter,
     panic: Counter,
+    transport: Counter,
 }
 
 // === impl Intake ===
@@ -87,6 +88,7 @@ impl Intake {
             refused: reason("refused"),
             rejected: reason("rejected"),
             panic: reason("panic"),
+            transport: reason("transport"),
         };
         Self { inner: Arc::new(IntakeInner { id, cell, signals, budget, accepted, refused, reasons }) }
     }
@@ -103,14 +105,18 @@ impl Intake {
 
     /// Takes memory for a request before its body is read, or says at once that there is none.
     pub fn admit(&self, bytes: u64) -> Result<Permit, Exhausted> {
-        let admitted = self.inner.budget.try_take(bytes);
-        if let Err(exhausted) = &admitted {
-            match exhausted {
-                Exhausted::ForNow => self.inner.reasons.memory.add(1),
-                Exhausted::ForEver => self.inner.reasons.too_large.add(1),
-            }
-        }
-        admitted
+        self.inner.budget.try_take(bytes).inspect_err(|exhausted| self.turned_away(Some(*exhausted)))
+    }
+
+    /// Counts a request that was refused before it was whole: for want of memory, or (`None`) because of how it came.
+    pub fn turned_away(&self, exhausted: Option<Exhausted>) {
+        let reasons = &self.inner.reasons;
+        let reason = match exhausted {
+            Some(Exhausted::ForNow) => &reasons.memory,
+            Some(Exhausted::ForEver) => &reasons.too_large,
+            None => &reasons.transport,
+        };
+        reason.add(1);
     }
 
     /// The memory of the role.

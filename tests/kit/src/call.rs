@@ -143,11 +143,15 @@ impl Client {
         std::future::poll_fn(|cx| self.send.poll_ready(cx)).await.map_err(CallError::NotSent)?;
         let request = self.absolute(head);
         let (response, mut body) = self.send.send_request(request, false).map_err(CallError::NotSent)?;
-        // h2 fills frames as far as the server allows, but makes each piece a frame of its own.
-        while framed.len() > self.frame {
-            body.send_data(framed.split_to(self.frame), false).map_err(CallError::Broken)?;
+        // h2 fills frames as far as the server allows, but makes each piece a frame of its own. A server may have
+        // answered, and closed the stream, before the last one: then the answer is what counts.
+        let mut open = true;
+        while open && framed.len() > self.frame {
+            open = body.send_data(framed.split_to(self.frame), false).is_ok();
         }
-        body.send_data(framed, true).map_err(CallError::Broken)?;
+        if open {
+            let _ = body.send_data(framed, true);
+        }
         let (head, mut body) = response.await.map_err(CallError::Broken)?.into_parts();
         if let Some(status) = Status::read(&head.headers) {
             return reply(status, &[]);

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use h2::PingPong;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::endpoint::Endpoint;
 use super::{ClientKeepalive, Shared};
@@ -22,16 +25,45 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// ends the connection, and a moment's worth of timeouts should not.
 const CANCELLED: usize = 1024;
 
+/// How long a connection on which a call has timed out may take to answer a ping.
+const DOUBT: Duration = Duration::from_secs(2);
+
+/// How long a connection that has answered is not doubted again: servers take many pings for an attack.
+const TRUST: Duration = Duration::from_secs(5);
+
+/// A connection that can take calls.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub sender: SendRequest<Payload>,
+    pub doubt: Doubt,
+}
+
+/// The doubt whether a connection is alive, raised by calls that time out: the other end may have vanished without
+/// a word, and TCP would go on for a quarter of an hour while a new connection would work.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubt(Arc<Notify>);
+
 /// The connection, if there is one, and whose turn it is to open one.
 #[derive(Debug)]
 pub(super) struct Connection {
     connect_timeout: Duration,
     keepalive: Option<ClientKeepalive>,
-    live: Mutex<Option<SendRequest<Payload>>>,
+    live: Mutex<Option<Live>>,
     /// Held by whoever opens a connection; holds how the last attempt failed.
     turn: tokio::sync::Mutex<Option<Status>>,
     /// How many attempts have failed.
     failures: AtomicU64,
+}
+
+impl Doubt {
+    /// A call on the connection has timed out.
+    pub fn raise(&self) {
+        self.0.notify_one();
+    }
+
+    async fn raised(&self) {
+        self.0.notified().await;
+    }
 }
 
 impl Connection {
@@ -41,11 +73,11 @@ impl Connection {
     }
 
     /// A handle of the connection, unless it is lost or going.
-    async fn live(&self) -> Option<SendRequest<Payload>> {
-        let live = self.live.lock().clone()?;
+    async fn live(&self) -> Option<Live> {
+        let Live { sender, doubt } = self.live.lock().clone()?;
         // A fresh handle has no stream of its own to wait for: this is ready at once.
-        match live.ready().await {
-            Ok(live) => Some(live),
+        match sender.ready().await {
+            Ok(sender) => Some(Live { sender, doubt }),
             Err(error) => {
                 tracing::debug!(%error, "the connection was lost");
                 *self.live.lock() = None;
@@ -56,8 +88,8 @@ impl Connection {
 }
 
 impl Shared {
-    /// A handle to send a call on, of a connection that is opened if there is none.
-    pub(super) async fn sender(&self) -> Result<SendRequest<Payload>, Status> {
+    /// A connection to send a call on, opened if there is none.
+    pub(super) async fn live(&self) -> Result<Live, Status> {
         let (mut pause, longest) = PAUSES;
         loop {
             match self.connected().await {
@@ -71,7 +103,7 @@ impl Shared {
         }
     }
 
-    async fn connected(&self) -> Result<SendRequest<Payload>, Status> {
+    async fn connected(&self) -> Result<Live, Status> {
         let connection = &self.connection;
         let failures = connection.failures.load(Ordering::Relaxed);
         if let Some(live) = connection.live().await {
@@ -102,7 +134,7 @@ impl Shared {
         }
     }
 
-    async fn open(&self) -> io::Result<SendRequest<Payload>> {
+    async fn open(&self) -> io::Result<Live> {
         let patience = self.connection.connect_timeout;
         let opening = async {
             let stream = connect(&self.endpoint).await?;
@@ -110,14 +142,15 @@ impl Shared {
             builder.enable_push(false).max_concurrent_reset_streams(CANCELLED);
             builder.handshake(stream).await.map_err(io::Error::other)
         };
-        let (live, http) = tokio::time::timeout(patience, opening).await.map_err(|_| {
+        let (sender, http) = tokio::time::timeout(patience, opening).await.map_err(|_| {
             io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {patience:?}"))
         })??;
-        let driver = drive(http, self.connection.keepalive, self.calls.clone());
+        let doubt = Doubt::default();
+        let driver = drive(http, self.connection.keepalive, doubt.clone(), self.calls.clone());
         // The connection must go on while no call is polled. It ends by itself when the client is dropped.
         #[allow(clippy::disallowed_methods)]
         drop(tokio::spawn(driver));
-        Ok(live)
+        Ok(Live { sender, doubt })
     }
 }
 
@@ -131,15 +164,13 @@ async fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
 async fn drive(
     mut http: h2::client::Connection<TcpStream, Payload>,
     keepalive: Option<ClientKeepalive>,
+    doubt: Doubt,
     calls: Arc<AtomicUsize>,
 ) {
     let pings = http.ping_pong();
     let lost = async move {
-        match keepalive.zip(pings) {
-            Some((keepalive, pings)) => {
-                let wanted = || keepalive.permit_without_stream || calls.load(Ordering::Relaxed) > 0;
-                ping::lost(pings, keepalive.time, keepalive.timeout, wanted).await;
-            }
+        match pings {
+            Some(pings) => lost(pings, keepalive, &doubt, &calls).await,
             None => std::future::pending().await,
         }
     };
@@ -149,5 +180,34 @@ async fn drive(
             tracing::debug!(%error, "a connection broke");
         },
         () = lost => tracing::debug!("a connection answers no ping, cut it"),
+    }
+}
+
+/// Ready when a ping was not answered, be it one of the keepalive's or one in doubt.
+async fn lost(mut pings: PingPong, keepalive: Option<ClientKeepalive>, doubt: &Doubt, calls: &AtomicUsize) {
+    let mut trusted = Instant::now();
+    loop {
+        let doubted = async {
+            sleep_until(trusted).await;
+            doubt.raised().await;
+            DOUBT
+        };
+        let due = async {
+            let Some(keepalive) = keepalive else { return std::future::pending().await };
+            loop {
+                ping::due(keepalive.time).await;
+                if keepalive.permit_without_stream || calls.load(Ordering::Relaxed) > 0 {
+                    return keepalive.timeout;
+                }
+            }
+        };
+        let patience = tokio::select! {
+            patience = doubted => patience,
+            patience = due => patience,
+        };
+        if !ping::answered(&mut pings, patience).await {
+            return;
+        }
+        trusted = Instant::now() + TRUST;
     }
 }

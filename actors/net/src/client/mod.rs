@@ -15,7 +15,7 @@ use watershed_delivery::{Budget, Permit};
 
 pub use self::endpoint::EndpointError;
 
-use self::connection::Connection;
+use self::connection::{Connection, Doubt, Live};
 use self::endpoint::Endpoint;
 use crate::compression::{Compression, Deflater};
 use crate::frame::Payload;
@@ -36,7 +36,7 @@ pub struct ClientOptions {
     pub authority: Option<String>,
     /// How long opening a connection may take. 20 s unless told.
     pub connect_timeout: Duration,
-    /// How a dead connection is found out. Not at all unless told.
+    /// How a dead connection is found out before a call times out on it. Not at all unless told.
     pub keepalive: Option<ClientKeepalive>,
     /// While there is no connection, wait for one rather than fail.
     pub wait_for_ready: bool,
@@ -47,7 +47,7 @@ pub struct ClientOptions {
 /// How a client finds out that its connection is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientKeepalive {
-    /// A ping is sent this often.
+    /// A ping is sent this often; never if it is zero.
     pub time: Duration,
     /// A connection that has not answered a ping for this long is dead.
     pub timeout: Duration,
@@ -99,7 +99,7 @@ pub enum CallErrorKind {
 struct Outgoing {
     compressed: bool,
     pieces: SmallVec<[Bytes; 1]>,
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
 }
 
 /// One call in flight.
@@ -124,21 +124,27 @@ impl Client {
     ///
     /// The pieces are sent without being joined unless they are compressed. `timeout` bounds the call, opening a
     /// connection included, and is what the server is told it has. Dropping the future cancels the call: what has
-    /// not left by then never does.
+    /// not left by then never does. After a timeout the connection must answer a ping at once, or is replaced.
     pub async fn unary(
         &self,
         path: &'static str,
         message: &[Bytes],
         timeout: Option<Duration>,
     ) -> Result<Bytes, CallError> {
-        let mut sent = false;
+        let mut sent = None;
         let call = self.shared.call(path, message, timeout, &mut sent);
         let Some(timeout) = timeout else { return call.await };
         match tokio::time::timeout(timeout, call).await {
             Ok(end) => end,
             Err(_) => Err(CallError {
                 status: Status::new(Code::DeadlineExceeded, format!("no answer within {timeout:?}")),
-                kind: if sent { CallErrorKind::Unknown } else { CallErrorKind::NotSent },
+                kind: match sent {
+                    Some(doubt) => {
+                        doubt.raise();
+                        CallErrorKind::Unknown
+                    }
+                    None => CallErrorKind::NotSent,
+                },
             }),
         }
     }
@@ -152,16 +158,16 @@ impl Shared {
         path: &'static str,
         message: &[Bytes],
         timeout: Option<Duration>,
-        sent: &mut bool,
+        sent: &mut Option<Doubt>,
     ) -> Result<Bytes, CallError> {
         let _in_flight = InFlight::new(&self.calls);
         let outgoing = self.outgoing(message)?;
         let mut again = true;
         loop {
-            let sender = self.sender().await.map_err(CallError::not_sent)?;
+            let Live { sender, doubt } = self.live().await.map_err(CallError::not_sent)?;
             let payload = outgoing.payload()?;
             let request = self.request(path, timeout)?;
-            *sent = true;
+            *sent = Some(doubt);
             match exchange::run(sender, request, payload).await {
                 // The connection was on its way out when the call came: not worth anybody's back-off.
                 Err(error) if again && error.kind == CallErrorKind::NotSent => again = false,
@@ -172,7 +178,7 @@ impl Shared {
 
     fn outgoing(&self, message: &[Bytes]) -> Result<Outgoing, CallError> {
         let Some(deflater) = &self.deflater else {
-            return Ok(Outgoing { compressed: false, pieces: message.into(), _permit: None });
+            return Ok(Outgoing { compressed: false, pieces: message.into(), permit: None });
         };
         let compressed = deflater.compress(message).map_err(|error| {
             CallError::not_sent(Status::new(
@@ -182,13 +188,15 @@ impl Shared {
         })?;
         // What is inside may not be lost for want of memory, so the copy overdraws.
         let permit = self.budget.as_ref().map(|budget| budget.overdraw(compressed.len() as u64));
-        Ok(Outgoing { compressed: true, pieces: smallvec![Bytes::from(compressed)], _permit: permit })
+        Ok(Outgoing { compressed: true, pieces: smallvec![Bytes::from(compressed)], permit })
     }
 }
 
 impl Outgoing {
     fn payload(&self) -> Result<Payload, CallError> {
-        Payload::new(self.compressed, self.pieces.clone()).ok_or_else(|| CallError::not_sent(too_long()))
+        let payload = Payload::new(self.compressed, self.pieces.clone());
+        let payload = payload.ok_or_else(|| CallError::not_sent(too_long()))?;
+        Ok(payload.covered(self.permit.clone()))
     }
 }
 

@@ -11,8 +11,17 @@ use super::Encoding;
 use crate::server::{memory_refused, too_large};
 use crate::status::{Code, Status};
 
-/// Output between two yields, in bytes: about a millisecond of work.
+/// Output of a step and between two yields, in bytes: about a millisecond of work.
 const STEP: usize = 1 << 20;
+
+/// Input of a step and between two yields, in bytes: empty blocks cost work and write nothing.
+const INPUT: usize = 64 << 10;
+
+/// Steps between two yields: so do empty members and frames, of which each takes a step of its own.
+const STEPS: usize = 64;
+
+/// What a gzip decoder takes: its window and its tables.
+const GZIP_STATE: u64 = 48 << 10;
 
 /// The first step where the input does not say credibly what it holds.
 const FIRST: u64 = 64 << 10;
@@ -24,10 +33,11 @@ const CREDIBLE: u64 = 64;
 /// Larger ones would make the decoder take memory that no permit covers.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
-/// The decoders of one lane. Messages take turns, so that a lane holds one zstd window however many clients send.
+/// The decoders of one lane. zstd messages take turns, so that a lane holds one zstd window however many clients
+/// send. gzip decoders are small: each message has its own, covered by its permit.
 #[derive(Default)]
 pub(crate) struct Inflater {
-    zstd: Option<DCtx<'static>>,
+    zstd: tokio::sync::Mutex<Option<DCtx<'static>>>,
 }
 
 /// What one step did.
@@ -50,62 +60,28 @@ impl Inflater {
     ///
     /// While it works the permit covers input and output, and may be left covering more than the result.
     pub async fn inflate(
-        &mut self,
+        &self,
         encoding: Encoding,
         input: &[u8],
         limit: u64,
         permit: &Permit,
     ) -> Result<Vec<u8>, Status> {
-        let mut decoder = self.decoder(encoding)?;
-        let room = Room { limit, input: input.len() as u64, permit };
-        let mut output = Vec::new();
-        room.grow(&mut output, claimed_size(encoding, input).unwrap_or(FIRST))?;
-        let mut rest = input;
-        let mut yielded = 0;
-        loop {
-            if output.len() == output.capacity() {
-                let wanted = 2 * output.capacity() as u64;
-                room.grow(&mut output, wanted)?;
-            }
-            let start = output.len();
-            let end = output.capacity().min(start + STEP);
-            output.resize(end, 0);
-            let step = decoder.step(rest, &mut output[start..])?;
-            output.truncate(start + step.written);
-            rest = &rest[step.read..];
-            if output.len() as u64 > limit {
-                return Err(too_large(limit));
-            }
-            if step.ended && rest.is_empty() {
-                output.shrink_to_fit();
-                return Ok(output);
-            }
-            if step.ended {
-                decoder.next();
-            } else if step.written < end - start && (rest.is_empty() || step.read == 0) {
-                return Err(corrupt("it ends too early"));
-            }
-            if output.len() - yielded >= STEP {
-                yielded = output.len();
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    fn decoder(&mut self, encoding: Encoding) -> Result<Decoder<'_>, Status> {
+        let first = claimed_size(encoding, input).unwrap_or(FIRST);
+        let held = input.len() as u64;
         match encoding {
-            Encoding::Gzip => Ok(Decoder::Gzip(Box::new(Decompress::new_gzip(15)))),
+            Encoding::Gzip => {
+                let room = Room { limit, held: held + GZIP_STATE, permit };
+                let mut output = Vec::new();
+                room.grow(&mut output, first)?;
+                let decoder = Decoder::Gzip(Box::new(Decompress::new_gzip(15)));
+                run(decoder, input, output, &room).await
+            }
             Encoding::Zstd => {
-                let context = match &mut self.zstd {
-                    Some(context) => context,
-                    none => none.insert(DCtx::try_create().ok_or_else(memory_refused)?),
-                };
-                // Whoever used it before may have been dropped in the middle of a frame.
-                let ready = context
-                    .reset(ResetDirective::SessionAndParameters)
-                    .and_then(|_| context.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG)));
-                ready.map_err(|code| corrupt(zstd_safe::get_error_name(code)))?;
-                Ok(Decoder::Zstd(context))
+                let mut context = self.zstd.lock().await;
+                let room = Room { limit, held, permit };
+                let mut output = Vec::new();
+                room.grow(&mut output, first)?;
+                run(Decoder::Zstd(ready(&mut context)?), input, output, &room).await
             }
         }
     }
@@ -117,10 +93,85 @@ impl std::fmt::Debug for Inflater {
     }
 }
 
+/// Inflates the whole of `input` to `output`, which has room for a first step.
+async fn run(
+    mut decoder: Decoder<'_>,
+    mut input: &[u8],
+    mut output: Vec<u8>,
+    room: &Room<'_>,
+) -> Result<Vec<u8>, Status> {
+    // `output` is zeroed as far as a step has ever reached, and holds what was inflated up to `written`.
+    let mut written = 0;
+    let mut work = Work::default();
+    loop {
+        if written == output.capacity() {
+            let wanted = 2 * output.capacity() as u64;
+            room.grow(&mut output, wanted)?;
+        }
+        let end = output.capacity().min(written + STEP);
+        if output.len() < end {
+            output.resize(end, 0);
+        }
+        let step = decoder.step(&input[..input.len().min(INPUT)], &mut output[written..end])?;
+        written += step.written;
+        input = &input[step.read..];
+        if written as u64 > room.limit {
+            return Err(too_large(room.limit));
+        }
+        if step.ended && input.is_empty() {
+            output.truncate(written);
+            output.shrink_to_fit();
+            return Ok(output);
+        }
+        if step.ended {
+            decoder.next();
+        } else if written < end && (input.is_empty() || step.read + step.written == 0) {
+            return Err(corrupt("it ends too early"));
+        }
+        if work.is_enough(&step) {
+            work = Work::default();
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// The lane's zstd decoder, fit for another message.
+fn ready<'a>(slot: &'a mut Option<DCtx<'static>>) -> Result<&'a mut DCtx<'static>, Status> {
+    let context = match slot {
+        Some(context) => context,
+        none => none.insert(DCtx::try_create().ok_or_else(memory_refused)?),
+    };
+    // Whoever used it before may have been dropped in the middle of a frame.
+    context
+        .reset(ResetDirective::SessionAndParameters)
+        .and_then(|_| context.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG)))
+        .map_err(|code| corrupt(zstd_safe::get_error_name(code)))?;
+    Ok(context)
+}
+
+/// What was done since the lane was last left to others.
+#[derive(Default)]
+struct Work {
+    read: usize,
+    written: usize,
+    steps: usize,
+}
+
+impl Work {
+    /// Counts the step; whether it is the others' turn.
+    fn is_enough(&mut self, step: &Progress) -> bool {
+        self.read += step.read;
+        self.written += step.written;
+        self.steps += 1;
+        self.read >= INPUT || self.written >= STEP || self.steps >= STEPS
+    }
+}
+
 /// What the output may grow to.
 struct Room<'a> {
     limit: u64,
-    input: u64,
+    /// What the message takes beside its output.
+    held: u64,
     permit: &'a Permit,
 }
 
@@ -128,12 +179,12 @@ impl Room<'_> {
     /// Makes room for `wanted` bytes, or for as many as can ever be allowed; there must be more than before.
     fn grow(&self, output: &mut Vec<u8>, wanted: u64) -> Result<(), Status> {
         // One byte above the limit tells a message that is too large from one that just fits.
-        let most = (self.limit + 1).min(self.permit.budget().limit().saturating_sub(self.input));
+        let most = (self.limit + 1).min(self.permit.budget().limit().saturating_sub(self.held));
         let capacity = wanted.max(1).min(most);
         if capacity <= output.capacity() as u64 {
             return Err(too_large(self.limit.min(most)));
         }
-        self.permit.try_cover(self.input + capacity).map_err(|exhausted| match exhausted {
+        self.permit.try_cover(self.held + capacity).map_err(|exhausted| match exhausted {
             Exhausted::ForNow => memory_refused(),
             Exhausted::ForEver => too_large(most),
         })?;
@@ -189,4 +240,41 @@ fn claimed_size(encoding: Encoding, input: &[u8]) -> Option<u64> {
 /// gRPC's answer to what cannot be decompressed though the algorithm is known; never retried.
 fn corrupt(reason: &str) -> Status {
     Status::new(Code::Internal, format!("the message cannot be decompressed: {reason}"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures_util::FutureExt;
+    use watershed_delivery::Budget;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_inflates_to_nothing_leaves_the_lane_to_others_too() {
+        let member = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff][..], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let blocks = [&member[..10], &[0, 0, 0, 0xff, 0xff].repeat(50_000), &member[10..]].concat();
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
+        for (what, encoding, input) in [
+            ("empty members", Encoding::Gzip, member.repeat(1000)),
+            ("empty blocks", Encoding::Gzip, blocks),
+            ("empty frames", Encoding::Zstd, frame.repeat(1000)),
+        ] {
+            let permit = Budget::new(1 << 20).try_take(input.len() as u64).unwrap();
+            let inflater = Inflater::default();
+            let inflate = || inflater.inflate(encoding, &input, 1000, &permit);
+            assert!(inflate().now_or_never().is_none(), "{what}");
+            assert_eq!(inflate().await.unwrap(), [], "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn gzip_does_not_wait_for_zstd() {
+        let inflater = Inflater::default();
+        let _busy = inflater.zstd.lock().await;
+        let permit = Budget::new(1 << 20).try_take(20).unwrap();
+        let member = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let inflated = inflater.inflate(Encoding::Gzip, &member, 1000, &permit).now_or_never();
+        assert_eq!(inflated.unwrap().unwrap(), []);
+    }
 }

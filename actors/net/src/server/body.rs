@@ -6,13 +6,21 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::RecvStream;
+use tokio::time::{Instant, timeout_at};
 
+use super::Call;
 use crate::frame::{HEADER, Header};
 use crate::status::{Code, Status};
 
-/// How long a body may bring nothing. Without a bound, clients that announce messages and do not send them could
-/// hold the whole budget.
+/// How long a body may take beside what its length takes at [`RATE`]. Without a bound on the whole of it, clients
+/// that announce messages and send them byte by byte, or not at all, could hold the whole budget.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The slowest a body may come, in bytes a second.
+const RATE: u64 = 64 << 10;
+
+/// How long a call whose message is complete may take to say that it is.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// How long the body of a refused call is still taken in.
 const LINGER: Duration = Duration::from_secs(1);
@@ -21,11 +29,20 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) struct Body<'a> {
     stream: &'a mut RecvStream,
     chunk: Bytes,
+    arrived: Instant,
+    timeout: Option<Duration>,
+    /// When there must be no more to come, and what is said if there is.
+    deadline: Instant,
+    late: fn() -> Status,
 }
 
 impl<'a> Body<'a> {
-    pub fn new(stream: &'a mut RecvStream) -> Self {
-        Self { stream, chunk: Bytes::new() }
+    pub fn new(stream: &'a mut RecvStream, call: &Call) -> Self {
+        let (arrived, timeout) = (call.arrived, call.timeout);
+        let mut body =
+            Self { stream, chunk: Bytes::new(), arrived, timeout, deadline: arrived, late: stalled };
+        body.expect(0);
+        body
     }
 
     /// The header before the message, though it may straddle frames.
@@ -48,13 +65,20 @@ impl<'a> Body<'a> {
     /// They are copied out of their frames: those pin read buffers that no permit counts.
     pub async fn message(mut self, length: usize) -> Result<Vec<u8>, Status> {
         let mut message = Vec::with_capacity(length);
+        self.expect(length as u64);
         loop {
             if self.chunk.len() > length - message.len() {
                 return Err(Status::new(Code::Internal, "a unary call has exactly one message"));
             }
             message.extend_from_slice(&self.chunk);
             self.chunk.clear();
-            if self.stream.is_end_stream() || !self.advance().await? {
+            if self.stream.is_end_stream() {
+                break;
+            }
+            if message.len() == length {
+                self.end_by(Instant::now() + ENDING, unended);
+            }
+            if !self.advance().await? {
                 break;
             }
         }
@@ -62,6 +86,22 @@ impl<'a> Body<'a> {
             return Err(Status::new(Code::Internal, "the message is shorter than its header says"));
         }
         Ok(message)
+    }
+
+    /// Gives the body the time that a message of `length` bytes may take.
+    fn expect(&mut self, length: u64) {
+        self.deadline = self.arrived + PATIENCE + Duration::from_secs(length / RATE);
+        self.late = stalled;
+        if let Some(end) = self.timeout.and_then(|timeout| self.arrived.checked_add(timeout)) {
+            self.end_by(end, out_of_time);
+        }
+    }
+
+    /// Brings the deadline forward, never back.
+    fn end_by(&mut self, deadline: Instant, late: fn() -> Status) {
+        if deadline < self.deadline {
+            (self.deadline, self.late) = (deadline, late);
+        }
     }
 
     /// Takes the next frame in hand; false if there is none.
@@ -73,9 +113,7 @@ impl<'a> Body<'a> {
         });
         let frame = match arrived.await {
             Some(frame) => frame,
-            None => tokio::time::timeout(PATIENCE, self.stream.data()).await.map_err(|_| {
-                Status::new(Code::Unavailable, "the body stopped coming, and memory cannot be held for it")
-            })?,
+            None => timeout_at(self.deadline, self.stream.data()).await.map_err(|_| (self.late)())?,
         };
         let Some(frame) = frame else { return Ok(false) };
         // Nobody reads this: the client has gone, or was told by the connection.
@@ -83,6 +121,18 @@ impl<'a> Body<'a> {
         release(self.stream, self.chunk.len());
         Ok(true)
     }
+}
+
+fn stalled() -> Status {
+    Status::new(Code::Unavailable, "the body came too slowly, and memory cannot be held for it")
+}
+
+fn out_of_time() -> Status {
+    Status::new(Code::DeadlineExceeded, "the body did not come within the call's timeout")
+}
+
+fn unended() -> Status {
+    Status::new(Code::Internal, "the message came, but the call did not end")
 }
 
 /// Takes in what a client that has been answered had sent already: at most a window, for at most a moment.

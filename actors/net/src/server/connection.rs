@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::Instant;
 
 use super::retirement::Retirement;
 use super::{Lane, ServerOptions, Unary, request};
@@ -31,6 +32,13 @@ const LEAST_WINDOW: u32 = 65_535;
 
 /// Bytes of request headers taken.
 const HEADERS: u32 = 16 << 10;
+
+/// Refused calls whose bodies may still be on their way.
+const RESET: usize = 1024;
+
+/// Frames of calls beyond them, over the connection's whole life, before it is ended as an attack: few enough that
+/// they cost nothing, enough that an honest client whose large messages are refused does not get there.
+const STRAY: usize = 1 << 20;
 
 /// Serves a connection until it ends. Whatever it had in flight is dropped with it.
 pub(super) async fn run<U: Unary>(lane: Arc<Lane<U>>, stream: TcpStream, stop: Stop) {
@@ -62,7 +70,7 @@ pub(super) async fn run<U: Unary>(lane: Arc<Lane<U>>, stream: TcpStream, stop: S
     let pings = http.ping_pong();
     let mut lost = pin!(async {
         match pings {
-            Some(pings) => ping::lost(pings, keepalive.time, keepalive.timeout, || true).await,
+            Some(pings) => ping::lost(pings, keepalive.time, keepalive.timeout).await,
             None => std::future::pending().await,
         }
     });
@@ -79,7 +87,7 @@ pub(super) async fn run<U: Unary>(lane: Arc<Lane<U>>, stream: TcpStream, stop: S
                 match http.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
                         retirement.called();
-                        calls.push(request::answer(lane.clone(), peer, request, respond));
+                        calls.push(request::answer(lane.clone(), peer, Instant::now(), request, respond));
                     }
                     Poll::Ready(Some(Err(error))) => {
                         tracing::debug!(?peer, %error, "a connection broke");
@@ -120,7 +128,9 @@ fn builder(options: &ServerOptions, connection_window: u32) -> h2::server::Build
         .initial_connection_window_size(connection_window)
         .initial_window_size(window(options.stream_window))
         .max_frame_size(FRAME.min(connection_window / 4).max(LEAST_FRAME))
-        .max_header_list_size(HEADERS);
+        .max_header_list_size(HEADERS)
+        .max_concurrent_reset_streams(RESET)
+        .max_local_error_reset_streams(Some(STRAY));
     if let Some(streams) = options.max_concurrent_streams {
         builder.max_concurrent_streams(streams);
     }

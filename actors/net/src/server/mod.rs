@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Uri};
 use tokio::sync::mpsc::Receiver;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use watershed_delivery::{Budget, Permit};
 
 use crate::compression::Inflater;
@@ -39,6 +40,13 @@ pub trait Unary: Send + Sync + 'static {
         permit: Permit,
     ) -> impl Future<Output = Result<Bytes, Status>> + Send;
 
+    /// Told of every call that was refused here rather than by [`Unary::admit`] or [`Unary::call`]: no message or
+    /// more than one, too large, an encoding that is not known, data that cannot be inflated or for whose inflation
+    /// there is no memory, a body that comes too slowly. Calls that their clients gave up are none of these.
+    fn refused(&self, status: &Status) {
+        let _ = status;
+    }
+
     /// Told of a panic in [`Unary::admit`] or [`Unary::call`]; the client was told to try again.
     fn panicked(&self, message: &str);
 }
@@ -50,6 +58,8 @@ pub struct Call {
     pub uri: Uri,
     /// The other end of the connection.
     pub peer: Option<SocketAddr>,
+    /// When its headers were taken in: what the client's patience counts from, as far as can be known here.
+    pub arrived: Instant,
     /// How long the client waits (`grpc-timeout`).
     pub timeout: Option<Duration>,
     /// Everything the client sent along, as it came.
@@ -78,14 +88,15 @@ pub struct ServerOptions {
     pub budget: Arc<Budget>,
 }
 
-/// When connections end, and how a dead one is found out. The names and defaults are gRPC's.
+/// When connections end, and how a dead one is found out. The names and defaults are gRPC's. Zero is never, except
+/// as a `timeout`.
 #[derive(Clone, Debug)]
 pub struct ServerKeepalive {
     /// A connection without a call for this long (at most twice as long) is closed. Never unless told.
     pub max_connection_idle: Option<Duration>,
     /// A connection this old, give or take a tenth, takes no new calls. Never unless told.
     pub max_connection_age: Option<Duration>,
-    /// How long its calls may then take to end. For ever unless told.
+    /// How long a connection that takes no new calls may then take to end. For ever unless told.
     pub max_connection_age_grace: Option<Duration>,
     /// A ping is sent this often. Every 2 h unless told.
     pub time: Duration,
@@ -97,7 +108,7 @@ pub struct ServerKeepalive {
 struct Lane<U> {
     service: Arc<U>,
     options: ServerOptions,
-    inflater: tokio::sync::Mutex<Inflater>,
+    inflater: Inflater,
 }
 
 /// Serves the connections dealt to this lane until `stop`, or until nobody can deal any more, then ends
@@ -111,7 +122,7 @@ pub async fn serve<U: Unary>(
     stop: Stop,
 ) {
     let grace = options.grace;
-    let lane = Arc::new(Lane { service, options, inflater: tokio::sync::Mutex::default() });
+    let lane = Arc::new(Lane { service, options, inflater: Inflater::default() });
     let mut open = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -190,9 +201,9 @@ impl Default for ServerKeepalive {
 // === impl Call ===
 
 impl Call {
-    fn new(request: http::request::Parts, peer: Option<SocketAddr>) -> Self {
+    fn new(request: http::request::Parts, peer: Option<SocketAddr>, arrived: Instant) -> Self {
         let timeout = request.headers.get("grpc-timeout").and_then(|value| timeout::parse(value.as_bytes()));
-        Self { uri: request.uri, peer, timeout, headers: request.headers }
+        Self { uri: request.uri, peer, arrived, timeout, headers: request.headers }
     }
 
     /// The method called, as `/package.Service/Method`.

@@ -15,11 +15,13 @@ use h2::{Reason, RecvStream};
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use tokio::time::Instant;
+use watershed_delivery::Permit;
 
 use super::body::{Body, linger};
 use super::{Call, Lane, Unary, too_large};
 use crate::compression::{ACCEPTED, Encoding};
-use crate::frame::Payload;
+use crate::frame::{Header, Payload};
 use crate::status::{self, Code, GRPC, GRPC_STATUS, Status};
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -29,6 +31,7 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 pub(super) async fn answer<U: Unary>(
     lane: Arc<Lane<U>>,
     peer: Option<SocketAddr>,
+    arrived: Instant,
     request: Request<RecvStream>,
     mut respond: SendResponse<Payload>,
 ) {
@@ -36,7 +39,7 @@ pub(super) async fn answer<U: Unary>(
     let answered = match not_grpc(&parts) {
         Some(refusal) => respond.send_response(refusal, true).map(drop),
         None => {
-            let call = Call::new(parts, peer);
+            let call = Call::new(parts, peer, arrived);
             match until_reset(caught(&lane, handle(&lane, call, &mut body)), &mut respond).await {
                 // The client has cancelled; there is nobody to answer.
                 None => return,
@@ -56,23 +59,51 @@ pub(super) async fn answer<U: Unary>(
 }
 
 async fn handle<U: Unary>(lane: &Lane<U>, call: Call, stream: &mut RecvStream) -> Result<Bytes, Status> {
+    let refused = |status: Status| {
+        // Said of a client that has gone: nobody was refused.
+        if status.code != Code::Cancelled {
+            lane.service.refused(&status);
+        }
+        status
+    };
+    let mut body = Body::new(stream, &call);
+    let (header, encoding) = begin(lane, &call, &mut body).await.map_err(refused)?;
+    let permit = lane.service.admit(&call, u64::from(header.length))?;
+    let message = gather(lane, body, header, encoding, &permit).await.map_err(refused)?;
+    lane.service.call(call, message, permit).await
+}
+
+/// What is said of the message before it comes.
+async fn begin<U>(
+    lane: &Lane<U>,
+    call: &Call,
+    body: &mut Body<'_>,
+) -> Result<(Header, Option<Encoding>), Status> {
     let limit = lane.options.max_recv_msg_size;
-    let mut body = Body::new(stream);
     let header = body.header().await?;
     let encoding = encoding(&call.headers, header.flag)?;
-    let length = u64::from(header.length);
-    if length > limit {
+    if u64::from(header.length) > limit {
         return Err(too_large(limit));
     }
+    Ok((header, encoding))
+}
+
+/// The message, inflated, inside its permit.
+async fn gather<U>(
+    lane: &Lane<U>,
+    body: Body<'_>,
+    header: Header,
+    encoding: Option<Encoding>,
+    permit: &Permit,
+) -> Result<Bytes, Status> {
+    let limit = lane.options.max_recv_msg_size;
     let length = usize::try_from(header.length).map_err(|_| too_large(limit))?;
-    let permit = lane.service.admit(&call, length as u64)?;
     let mut message = body.message(length).await?;
     if let Some(encoding) = encoding {
-        let mut inflater = lane.inflater.lock().await;
-        message = inflater.inflate(encoding, &message, limit, &permit).await?;
+        message = lane.inflater.inflate(encoding, &message, limit, permit).await?;
         permit.trim(message.len() as u64);
     }
-    lane.service.call(call, Bytes::from(message), permit).await
+    Ok(Bytes::from(message))
 }
 
 /// How the message is compressed, from its flag and the call's headers.

@@ -10,13 +10,16 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::ServerKeepalive;
 
+/// No connection is older than this.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 /// Says when a connection should take no new calls, and when it should be cut.
 pub(super) struct Retirement {
     /// How long without a call, and the next time to look.
     idle: Option<(Duration, Pin<Box<Sleep>>)>,
     age: Option<Pin<Box<Sleep>>>,
-    age_grace: Option<Duration>,
-    /// When it is cut, once it was retired for its age.
+    grace: Option<Duration>,
+    /// When it is cut, once it was retired.
     end: Option<Pin<Box<Sleep>>>,
     /// Whether there was a call since idleness was last looked at.
     called: bool,
@@ -25,9 +28,9 @@ pub(super) struct Retirement {
 impl Retirement {
     pub fn new(keepalive: &ServerKeepalive) -> Self {
         Self {
-            idle: keepalive.max_connection_idle.map(|idle| (idle, Box::pin(sleep(idle)))),
-            age: keepalive.max_connection_age.map(|age| Box::pin(sleep(jittered(age)))),
-            age_grace: keepalive.max_connection_age_grace,
+            idle: bounded(keepalive.max_connection_idle).map(|idle| (idle, Box::pin(sleep(idle)))),
+            age: bounded(keepalive.max_connection_age).map(|age| Box::pin(sleep(jittered(age)))),
+            grace: bounded(keepalive.max_connection_age_grace),
             end: None,
             called: false,
         }
@@ -41,20 +44,25 @@ impl Retirement {
     /// Ready when the connection should take no new calls.
     pub fn poll_retired(&mut self, cx: &mut Context<'_>, busy: bool) -> Poll<()> {
         if self.age.as_mut().is_some_and(|age| age.as_mut().poll(cx).is_ready()) {
-            self.end = self.age_grace.map(|grace| Box::pin(sleep(grace)));
-            return Poll::Ready(());
+            return self.retire();
         }
         // Looked at now and then rather than set back by every call: it costs calls nothing.
         while let Some((idle, next)) = &mut self.idle
             && next.as_mut().poll(cx).is_ready()
         {
             if !busy && !std::mem::take(&mut self.called) {
-                return Poll::Ready(());
+                return self.retire();
             }
             self.called = false;
             next.as_mut().reset(Instant::now() + *idle);
         }
         Poll::Pending
+    }
+
+    /// A client that does not go by itself is cut, be it old or idle.
+    fn retire(&mut self) -> Poll<()> {
+        self.end = self.grace.map(|grace| Box::pin(sleep(grace)));
+        Poll::Ready(())
     }
 
     /// Ready when a connection that was retired has had its time.
@@ -64,6 +72,11 @@ impl Retirement {
             None => Poll::Pending,
         }
     }
+}
+
+/// A time that can be added to now, and more than zero, which is never.
+fn bounded(time: Option<Duration>) -> Option<Duration> {
+    time.filter(|time| !time.is_zero()).map(|time| time.min(FOR_EVER))
 }
 
 /// A tenth more or less, so that connections opened together do not end together.

@@ -43,6 +43,8 @@ pub struct Service {
     pub begun: AtomicUsize,
     /// Calls that were refused on their header.
     pub refused: AtomicUsize,
+    /// What net itself refused.
+    pub refused_by_net: Mutex<Vec<Code>>,
     pub panics: Mutex<Vec<String>>,
     pub last: Mutex<Option<Call>>,
     /// What the permit of the last call covered.
@@ -78,6 +80,10 @@ impl Unary for Service {
         Ok(message)
     }
 
+    fn refused(&self, status: &Status) {
+        self.refused_by_net.lock().push(status.code);
+    }
+
     fn panicked(&self, message: &str) {
         self.panics.lock().push(message.to_owned());
     }
@@ -110,6 +116,7 @@ impl Server {
             release: Semaphore::new(0),
             begun: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
+            refused_by_net: Mutex::default(),
             panics: Mutex::default(),
             last: Mutex::default(),
             covered: AtomicUsize::new(0),
