@@ -55,6 +55,10 @@ pub struct Cli {
     /// Watershed's memory budget in MiB
     #[arg(long, default_value_t = 256)]
     pub budget_mib: u64,
+
+    /// What Watershed's "ok" means; floor and conventional always say it when a request is queued
+    #[arg(long, value_name = "ACK", value_parser = ["accepted", "delivered"], default_value = "accepted")]
+    pub ack: String,
     /// Print JSON in place of tables
     #[arg(long)]
     pub json: bool,

@@ -31,8 +31,9 @@ impl RelayProcess {
         match relay {
             Relay::Watershed => {
                 let mut config = tempfile::Builder::new().suffix(".toml").tempfile()?;
-                config
-                    .write_all(watershed::config(addr, sink, cli.budget_mib, cli.queue_size()).as_bytes())?;
+                config.write_all(
+                    watershed::config(addr, sink, cli.budget_mib, cli.queue_size(), &cli.ack).as_bytes(),
+                )?;
                 option("config", config.path().display().to_string());
                 file = Some(config);
             }

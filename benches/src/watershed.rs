@@ -17,8 +17,8 @@ pub fn run_watershed(config: &Path) -> anyhow::Result<()> {
 
 /// An agent's configuration: OTLP in, memory limiter, batch, OTLP out to the sink.
 ///
-/// `accepted` is said aloud so that its answers mean what those of floor and conventional mean.
-pub fn config(listen: SocketAddr, sink: SocketAddr, budget_mib: u64, queue_size: u64) -> String {
+/// With `ack` "accepted" its answers mean what those of floor and conventional mean.
+pub fn config(listen: SocketAddr, sink: SocketAddr, budget_mib: u64, queue_size: u64, ack: &str) -> String {
     format!(
         r#"[receivers.otlp.protocols.grpc]
 endpoint = "{listen}"
@@ -41,7 +41,7 @@ sending_queue = {{ queue_size = {queue_size} }}
 receivers = ["otlp"]
 processors = ["memory_limiter", "batch"]
 exporters = ["otlp"]
-ack = "accepted"
+ack = "{ack}"
 "#
     )
 }
