@@ -49,7 +49,7 @@ async fn five_mistakes_are_told_at_once() {
     for (needle, what, suggestion) in [
         ("endpont", "endpont", Some("did you mean `endpoint`?")),
         ("\"200mss\"", "mss", Some("use ns, us, ms, s, m or h")),
-        ("\"many\"", "send_batch_size", Some("integer")),
+        ("\"many\"", "send_batch_size", Some("write a number without quotes")),
         ("\"oltp\"", "no receiver type `oltp`", Some("did you mean `otlp`?")),
         ("\"kafkaa\"", "no exporter type `kafkaa`", Some("exporter types: `debug`")),
     ] {

@@ -109,7 +109,7 @@ fn finding(node: &Node, error: &KeyError, secrets: &Secrets, veiled: &[KeyError]
                 wording::expected(expected),
                 wording::value(found)
             )),
-            help: None,
+            help: wording::example(expected, found),
         },
         Complaint::Other(message) => match found.as_scalar().and_then(|scalar| scalar.shown.as_deref()) {
             // Its reader may quote any part of it, so the sentence is the one it has for the reference itself.

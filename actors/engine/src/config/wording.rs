@@ -77,6 +77,28 @@ pub(crate) fn expected(rust: &str) -> String {
     }
 }
 
+/// How a value of the type that is expected is written.
+pub(crate) fn example(rust: &str, found: &Node) -> Option<String> {
+    let text =
+        found.as_scalar().filter(|scalar| scalar.shown.is_none()).and_then(|scalar| scalar.value.as_str());
+    let (bare, usual) = match rust {
+        "u8" | "u16" | "u32" | "u64" | "usize" | "i8" | "i16" | "i32" | "i64" | "isize" => {
+            (text.is_some_and(|text| text.parse::<i64>().is_ok()), "a number without quotes, such as 100")
+        }
+        "f32" | "f64" => {
+            (text.is_some_and(|text| text.parse::<f64>().is_ok()), "a number without quotes, such as 0.5")
+        }
+        "a boolean" => (matches!(text, Some("true" | "false")), "true or false, without quotes"),
+        "a string" | "string only" => (false, "it in quotes, such as \"10s\""),
+        "a sequence" => (false, "it in brackets, such as [\"one\", \"two\"]"),
+        _ => return None,
+    };
+    Some(match text.filter(|_| bare) {
+        Some(text) => format!("write it without quotes: {text}"),
+        None => format!("write {usual}"),
+    })
+}
+
 /// A value as it is named in a sentence: what it is, or how it is written where it may be a secret.
 pub(crate) fn value(node: &Node) -> String {
     match &node.content {
