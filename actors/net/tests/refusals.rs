@@ -66,7 +66,7 @@ async fn a_body_that_drips_ends_with_its_call() {
             if stream.send_data(Bytes::from_static(drop), false).is_err() {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await; // sleep-ok: a slow sender is the subject
         }
     });
     assert_eq!(answer(response).await.code, Some(Code::DeadlineExceeded));
@@ -189,7 +189,7 @@ async fn bodies_that_come_long_after_their_refusal_do_not_either() {
         }
         frames.ended(calls.len()).await;
         // By now nobody waits for them any more, and HTTP/2 has forgotten them.
-        tokio::time::sleep(Duration::from_millis(2300)).await;
+        tokio::time::sleep(Duration::from_millis(2300)).await; // sleep-ok: h2 forgets by time, and shows it to nobody
         for id in &calls {
             frames.send(DATA, END_STREAM, *id, &[7; 100]).await;
         }

@@ -159,7 +159,7 @@ async fn run(service: Arc<Service>, socket: Arc<Socket>, options: ServerOptions,
 pub async fn until(condition: impl Fn() -> bool) {
     let waiting = async {
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await; // sleep-ok: between two looks at the condition
         }
     };
     tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it never happened");
