@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed::stage::telemetry::view::Value;
 use watershed::stage::{
@@ -16,7 +17,7 @@ pub struct Printer {
 }
 
 /// Settings of `printer`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     prefix: String,

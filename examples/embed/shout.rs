@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed::stage::telemetry::edit::{Action, AttributeEdits, Target};
 use watershed::stage::{Context, Env, Error, Failure, Outlet, Payload, Processor};
@@ -10,7 +11,7 @@ use watershed::stage::{Context, Env, Error, Failure, Outlet, Payload, Processor}
 pub struct Shout(AttributeEdits);
 
 /// `shout` has no settings.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {}
 

@@ -7,14 +7,15 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use prost::Message as _;
+use schemars::JsonSchema;
 use serde::Deserialize;
-use watershed::stage::{Env, Failure, Intake, Interval, Placement, Receiver, Signal};
+use watershed::stage::{Env, Failure, Intake, Interval, Origin, Placement, Receiver, Signal};
 
 /// Makes a log record every so often.
 pub struct Ticker(Arc<Settings>);
 
 /// Settings of `ticker`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     every: Interval,
@@ -46,8 +47,9 @@ impl Receiver for Ticker {
             let body = self.request();
             // Memory first: while there is none, this source has to wait like any other.
             let Ok(permit) = intake.admit(body.len() as u64) else { continue };
-            let outcome =
-                intake.submit(Signal::Logs, body.into(), None, permit, Duration::from_secs(5)).await;
+            let outcome = intake
+                .submit(Signal::Logs, body.into(), Origin::default(), permit, Duration::from_secs(5))
+                .await;
             if !outcome.is_ok() {
                 eprintln!("a tick was not delivered: {outcome:?}");
             }

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 use watershed_stage::{
@@ -28,7 +29,7 @@ struct Debug {
 }
 
 /// Settings of `debug`, under otelcol's keys.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct DebugSettings {
     /// How much is printed of each batch.
@@ -40,7 +41,7 @@ struct DebugSettings {
     sending_queue: QueueSettings,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Verbosity {
     /// One line a batch, with counts.

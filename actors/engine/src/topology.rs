@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use watershed_delivery::{Budget, Share};
 use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
-    Branch, Downstream, Entry, Env, ExporterParts, Intake, Ledger, Listener, Message, Metrics, Part,
-    PerSignal, Placement, QueueSettings, ReceiverParts, Request, Signal, Sizer, Tail,
+    Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Listener, Message, Metrics,
+    Part, PerSignal, Placement, QueueSettings, ReceiverParts, Request, Signal, Sizer, Tail,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
 
@@ -101,6 +101,7 @@ struct Builder<'a> {
     plan: &'a RolePlan,
     metrics: Metrics,
     budget: Arc<Budget>,
+    extensions: Extensions,
 }
 
 /// A receiver's socket.
@@ -132,8 +133,8 @@ struct ExporterCells {
 impl Site {
     /// Starts all roles of a plan. Nothing is served before everything is built.
     pub(crate) async fn start(&self, plan: &Plan) -> Result<Vec<Role>, StartError> {
-        let builders: Vec<Builder<'_>> =
-            plan.roles.iter().map(|role| Builder::new(self, plan, role)).collect();
+        let builders =
+            plan.roles.iter().map(|role| Builder::new(self, plan, role)).collect::<Result<Vec<_>, _>>()?;
         // Sockets first: an address in use is the most frequent mistake, and cheap to find out.
         let mut bound = Vec::new();
         for builder in &builders {
@@ -151,10 +152,22 @@ impl Site {
 // === impl Builder ===
 
 impl<'a> Builder<'a> {
-    fn new(site: &'a Site, plan: &Plan, role: &'a RolePlan) -> Self {
+    fn new(site: &'a Site, plan: &Plan, role: &'a RolePlan) -> Result<Self, StartError> {
         let metrics =
             if plan.roles.len() > 1 { site.metrics.scoped("role", &role.name) } else { site.metrics.clone() };
-        Self { site, plan: role, metrics, budget: Budget::new(role.budget.admission) }
+        let budget = Budget::new(role.budget.admission);
+        let mut builder = Self { site, plan: role, metrics, budget, extensions: Extensions::default() };
+        let mut extensions = HashMap::new();
+        for extension in &role.extensions {
+            let env = builder.env(&extension.id, None, 0, 1);
+            let built = extension.spec.build(&env).map_err(|source| {
+                let name = format!("{}/extensions/{}", role.name, extension.id).into();
+                StartError::Stage { name, source }
+            })?;
+            extensions.insert(extension.id.clone(), built);
+        }
+        builder.extensions = Extensions::new(extensions);
+        Ok(builder)
     }
 
     fn bind(&self) -> Result<Vec<Bound>, StartError> {
@@ -321,13 +334,8 @@ impl<'a> Builder<'a> {
         for lane in 0..copies {
             let limits = Limits { requests: Some(MAILBOX), ..Limits::default() };
             let cell: Cell<Request> = Cell::new(format!("{name}@{lane}"), Quota::new(limits));
-            let intake = Intake::new(
-                receiver.id.clone(),
-                cell.clone(),
-                signals.clone(),
-                self.budget.clone(),
-                &self.metrics,
-            );
+            let env = self.env(&receiver.id, None, lane, copies);
+            let intake = Intake::new(env.clone(), cell.clone(), signals.clone());
             let entries = Signal::ALL.map(|signal| {
                 let entry = |(pipeline, head): (&PipelinePlan, &Vec<Downstream>)| Entry {
                     pipeline: pipeline.id.clone(),
@@ -335,7 +343,6 @@ impl<'a> Builder<'a> {
                 };
                 feeds(signal).map(entry).collect()
             });
-            let env = self.env(&receiver.id, None, lane, copies);
             let launch = receiver.spec.launch(ReceiverParts { env, entries, intake: intake.clone() });
             ids.push(self.start(&cell, &name, receiver.critical, lane, launch).await?);
             intakes.push(intake);
@@ -400,6 +407,7 @@ impl<'a> Builder<'a> {
             copies,
             budget: self.budget.clone(),
             metrics: self.metrics.clone(),
+            extensions: self.extensions.clone(),
         }
     }
 

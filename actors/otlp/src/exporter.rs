@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_net::{Client, ClientKeepalive, ClientOptions, Compression};
 use watershed_stage::{
@@ -18,7 +19,7 @@ pub(crate) struct OtlpGrpc {
 }
 
 /// Settings of the `otlp` exporter, under otelcol's keys and with its defaults. Headers hold tokens: never printed.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
     /// `http://host:port` or `host:port`.
@@ -48,14 +49,14 @@ pub(crate) struct Settings {
     sending_queue: QueueSettings,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Tls {
     /// Speak plain text.
     insecure: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Compress {
     None,
@@ -64,7 +65,7 @@ enum Compress {
     Zstd,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Keepalive {
     time: Interval,

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_net::{Call, Code, ServerKeepalive, ServerOptions, Status, Unary, serve};
 use watershed_stage::delivery::{Exhausted, Permit};
-use watershed_stage::{Env, Failure, Intake, Interval, KeyError, Listener, Receiver};
+use watershed_stage::{Env, Failure, Intake, Interval, KeyError, Listener, Origin, Receiver};
 
 use crate::answer;
 
@@ -15,7 +16,7 @@ use crate::answer;
 pub(crate) struct Otlp;
 
 /// Settings of the `otlp` receiver, under otelcol's keys.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
     /// What it speaks. gRPC on `localhost:4317` unless told.
@@ -23,7 +24,7 @@ pub(crate) struct Settings {
     protocols: Protocols,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Protocols {
     #[serde(default)]
@@ -31,7 +32,7 @@ struct Protocols {
 }
 
 /// Settings of OTLP over gRPC.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Grpc {
     /// `host:port` to listen on.
@@ -45,14 +46,14 @@ struct Grpc {
     keepalive: Keepalive,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Keepalive {
     server_parameters: ServerParameters,
 }
 
 /// When connections end. The names and defaults are gRPC's.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct ServerParameters {
     max_connection_idle: Option<Interval>,
@@ -167,7 +168,11 @@ impl Unary for Service {
         let patience =
             call.timeout.map_or(self.ack_timeout, |timeout| timeout.mul_f64(0.8).min(self.ack_timeout));
         let patience = patience.saturating_sub(call.arrived.elapsed());
-        answer::response(self.intake.submit(signal, message, call.peer, permit, patience).await)
+        answer::response(
+            self.intake
+                .submit(signal, message, Origin { peer: call.peer, ..Origin::default() }, permit, patience)
+                .await,
+        )
     }
 
     fn refused(&self, status: &Status) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_stage::{Context, Env, Error, Failure, KeyError, Outlet, Payload, Processor};
 use watershed_telemetry::edit::{Action, AttributeEdits, AttributeValue, Target};
@@ -13,7 +14,7 @@ pub(crate) struct Attributes(AttributeEdits);
 pub(crate) struct Resource(AttributeEdits);
 
 /// Settings of `attributes`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AttributesSettings {
     /// What to do, in this order.
@@ -22,7 +23,7 @@ pub(crate) struct AttributesSettings {
 }
 
 /// Settings of `resource`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResourceSettings {
     /// What to do, in this order.
@@ -30,16 +31,17 @@ pub(crate) struct ResourceSettings {
     attributes: Vec<Edit>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Edit {
     key: String,
     action: Verb,
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     value: Option<toml::Value>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Verb {
     Insert,

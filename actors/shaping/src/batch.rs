@@ -3,11 +3,12 @@
 //! Keys and defaults are otelcol's. Batching itself happens in the exporter's queue, where it is known whether
 //! the exporter is idle and whether a sender waits.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_stage::{BatchSettings, Interval, KeyError, Sizer};
 
 /// Settings of `batch`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
     /// A batch of so many items (spans, data points, log records) is sent at once.

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_stage::{BudgetLimit, BudgetSettings, Interval, KeyError};
 
 /// Settings of `memory_limiter`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
     /// How often the process as a whole is looked at.

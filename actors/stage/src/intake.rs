@@ -1,6 +1,5 @@
 //! The way into a receiver: admission by bytes before a request is read, and the wait for its outcome after.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,9 @@ use watershed_supervise::{Cell, NoRoom, Weight};
 use watershed_telemetry::Signal;
 
 use crate::message::{Counted, Request};
-use crate::metrics::{Counter, Metrics, PerSignal};
+use crate::metrics::{Counter, PerSignal};
+use crate::origin::Origin;
+use crate::registry::Env;
 
 /// How long any sender waits for an answer at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
@@ -26,10 +27,9 @@ pub struct Intake {
 }
 
 struct IntakeInner {
-    id: Arc<str>,
+    env: Env,
     cell: Cell<Request>,
     signals: Vec<Signal>,
-    budget: Arc<Budget>,
     accepted: PerSignal,
     refused: PerSignal,
     reasons: Reasons,
@@ -49,14 +49,9 @@ struct Reasons {
 
 impl Intake {
     /// The way into `cell`, for requests of `signals`.
-    pub fn new(
-        id: Arc<str>,
-        cell: Cell<Request>,
-        signals: Vec<Signal>,
-        budget: Arc<Budget>,
-        metrics: &Metrics,
-    ) -> Self {
-        let labels = [("receiver", &*id)];
+    pub fn new(env: Env, cell: Cell<Request>, signals: Vec<Signal>) -> Self {
+        let (id, metrics) = (&env.id, &env.metrics);
+        let labels = [("receiver", &**id)];
         let accepted = metrics.per_signal(
             [
                 "otelcol_receiver_accepted_spans",
@@ -79,7 +74,7 @@ impl Intake {
             metrics.counter(
                 "watershed_receiver_refused_requests",
                 "Requests that were not taken, by reason.",
-                &[("receiver", &*id), ("reason", reason)],
+                &[("receiver", id), ("reason", reason)],
             )
         };
         let reasons = Reasons {
@@ -90,12 +85,17 @@ impl Intake {
             panic: reason("panic"),
             transport: reason("transport"),
         };
-        Self { inner: Arc::new(IntakeInner { id, cell, signals, budget, accepted, refused, reasons }) }
+        Self { inner: Arc::new(IntakeInner { env, cell, signals, accepted, refused, reasons }) }
     }
 
     /// The receiver's id.
     pub fn id(&self) -> &Arc<str> {
-        &self.inner.id
+        &self.inner.env.id
+    }
+
+    /// What the copy of the receiver runs with.
+    pub fn env(&self) -> &Env {
+        &self.inner.env
     }
 
     /// Whether a pipeline wants this signal.
@@ -105,7 +105,7 @@ impl Intake {
 
     /// Takes memory for a request before its body is read, or says at once that there is none.
     pub fn admit(&self, bytes: u64) -> Result<Permit, Exhausted> {
-        self.inner.budget.try_take(bytes).inspect_err(|exhausted| self.turned_away(Some(*exhausted)))
+        self.budget().try_take(bytes).inspect_err(|exhausted| self.turned_away(Some(*exhausted)))
     }
 
     /// Counts a request that was refused before it was whole: for want of memory, or (`None`) because of how it came.
@@ -121,7 +121,7 @@ impl Intake {
 
     /// The memory of the role.
     pub fn budget(&self) -> &Arc<Budget> {
-        &self.inner.budget
+        &self.inner.env.budget
     }
 
     /// Hands a request to the receiver and waits for its outcome, for `patience` at most and never longer than
@@ -130,7 +130,7 @@ impl Intake {
         &self,
         signal: Signal,
         body: Bytes,
-        peer: Option<SocketAddr>,
+        origin: Origin,
         permit: Permit,
         patience: Duration,
     ) -> Outcome {
@@ -140,7 +140,7 @@ impl Intake {
         let outcome = match self.inner.cell.try_reserve(weight) {
             Ok(room) => {
                 let (guard, receipt) = Guard::awaited(Some(deadline.into_std()));
-                room.send(Request { signal, body, peer, guard, permit, items: items.clone() });
+                room.send(Request { signal, body, origin, guard, permit, items: items.clone() });
                 match tokio::time::timeout_at(deadline, receipt).await {
                     Ok(outcome) => outcome,
                     Err(_) => Outcome::refused(Cause::Deadline, "not delivered before the deadline"),
@@ -156,7 +156,7 @@ impl Intake {
     /// Tells the supervisor's log of a panic in a connection or request future.
     pub fn panicked(&self, message: &str) {
         self.inner.reasons.panic.add(1);
-        tracing::error!(receiver = %self.inner.id, panic = message, "a request panicked; its sender was refused");
+        tracing::error!(receiver = %self.id(), panic = message, "a request panicked; its sender was refused");
     }
 
     fn count(&self, signal: Signal, items: usize, outcome: &Outcome) {

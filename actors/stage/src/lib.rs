@@ -8,9 +8,11 @@
 #![allow(async_fn_in_trait, reason = "stages live on one lane: their futures need not be Send")]
 
 mod exporter;
+mod extension;
 mod intake;
 mod message;
 mod metrics;
+mod origin;
 mod processor;
 mod read;
 mod receiver;
@@ -19,9 +21,14 @@ mod route;
 mod settings;
 
 pub use exporter::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
+pub use extension::{
+    AuthError, AuthSettings, ClientAuth, Extension, ExtensionSpec, Extensions, Headers, Provided, Reference,
+    Role, ServerAuth, Unauthenticated,
+};
 pub use intake::Intake;
 pub use message::{Context, Message, Request};
 pub use metrics::{Counter, Gauge, Metrics, PerSignal};
+pub use origin::{Identity, Metadata, NoTraceParent, Origin, TraceContext};
 pub use processor::{Outlet, Processor};
 pub use receiver::{Listener, Receiver, ReceiverParts};
 pub use registry::{
@@ -31,6 +38,7 @@ pub use registry::{
 pub use route::{Ack, Branch, Downstream, Entry, LOST_ITEMS, Ledger, Tail};
 pub use settings::{BatchSettings, ByteSize, Interval, OnFull, QueueSettings, RetrySettings, Sizer};
 
+pub use schemars::{self, JsonSchema};
 pub use watershed_delivery as delivery;
 pub use watershed_net::Stop;
 pub use watershed_supervise::Failure;

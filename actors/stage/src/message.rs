@@ -1,6 +1,5 @@
 //! What moves between cells: admitted requests into a receiver, messages everywhere else.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,6 +7,8 @@ use bytes::Bytes;
 use watershed_delivery::{Charge, Guard, Outcome, Permit};
 use watershed_supervise::{Mail, Weight};
 use watershed_telemetry::{Payload, Signal};
+
+use crate::origin::Origin;
 
 /// One message on its way: wire bytes, where they came from, the debt of an outcome and the memory they hold.
 #[derive(Debug)]
@@ -31,8 +32,8 @@ pub struct Context {
     pub receiver: Arc<str>,
     /// Id of the pipeline it entered by.
     pub pipeline: Arc<str>,
-    /// The sender's address, where it came by a socket.
-    pub peer: Option<SocketAddr>,
+    /// Who sent it, and what was sent along.
+    pub origin: Origin,
 }
 
 /// A request a receiver has admitted and not yet looked into.
@@ -42,8 +43,8 @@ pub struct Request {
     pub signal: Signal,
     /// The body, inflated.
     pub body: Bytes,
-    /// The sender's address, where it came by a socket.
-    pub peer: Option<SocketAddr>,
+    /// Who sent it, and what was sent along.
+    pub origin: Origin,
     pub(crate) guard: Guard,
     pub(crate) permit: Permit,
     pub(crate) items: Arc<Counted>,

@@ -11,6 +11,7 @@ use watershed_telemetry::{Payload, Signal};
 
 use crate::message::{Context, Message, weight_of};
 use crate::metrics::PerSignal;
+use crate::origin::Origin;
 use crate::registry::{Env, Error, Part, Placement, ProcessorSpec, Settings, StageSpec};
 use crate::route::{Downstream, Ledger, Refusal, Rooms, by_deadline};
 use crate::settings::later;
@@ -170,7 +171,11 @@ impl Host {
             ],
             "Items the processor passed on.",
         );
-        let context = Arc::new(Context { receiver: env.id.clone(), pipeline: pipeline.clone(), peer: None });
+        let context = Arc::new(Context {
+            receiver: env.id.clone(),
+            pipeline: pipeline.clone(),
+            origin: Origin::default(),
+        });
         let ledger = Ledger::new(pipeline, &env.metrics);
         Self { env, downstream, context, ledger, incoming, outgoing }
     }

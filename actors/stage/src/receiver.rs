@@ -19,6 +19,7 @@ use watershed_net::Stop;
 use watershed_supervise::{Failure, Launch, Lease, Next, Ticket, caught};
 use watershed_telemetry::{Payload, Signal};
 
+use crate::extension::Reference;
 use crate::intake::Intake;
 use crate::message::{Context, Message, Request, weight_of};
 use crate::metrics::by_signal;
@@ -107,6 +108,10 @@ impl<R: Receiver> ReceiverSpec for Configured<R> {
 
     fn listeners(&self) -> Vec<Listener> {
         R::listeners(&self.0)
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        self.0.references()
     }
 
     fn launch(&self, parts: ReceiverParts) -> Launch<Request> {
@@ -265,12 +270,15 @@ impl<R: Receiver> Host<R> {
             return lease.finish(ticket, Outcome::rejected(Fault::Invalid, payload.items() as u64, reason));
         }
         let Some(taken) = lease.take(ticket) else { return };
-        let Request { peer, guard, permit, .. } = taken.mail;
+        let Request { origin, guard, permit, .. } = taken.mail;
         permit.cover(payload.bytes() as u64);
         let guards = guard.split(entries.len());
         for ((entry, rooms), guard) in entries.iter().zip(rooms).zip(guards) {
-            let context =
-                Context { receiver: self.parts.env.id.clone(), pipeline: entry.pipeline.clone(), peer };
+            let context = Context {
+                receiver: self.parts.env.id.clone(),
+                pipeline: entry.pipeline.clone(),
+                origin: origin.clone(),
+            };
             entry.downstream.send(
                 rooms,
                 Message {

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema};
 use serde::de::DeserializeOwned;
 use watershed_delivery::{Budget, Cause, Fault, Outcome};
 use watershed_supervise::{Failure, Launch};
 use watershed_telemetry::Signal;
 
 use crate::exporter::{Exporter, ExporterParts, Sending};
+use crate::extension::{Extension, ExtensionSpec, Extensions, Reference};
 use crate::message::{Message, Request};
 use crate::metrics::Metrics;
 use crate::processor::Processor;
@@ -25,15 +27,21 @@ pub struct Registry {
     receivers: Kinds<dyn ReceiverSpec>,
     processors: Kinds<dyn ProcessorSpec>,
     exporters: Kinds<dyn ExporterSpec>,
+    extensions: Kinds<dyn ExtensionSpec>,
 }
 
 /// Settings of a kind: read from TOML, then checked as a whole.
 ///
 /// Use `#[serde(deny_unknown_fields)]`, and none of `tag`, `untagged` and `flatten`: they lose the key that an
-/// error belongs to.
-pub trait Settings: DeserializeOwned + Send + Sync + 'static {
+/// error belongs to. The documentation of the keys is generated from the schema.
+pub trait Settings: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// Every rule that types can not say. All violations, not only the first.
     fn check(&self) -> Vec<KeyError> {
+        Vec::new()
+    }
+
+    /// The extensions that are named, so that they can be looked for before anything starts.
+    fn references(&self) -> Vec<Reference> {
         Vec::new()
     }
 }
@@ -79,6 +87,8 @@ pub struct Env {
     pub budget: Arc<Budget>,
     /// Where to register counters.
     pub metrics: Metrics,
+    /// What is shared by id.
+    pub extensions: Extensions,
 }
 
 /// Why a stage did not take a message.
@@ -103,6 +113,8 @@ pub trait ReceiverSpec: Send + Sync {
     fn placement(&self) -> Placement;
     /// The sockets it wants, owned by the engine.
     fn listeners(&self) -> Vec<Listener>;
+    /// The extensions it names.
+    fn references(&self) -> Vec<Reference>;
     /// The stage's loop.
     fn launch(&self, parts: ReceiverParts) -> Launch<Request>;
 }
@@ -143,6 +155,8 @@ pub trait ExporterSpec: Send + Sync {
     fn placement(&self) -> Placement;
     /// Queue, batching, retries and timeout.
     fn sending(&self) -> Sending;
+    /// The extensions it names.
+    fn references(&self) -> Vec<Reference>;
     /// The stage's loop.
     fn launch(&self, parts: ExporterParts) -> Launch<Message>;
 }
@@ -175,6 +189,7 @@ struct Kinds<S: ?Sized> {
 struct Kind<S: ?Sized> {
     /// The name in lists; an alias carries its kind's.
     name: &'static str,
+    schema: fn() -> Schema,
     parse: fn(toml::Value) -> Result<Arc<S>, Vec<KeyError>>,
 }
 
@@ -189,7 +204,7 @@ impl Registry {
     /// Adds a receiver kind.
     #[must_use]
     pub fn receiver<R: Receiver>(mut self, name: &'static str, aliases: &[&'static str]) -> Self {
-        self.receivers.add(name, aliases, |value| {
+        self.receivers.add::<R::Settings>(name, aliases, |value| {
             Ok(Arc::new(crate::receiver::Configured::<R>(Arc::new(read(value)?))) as Arc<dyn ReceiverSpec>)
         });
         self
@@ -198,7 +213,7 @@ impl Registry {
     /// Adds a processor kind that handles messages.
     #[must_use]
     pub fn processor<P: Processor>(mut self, name: &'static str, aliases: &[&'static str]) -> Self {
-        self.processors.add(name, aliases, |value| {
+        self.processors.add::<P::Settings>(name, aliases, |value| {
             Ok(Arc::new(crate::processor::Configured::<P>(Arc::new(read(value)?))) as Arc<dyn ProcessorSpec>)
         });
         self
@@ -213,7 +228,7 @@ impl Registry {
                 Part::Batching(&self.0)
             }
         }
-        self.processors.add(name, &[], |value| {
+        self.processors.add::<S>(name, &[], |value| {
             Ok(Arc::new(Batching(read::<S>(value)?.into())) as Arc<dyn ProcessorSpec>)
         });
         self
@@ -228,7 +243,7 @@ impl Registry {
                 Part::Budget(&self.0)
             }
         }
-        self.processors.add(name, &[], |value| {
+        self.processors.add::<S>(name, &[], |value| {
             Ok(Arc::new(Limiting(read::<S>(value)?.into())) as Arc<dyn ProcessorSpec>)
         });
         self
@@ -237,8 +252,17 @@ impl Registry {
     /// Adds an exporter kind.
     #[must_use]
     pub fn exporter<E: Exporter>(mut self, name: &'static str, aliases: &[&'static str]) -> Self {
-        self.exporters.add(name, aliases, |value| {
+        self.exporters.add::<E::Settings>(name, aliases, |value| {
             Ok(Arc::new(crate::exporter::Configured::<E>(Arc::new(read(value)?))) as Arc<dyn ExporterSpec>)
+        });
+        self
+    }
+
+    /// Adds an extension kind.
+    #[must_use]
+    pub fn extension<E: Extension>(mut self, name: &'static str, aliases: &[&'static str]) -> Self {
+        self.extensions.add::<E::Settings>(name, aliases, |value| {
+            Ok(Arc::new(crate::extension::Configured::<E>(Arc::new(read(value)?))) as Arc<dyn ExtensionSpec>)
         });
         self
     }
@@ -256,6 +280,11 @@ impl Registry {
     /// The exporter kinds.
     pub fn exporters(&self) -> Vec<&'static str> {
         self.exporters.names()
+    }
+
+    /// The extension kinds.
+    pub fn extensions(&self) -> Vec<&'static str> {
+        self.extensions.names()
     }
 
     /// A receiver of kind `name` with these settings (an empty table for defaults).
@@ -284,6 +313,25 @@ impl Registry {
     ) -> Result<Parsed<dyn ExporterSpec>, Unknown> {
         self.exporters.parse(name, settings)
     }
+
+    /// An extension of kind `name` with these settings.
+    pub fn parse_extension(
+        &self,
+        name: &str,
+        settings: toml::Value,
+    ) -> Result<Parsed<dyn ExtensionSpec>, Unknown> {
+        self.extensions.parse(name, settings)
+    }
+
+    /// The settings of a kind, as JSON Schema. `class` is `receiver`, `processor`, `exporter` or `extension`.
+    pub fn schema(&self, class: &str, name: &str) -> Option<Schema> {
+        match class {
+            "receiver" => self.receivers.schema(name),
+            "processor" => self.processors.schema(name),
+            "exporter" => self.exporters.schema(name),
+            _ => self.extensions.schema(name),
+        }
+    }
 }
 
 /// A configured component, or everything that is wrong with its settings.
@@ -292,20 +340,25 @@ pub type Parsed<S> = Result<Arc<S>, Vec<KeyError>>;
 // === impl Kinds ===
 
 impl<S: ?Sized> Kinds<S> {
-    fn add(
+    fn add<T: JsonSchema>(
         &mut self,
         name: &'static str,
         aliases: &[&'static str],
         parse: fn(toml::Value) -> Result<Arc<S>, Vec<KeyError>>,
     ) {
         for spelling in std::iter::once(&name).chain(aliases) {
-            self.by_name.insert(spelling, Kind { name, parse });
+            let schema = || schemars::schema_for!(T);
+            self.by_name.insert(spelling, Kind { name, schema, parse });
         }
     }
 
     fn names(&self) -> Vec<&'static str> {
         let own = |(spelling, kind): (&&'static str, &Kind<S>)| (*spelling == kind.name).then_some(kind.name);
         self.by_name.iter().filter_map(own).collect()
+    }
+
+    fn schema(&self, name: &str) -> Option<Schema> {
+        self.by_name.get(name).map(|kind| (kind.schema)())
     }
 
     fn parse(&self, name: &str, settings: toml::Value) -> Result<Parsed<S>, Unknown> {
@@ -326,7 +379,7 @@ impl<S: ?Sized> Default for Kinds<S> {
 impl<S: ?Sized> Clone for Kinds<S> {
     fn clone(&self) -> Self {
         let copy = |(spelling, kind): (&&'static str, &Kind<S>)| {
-            (*spelling, Kind { name: kind.name, parse: kind.parse })
+            (*spelling, Kind { name: kind.name, schema: kind.schema, parse: kind.parse })
         };
         Self { by_name: self.by_name.iter().map(copy).collect() }
     }

@@ -2,8 +2,10 @@
 //!
 //! Source: opentelemetry-collector `exporter/exporterhelper`, `processor/batchprocessor`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use tokio::time::Instant;
 
@@ -18,7 +20,7 @@ pub struct Interval(pub Duration);
 pub struct ByteSize(pub u64);
 
 /// How a failed export is tried again (`retry_on_failure`).
-#[derive(Clone, Debug, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetrySettings {
     /// Whether it is at all.
@@ -36,7 +38,7 @@ pub struct RetrySettings {
 }
 
 /// An exporter's queue (`sending_queue`).
-#[derive(Clone, Debug, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueSettings {
     /// Without a queue a message waits only for a free sender, and refuses if there is none.
@@ -59,7 +61,7 @@ pub struct QueueSettings {
 }
 
 /// What happens to a message that meets a full queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFull {
     /// It is refused, and its sender may try again.
@@ -72,7 +74,7 @@ pub enum OnFull {
 }
 
 /// What a size counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sizer {
     /// Messages.
@@ -84,7 +86,7 @@ pub enum Sizer {
 }
 
 /// How messages are merged before they are sent (`sending_queue.batch`).
-#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchSettings {
     /// How long a message may wait for company. It waits less where the exporter is idle and its sender waits.
@@ -186,6 +188,30 @@ impl<'de> Deserialize<'de> for Interval {
     }
 }
 
+impl serde::Serialize for Interval {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_zero() {
+            serializer.serialize_str("0s")
+        } else {
+            serializer.collect_str(&format_args!("{:?}", self.0))
+        }
+    }
+}
+
+impl JsonSchema for Interval {
+    fn schema_name() -> Cow<'static, str> {
+        "duration".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "duration" })
+    }
+}
+
 // === impl ByteSize ===
 
 impl ByteSize {
@@ -235,6 +261,26 @@ impl<'de> Deserialize<'de> for ByteSize {
             }
         }
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl serde::Serialize for ByteSize {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0)
+    }
+}
+
+impl JsonSchema for ByteSize {
+    fn schema_name() -> Cow<'static, str> {
+        "size".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["integer", "string"], "format": "size" })
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 use watershed::stage::{
@@ -132,10 +133,11 @@ struct FlakyReceiver {
     lane: usize,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReceiverSettings {
     faults: String,
+    #[schemars(with = "String")]
     protocols: toml::Value,
 }
 
@@ -171,7 +173,7 @@ struct FlakyProcessor {
     lane: usize,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ProcessorSettings {
     faults: String,
@@ -205,7 +207,7 @@ struct FlakyExporter {
     lane: usize,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ExporterSettings {
     faults: String,

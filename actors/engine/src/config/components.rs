@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use watershed_stage::{ExporterSpec, KeyError, Parsed, ProcessorSpec, ReceiverSpec, Registry, Unknown};
+use watershed_stage::{
+    ExporterSpec, ExtensionSpec, KeyError, Parsed, ProcessorSpec, ReceiverSpec, Registry, Unknown,
+};
 
 use super::diagnostic::Report;
 use super::fields::Item;
@@ -12,9 +14,9 @@ use super::tree::{Content, Node};
 use super::typed::{Finding, typed};
 use super::wording;
 
-/// Receivers, processors or exporters of a role.
+/// Receivers, processors, exporters or extensions of a role.
 pub(crate) struct Class<'r, S: ?Sized> {
-    /// `receiver`, `processor` or `exporter`.
+    /// `receiver`, `processor`, `exporter` or `extension`.
     pub(crate) word: &'static str,
     /// The table that declares them.
     pub(crate) section: &'static str,
@@ -55,6 +57,12 @@ impl<'r> Class<'r, dyn ProcessorSpec> {
 impl<'r> Class<'r, dyn ExporterSpec> {
     pub(crate) fn exporters(registry: &'r Registry) -> Self {
         Self::new("exporter", "exporters", false, registry, Registry::parse_exporter)
+    }
+}
+
+impl<'r> Class<'r, dyn ExtensionSpec> {
+    pub(crate) fn extensions(registry: &'r Registry) -> Self {
+        Self::new("extension", "extensions", false, registry, Registry::parse_extension)
     }
 }
 
@@ -173,10 +181,11 @@ impl<'r, S: ?Sized> Class<'r, S> {
         Some(exact.map_or_else(|| component.at.clone(), |(node, _)| node.value.clone()))
     }
 
-    /// Says which components no pipeline uses.
+    /// Says which components are not used.
     pub(crate) fn warn_unused(&self, report: &mut Report) {
         for component in self.found.values().filter(|component| !component.used) {
-            let message = format!("{} `{}` is configured, but no pipeline uses it", self.word, component.id);
+            let user = if self.section == "extensions" { "nothing names it" } else { "no pipeline uses it" };
+            let message = format!("{} `{}` is configured, but {user}", self.word, component.id);
             report.warn(Some(&component.at), message, None);
         }
     }

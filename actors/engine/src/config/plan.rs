@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use watershed_stage::{
-    Ack, BatchSettings, BudgetLimit, BudgetSettings, ExporterSpec, OnFull, ProcessorSpec, ReceiverSpec,
-    Sending, Signal,
+    Ack, BatchSettings, BudgetLimit, BudgetSettings, ExporterSpec, ExtensionSpec, OnFull, ProcessorSpec,
+    ReceiverSpec, Sending, Signal,
 };
 
 use super::diagnostic::Diagnostic;
@@ -39,6 +39,8 @@ pub struct RolePlan {
     pub receivers: Vec<ReceiverPlan>,
     /// The exporters that pipelines use.
     pub exporters: Vec<ExporterPlan>,
+    /// The extensions that receivers and exporters name.
+    pub extensions: Vec<ExtensionPlan>,
     /// The pipelines, in the order of the text.
     pub pipelines: Vec<PipelinePlan>,
 }
@@ -81,6 +83,15 @@ pub struct ExporterPlan {
     /// How what comes from a pipeline is batched, where a `batch` processor says so and the exporter's own
     /// `sending_queue.batch` does not.
     pub batching: HashMap<Arc<str>, BatchSettings>,
+}
+
+/// An extension.
+#[derive(Clone)]
+pub struct ExtensionPlan {
+    /// Its id.
+    pub id: Arc<str>,
+    /// What it is.
+    pub spec: Arc<dyn ExtensionSpec>,
 }
 
 /// A pipeline.

@@ -4,15 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use watershed_stage::{
-    BatchSettings, BudgetSettings, ExporterSpec, Part, ProcessorSpec, ReceiverSpec, Registry, Signal,
+    BatchSettings, BudgetSettings, ExporterSpec, ExtensionSpec, Part, ProcessorSpec, ReceiverSpec, Reference,
+    Registry, Signal,
 };
 
 use super::components::Class;
 use super::diagnostic::Report;
-use super::fields::{Fields, Strings};
+use super::fields::{Fields, Item, Strings};
 use super::pipeline::Pipeline;
 use super::place::Spot;
-use super::plan::{BudgetPlan, ExporterPlan, PipelinePlan, ProcessorPlan, ReceiverPlan, RolePlan};
+use super::plan::{
+    BudgetPlan, ExporterPlan, ExtensionPlan, PipelinePlan, ProcessorPlan, ReceiverPlan, RolePlan,
+};
 use super::promise::{self, End};
 use super::tree::Node;
 use super::wording;
@@ -33,6 +36,7 @@ struct Role<'r> {
     receivers: Class<'r, dyn ReceiverSpec>,
     processors: Class<'r, dyn ProcessorSpec>,
     exporters: Class<'r, dyn ExporterSpec>,
+    extensions: Class<'r, dyn ExtensionSpec>,
     plan: RolePlan,
     /// The memory limiters that pipelines name, each once.
     limiters: Vec<(Arc<str>, BudgetSettings, Spot)>,
@@ -69,11 +73,13 @@ pub(crate) fn read(
         receivers: Class::receivers(registry),
         processors: Class::processors(registry),
         exporters: Class::exporters(registry),
+        extensions: Class::extensions(registry),
         plan: RolePlan {
             name: name.into(),
             budget: BudgetPlan::default_of(surroundings.memory, surroundings.roles),
             receivers: Vec::new(),
             exporters: Vec::new(),
+            extensions: Vec::new(),
             pipelines: Vec::new(),
         },
         limiters: Vec::new(),
@@ -81,6 +87,7 @@ pub(crate) fn read(
     declare(&mut role.receivers, &mut fields, report);
     declare(&mut role.processors, &mut fields, report);
     declare(&mut role.exporters, &mut fields, report);
+    declare(&mut role.extensions, &mut fields, report);
     let section = fields.node("pipelines");
     let mut pipelines: Vec<(&String, &Node)> = section.and_then(Node::table).into_iter().flatten().collect();
     pipelines.sort_by_key(|(_, node)| (node.key.text, node.key.span.start));
@@ -101,7 +108,6 @@ pub(crate) fn read(
     }
     let elsewhere = [
         ("service", "it concerns the process: put it at the top level of the file"),
-        ("extensions", "there are no extensions: health stands in `[service.health]`"),
         ("connectors", "there are no connectors yet"),
     ];
     fields.finish(&elsewhere, report);
@@ -251,9 +257,11 @@ impl Role<'_> {
     fn finish(mut self, report: &mut Report) -> RolePlan {
         self.budget(report);
         self.addresses(report);
+        self.references(report);
         self.receivers.warn_unused(report);
         self.processors.warn_unused(report);
         self.exporters.warn_unused(report);
+        self.extensions.warn_unused(report);
         self.plan
     }
 
@@ -269,6 +277,38 @@ impl Role<'_> {
         match BudgetPlan::of(settings, id.clone(), self.surroundings.memory) {
             Ok(budget) => self.plan.budget = budget,
             Err(message) => report.error(&self.processors.key(id, "").unwrap_or(at.clone()), message, None),
+        }
+    }
+
+    /// Finds the extensions that receivers and exporters name.
+    fn references(&mut self, report: &mut Report) {
+        let mut references: Vec<(Reference, Option<Spot>)> = Vec::new();
+        for receiver in &self.plan.receivers {
+            let spots = |reference: Reference| {
+                let at = self.receivers.key(&receiver.id, &reference.key);
+                (reference, at)
+            };
+            references.extend(receiver.spec.references().into_iter().map(spots));
+        }
+        for exporter in &self.plan.exporters {
+            let spots = |reference: Reference| {
+                let at = self.exporters.key(&exporter.id, &reference.key);
+                (reference, at)
+            };
+            references.extend(exporter.spec.references().into_iter().map(spots));
+        }
+        for (Reference { id, role, .. }, at) in references {
+            let Some(at) = at else { continue };
+            let item = Item { text: id.clone(), shown: id.clone(), at: at.clone() };
+            let Some(component) = self.extensions.named(&item, report) else { continue };
+            let Some(spec) = component.spec.clone() else { continue };
+            if !spec.roles().contains(&role) {
+                report.error(&at, format!("extension `{id}` can not {}", role.describe()), None);
+            }
+            let id = component.id.clone();
+            if self.plan.extensions.iter().all(|extension| extension.id != id) {
+                self.plan.extensions.push(ExtensionPlan { id, spec });
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_stage::{
     Batch, BatchSettings, BudgetLimit, BudgetSettings, Context, Env, Error, ExportError, Exporter, Failure,
@@ -24,21 +25,21 @@ pub(crate) fn registry() -> Registry {
 
 struct Otlp;
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct OtlpSettings {
     protocols: Protocols,
     timeout: Option<Interval>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Protocols {
     grpc: Option<Server>,
     http: Option<Server>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Server {
     endpoint: String,
@@ -77,7 +78,7 @@ impl Receiver for Otlp {
 
 struct Zipkin;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NoSettings {}
 
@@ -132,7 +133,7 @@ impl Processor for Tail {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BatchProcessor {
     send_batch_size: usize,
@@ -158,7 +159,7 @@ impl From<BatchProcessor> for BatchSettings {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MemoryLimiter {
     check_interval: Interval,
@@ -190,7 +191,7 @@ impl From<MemoryLimiter> for BudgetSettings {
 
 struct OtlpExporter;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OtlpExporterSettings {
     endpoint: String,
@@ -206,7 +207,7 @@ pub(crate) struct OtlpExporterSettings {
     retry_on_failure: RetrySettings,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Compression {
     None,
@@ -256,14 +257,14 @@ impl Exporter for OtlpExporter {
 
 struct Debug;
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DebugSettings {
     verbosity: Option<Verbosity>,
     sending_queue: QueueSettings,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Verbosity {
     Basic,

@@ -14,6 +14,7 @@ use futures_util::FutureExt as _;
 use watershed_supervise::{Failure, Launch};
 use watershed_telemetry::{Payload, Signal};
 
+use crate::extension::Reference;
 use crate::message::{Context, Message};
 use crate::registry::{Env, ExporterSpec, Placement, Settings};
 use crate::settings::{BatchSettings, QueueSettings, RetrySettings};
@@ -123,6 +124,10 @@ impl<E: Exporter> ExporterSpec for Configured<E> {
 
     fn sending(&self) -> Sending {
         E::sending(&self.0)
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        self.0.references()
     }
 
     fn launch(&self, parts: ExporterParts) -> Launch<Message> {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Cause, Fault, Guard, Holder, Outcome, Receipt, Share};
-use watershed_stage::{Context, Env, Message, Metrics, Payload, Registry, Signal};
+use watershed_stage::{Context, Env, Extensions, Message, Metrics, Origin, Payload, Registry, Signal};
 use watershed_supervise::{
     Cell, ChildId, ChildSpec, DrainReport, Launch, Lease, Limits, Mail, Next, Policy, Quota, Supervisor,
     Taken, Weight,
@@ -189,6 +189,7 @@ impl Bench {
             copies: 1,
             budget: self.budget.clone(),
             metrics: self.metrics.clone(),
+            extensions: Extensions::default(),
         }
     }
 
@@ -209,7 +210,8 @@ impl Bench {
     pub fn message(&self, pipeline: &str, payload: Payload, guard: Guard) -> Message {
         let permit = self.budget.try_take(payload.bytes() as u64).unwrap();
         let charge = Some(self.share.try_charge(payload.bytes() as u64).unwrap());
-        let context = Arc::new(Context { receiver: "rx".into(), pipeline: pipeline.into(), peer: None });
+        let context =
+            Arc::new(Context { receiver: "rx".into(), pipeline: pipeline.into(), origin: Origin::default() });
         Message { payload, context, guard, permit, charge }
     }
 

@@ -12,12 +12,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 use watershed_delivery::Outcome;
 use watershed_stage::{
-    Batch, Context, Env, Error, ExportError, Exporter, Failure, Intake, Interval, Outlet, Partial, Payload,
-    Placement, Processor, QueueSettings, Receiver, RetrySettings, Sending, Settings, Signal,
+    Batch, Context, Env, Error, ExportError, Exporter, Failure, Intake, Interval, Origin, Outlet, Partial,
+    Payload, Placement, Processor, QueueSettings, Receiver, RetrySettings, Sending, Settings, Signal,
 };
 use watershed_supervise::Cell as StageCell;
 
@@ -57,7 +58,7 @@ pub struct Seen {
 
 pub struct Sink;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SinkSettings {
     #[serde(default)]
@@ -174,7 +175,7 @@ pub struct Script {
     interval: Option<Duration>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScriptSettings {
     #[serde(default)]
@@ -238,7 +239,7 @@ pub struct Rx {
     fetch: u32,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RxSettings {
     /// How many requests it fetches by itself; none is none.
@@ -263,7 +264,8 @@ impl Receiver for Rx {
         for id in 0..self.fetch {
             let body = request(Signal::Traces, [id], 0);
             let permit = intake.admit(body.len() as u64).map_err(|full| Failure::from_error(&full))?;
-            let outcome = intake.submit(Signal::Traces, body, None, permit, Duration::from_secs(5)).await;
+            let outcome =
+                intake.submit(Signal::Traces, body, Origin::default(), permit, Duration::from_secs(5)).await;
             FETCHED.with_borrow_mut(|all| all.push(outcome));
         }
         std::future::pending().await

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Exhausted, Fault, Outcome};
 use watershed_stage::{
-    Ack, Branch, Downstream, Entry, Intake, Ledger, OnFull, Payload, PerSignal, ReceiverParts, Request,
-    Signal, Tail,
+    Ack, Branch, Downstream, Entry, Intake, Ledger, OnFull, Origin, Payload, PerSignal, ReceiverParts,
+    Request, Signal, Tail,
 };
 use watershed_supervise::{Cell as StageCell, Weight};
 
@@ -33,7 +33,7 @@ async fn receiver_on(bench: Bench, settings: &str, feeds: [Vec<Downstream>; 3], 
     let spec = Bench::registry().parse_receiver("rx", toml::from_str(settings).unwrap()).unwrap().unwrap();
     let cell = bench.cell("rx", mailbox);
     let signals = Signal::ALL.to_vec();
-    let intake = Intake::new("rx".into(), cell.clone(), signals, bench.budget.clone(), &bench.metrics);
+    let intake = Intake::new(bench.env("rx"), cell.clone(), signals);
     let mut pipelines = 0;
     let entries = feeds.map(|feeds| {
         let entry = |downstream| {
@@ -55,7 +55,7 @@ impl Rig {
     /// Starts to wait for an answer, as a connection does.
     fn submit(&self, signal: Signal, body: Bytes) -> tokio::task::JoinHandle<Outcome> {
         let (intake, permit) = (self.intake.clone(), self.intake.admit(body.len() as u64).unwrap());
-        actix_rt::spawn(async move { intake.submit(signal, body, None, permit, secs(60)).await })
+        actix_rt::spawn(async move { intake.submit(signal, body, Origin::default(), permit, secs(60)).await })
     }
 
     fn traces(&self, ids: impl IntoIterator<Item = u32>) -> tokio::task::JoinHandle<Outcome> {

@@ -1,5 +1,6 @@
 //! Kinds by name, and all that is wrong with one component at once.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_stage::{
     BatchSettings, BudgetLimit, BudgetSettings, Interval, KeyError, Part, QueueSettings, Registry, Settings,
@@ -7,7 +8,7 @@ use watershed_stage::{
 
 use crate::kinds;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
     endpoint: String,
@@ -19,7 +20,7 @@ struct Wanted {
     steps: Vec<Step>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Step {
     name: String,
@@ -113,7 +114,7 @@ fn kinds_have_aliases_and_are_listed_once() {
     assert_eq!(unknown.known, ["drain", "sink"]);
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Limit {
     mib: u64,
 }

@@ -1,0 +1,181 @@
+//! Extensions: what components share beside telemetry. So far, who may come in and how to get in elsewhere.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use watershed_supervise::Failure;
+
+use crate::origin::{Identity, Origin};
+use crate::registry::{Env, KeyError, Settings};
+
+/// Something that receivers and exporters name by its id and share.
+pub trait Extension: 'static {
+    /// Its settings.
+    type Settings: Settings;
+
+    /// What it can be named for. Known before it is built, so that `validate` can check who names it.
+    fn roles(settings: &Self::Settings) -> &'static [Role];
+
+    /// Builds it, once for all who name it.
+    fn build(settings: &Arc<Self::Settings>, env: &Env) -> Result<Provided, Failure>;
+}
+
+/// What an extension can be to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Receivers ask it who a sender is.
+    ServerAuth,
+    /// Exporters ask it for the headers that let them in.
+    ClientAuth,
+}
+
+/// The key of a component's settings that names an extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// The key, dotted: `protocols.grpc.auth.authenticator`.
+    pub key: String,
+    /// The extension's id.
+    pub id: String,
+    /// What it is to be.
+    pub role: Role,
+}
+
+/// A built extension, in each of its roles.
+#[derive(Clone, Default)]
+pub struct Provided {
+    /// For receivers.
+    pub server_auth: Option<Arc<dyn ServerAuth>>,
+    /// For exporters.
+    pub client_auth: Option<Arc<dyn ClientAuth>>,
+}
+
+/// Decides who may send.
+pub trait ServerAuth: Send + Sync {
+    /// Who sends a request with these headers. Never waits: it is asked before the body is read.
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Identity, Unauthenticated>;
+}
+
+/// A sender that did not prove who it is: gRPC `UNAUTHENTICATED`, HTTP 401.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unauthenticated {
+    /// What is missing or wrong. Never the secret.
+    pub reason: &'static str,
+    /// `WWW-Authenticate` of the answer (RFC 9110, 11.6.1).
+    pub challenge: Option<HeaderValue>,
+}
+
+/// Knows the headers that let an exporter in.
+pub trait ClientAuth: Send + Sync {
+    /// Headers for a request with data from `origin`.
+    fn headers<'a>(&'a self, origin: &'a Origin) -> LocalBoxFuture<'a, Result<Headers, AuthError>>;
+
+    /// The destination did not accept them (401): what was remembered should be found out anew.
+    fn rejected(&self) {}
+
+    /// Metadata keys whose values end up in [`ClientAuth::headers`]: messages that differ in them are never merged.
+    fn metadata_keys(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Headers to send.
+pub type Headers = Vec<(HeaderName, HeaderValue)>;
+
+/// Why there are no headers; the request may be tried again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct AuthError(pub String);
+
+/// The built extensions of a role, by id.
+#[derive(Clone, Default)]
+pub struct Extensions(Arc<HashMap<Arc<str>, Provided>>);
+
+/// A configured extension.
+pub trait ExtensionSpec: Send + Sync {
+    /// What it can be named for.
+    fn roles(&self) -> &'static [Role];
+    /// Builds it.
+    fn build(&self, env: &Env) -> Result<Provided, Failure>;
+}
+
+/// `auth = { authenticator = "bearertokenauth" }`.
+#[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AuthSettings {
+    /// Id of the extension that is asked.
+    pub authenticator: String,
+}
+
+/// An extension kind with its settings.
+pub(crate) struct Configured<E: Extension>(pub(crate) Arc<E::Settings>);
+
+// === impl Role ===
+
+impl Role {
+    /// What one calls it to a user.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::ServerAuth => "authenticate senders",
+            Self::ClientAuth => "authenticate an exporter",
+        }
+    }
+}
+
+// === impl Extensions ===
+
+impl Extensions {
+    /// These extensions.
+    pub fn new(built: HashMap<Arc<str>, Provided>) -> Self {
+        Self(Arc::new(built))
+    }
+
+    /// The authenticator of senders with this id. A plan that was checked has it.
+    pub fn server_auth(&self, id: &str) -> Result<Arc<dyn ServerAuth>, Failure> {
+        self.find(id, Role::ServerAuth, |provided| provided.server_auth.clone())
+    }
+
+    /// The authenticator of exporters with this id.
+    pub fn client_auth(&self, id: &str) -> Result<Arc<dyn ClientAuth>, Failure> {
+        self.find(id, Role::ClientAuth, |provided| provided.client_auth.clone())
+    }
+
+    fn find<T>(&self, id: &str, role: Role, of: impl Fn(&Provided) -> Option<T>) -> Result<T, Failure> {
+        let missing = || Failure::new(format!("there is no extension `{id}` that can {}", role.describe()));
+        self.0.get(id).and_then(of).ok_or_else(missing)
+    }
+}
+
+// === impl AuthSettings ===
+
+impl AuthSettings {
+    /// The reference that `auth` in a table is.
+    pub fn reference(&self, role: Role) -> Reference {
+        Reference { key: "auth.authenticator".into(), id: self.authenticator.clone(), role }
+    }
+}
+
+// === impl Reference ===
+
+impl Reference {
+    /// The same reference, seen from the table that holds this one under `key`.
+    #[must_use]
+    pub fn under(self, key: &str) -> Self {
+        let error = KeyError::new(self.key, "").under(key);
+        Self { key: error.key, ..self }
+    }
+}
+
+// === impl Configured ===
+
+impl<E: Extension> ExtensionSpec for Configured<E> {
+    fn roles(&self) -> &'static [Role] {
+        E::roles(&self.0)
+    }
+
+    fn build(&self, env: &Env) -> Result<Provided, Failure> {
+        E::build(&self.0, env)
+    }
+}
