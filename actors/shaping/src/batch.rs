@@ -5,7 +5,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use watershed_stage::{BatchSettings, Interval, KeyError, Sizer};
+use watershed_stage::{BatchSettings, Interval, KeyError, PartitionSettings, Sizer};
 
 /// Settings of `batch`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -17,24 +17,46 @@ pub(crate) struct Settings {
     timeout: Interval,
     /// No batch is larger; 0 is no bound but that of 4 MiB.
     send_batch_max_size: usize,
+    /// Keys of request metadata: only messages that agree in all their values are merged. The receiver has to keep
+    /// them (`include_metadata`).
+    metadata_keys: Vec<String>,
+    /// How many batches may be forming at once; beyond them the oldest is sent as it is.
+    metadata_cardinality_limit: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { send_batch_size: 8192, timeout: Interval::millis(200), send_batch_max_size: 0 }
+        let PartitionSettings { metadata_keys, metadata_cardinality_limit } = PartitionSettings::default();
+        Self {
+            send_batch_size: 8192,
+            timeout: Interval::millis(200),
+            send_batch_max_size: 0,
+            metadata_keys,
+            metadata_cardinality_limit,
+        }
     }
 }
 
 impl watershed_stage::Settings for Settings {
     fn check(&self) -> Vec<KeyError> {
+        let mut errors = self.partition().check();
         if self.send_batch_max_size > 0 && self.send_batch_max_size < self.send_batch_size {
             let message = format!(
                 "({}) must be greater than or equal to `send_batch_size` ({})",
                 self.send_batch_max_size, self.send_batch_size
             );
-            return vec![KeyError::new("send_batch_max_size", message)];
+            errors.push(KeyError::new("send_batch_max_size", message));
         }
-        Vec::new()
+        errors
+    }
+}
+
+impl Settings {
+    fn partition(&self) -> PartitionSettings {
+        PartitionSettings {
+            metadata_keys: self.metadata_keys.clone(),
+            metadata_cardinality_limit: self.metadata_cardinality_limit,
+        }
     }
 }
 
@@ -46,6 +68,7 @@ impl From<Settings> for BatchSettings {
             min_size: if settings.timeout == Interval::secs(0) { 0 } else { settings.send_batch_size },
             max_size: settings.send_batch_max_size,
             sizer: Sizer::Items,
+            partition: settings.partition(),
         }
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use watershed_shaping::register;
 use watershed_stage::{
-    BatchSettings, BudgetLimit, BudgetSettings, Interval, Part, Placement, Registry, Signal, Sizer,
+    BatchSettings, BudgetLimit, BudgetSettings, Interval, Part, PartitionSettings, Placement, Registry,
+    Signal, Sizer,
 };
 
 /// The keys that are wrong, each with what is said of it.
@@ -104,6 +105,7 @@ fn batch_configures_the_exporters() {
         min_size,
         max_size,
         sizer: Sizer::Items,
+        partition: PartitionSettings::default(),
     };
     assert_eq!(batch(""), of(Interval::millis(200), 8192, 0));
     assert_eq!(
@@ -116,6 +118,16 @@ fn batch_configures_the_exporters() {
         "batch",
         "send_batch_max_size = 10",
         &[("send_batch_max_size", "(10) must be greater than or equal to `send_batch_size` (8192)")],
+    );
+    assert_eq!(batch("metadata_keys = ['x-tenant']").partition.metadata_keys, ["x-tenant"]);
+    assert_errors(
+        "batch",
+        "metadata_keys = ['x-tenant', 'a b', 'X-Tenant']\nmetadata_cardinality_limit = 0",
+        &[
+            ("metadata_keys.1", "is no name of a header"),
+            ("metadata_keys.2", "names \"X-Tenant\" twice"),
+            ("metadata_cardinality_limit", "must be positive"),
+        ],
     );
     assert_errors("batch", "send_batch_sise = 1", &[("send_batch_sise", "unknown field")]);
 }

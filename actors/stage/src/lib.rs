@@ -36,7 +36,9 @@ pub use registry::{
     ReceiverSpec, Registry, Settings, StageSpec, Unknown,
 };
 pub use route::{Ack, Branch, Downstream, Entry, LOST_ITEMS, Ledger, Tail};
-pub use settings::{BatchSettings, ByteSize, Interval, OnFull, QueueSettings, RetrySettings, Sizer};
+pub use settings::{
+    BatchSettings, ByteSize, Interval, OnFull, PartitionSettings, QueueSettings, RetrySettings, Sizer,
+};
 
 pub use schemars::{self, JsonSchema};
 pub use watershed_delivery as delivery;

@@ -97,6 +97,19 @@ pub struct BatchSettings {
     pub max_size: usize,
     /// What the sizes count: `items` or `bytes`.
     pub sizer: Sizer,
+    /// What keeps messages apart.
+    pub partition: PartitionSettings,
+}
+
+/// What keeps messages out of each other's batches (`sending_queue.batch.partition`).
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PartitionSettings {
+    /// Keys of request metadata: only messages that agree in all their values are merged. The receiver has to keep
+    /// them (`include_metadata`).
+    pub metadata_keys: Vec<String>,
+    /// How many batches may be forming at once; beyond them the oldest is sent as it is.
+    pub metadata_cardinality_limit: usize,
 }
 
 /// As good as never, and still within the range of any clock.
@@ -386,7 +399,13 @@ impl Settings for QueueSettings {
 
 impl Default for BatchSettings {
     fn default() -> Self {
-        Self { flush_timeout: Interval::millis(200), min_size: 8192, max_size: 0, sizer: Sizer::Items }
+        Self {
+            flush_timeout: Interval::millis(200),
+            min_size: 8192,
+            max_size: 0,
+            sizer: Sizer::Items,
+            partition: PartitionSettings::default(),
+        }
     }
 }
 
@@ -401,6 +420,33 @@ impl Settings for BatchSettings {
         }
         if self.sizer == Sizer::Requests {
             errors.push(KeyError::new("sizer", "a batch counts `items` or `bytes`"));
+        }
+        errors.extend(self.partition.check().into_iter().map(|error| error.under("partition")));
+        errors
+    }
+}
+
+// === impl PartitionSettings ===
+
+impl Default for PartitionSettings {
+    fn default() -> Self {
+        Self { metadata_keys: Vec::new(), metadata_cardinality_limit: 1000 }
+    }
+}
+
+impl Settings for PartitionSettings {
+    fn check(&self) -> Vec<KeyError> {
+        let mut errors = Vec::new();
+        for (index, key) in self.metadata_keys.iter().enumerate() {
+            let at = format!("metadata_keys.{index}");
+            if self.metadata_keys.iter().take(index).any(|other| other.eq_ignore_ascii_case(key)) {
+                errors.push(KeyError::new(at, format!("names {key:?} twice: letter case does not count")));
+            } else if key.parse::<http::HeaderName>().is_err() {
+                errors.push(KeyError::new(at, format!("{key:?} is no name of a header")));
+            }
+        }
+        if self.metadata_cardinality_limit == 0 {
+            errors.push(KeyError::new("metadata_cardinality_limit", "must be positive"));
         }
         errors
     }

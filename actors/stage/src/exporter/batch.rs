@@ -1,4 +1,5 @@
-//! Batches in the making: messages of one signal and one pipeline, collected until they are worth a request.
+//! Batches in the making: messages of one signal, one pipeline and one partition, collected until they are worth a
+//! request.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use watershed_supervise::Ticket;
 use watershed_telemetry::{Payload, Signal};
 
 use crate::message::Context;
+use crate::origin::TraceContext;
 use crate::settings::{BatchSettings, Sizer, later};
 
 /// No batch is larger than this many bytes unless the configuration says so: it is what every gRPC server takes.
@@ -54,10 +56,15 @@ impl Pending {
         Self { settings, members: Vec::new(), items: 0, bytes: 0, awaited: false, since: now }
     }
 
-    pub(super) fn takes(&self, signal: Signal, pipeline: &Arc<str>) -> bool {
+    /// Whether a message of `signal` from `context` may be merged with those that are here. `keys` are those that an
+    /// exporter's own requests depend on.
+    pub(super) fn takes(&self, signal: Signal, context: &Context, keys: &[String]) -> bool {
+        let mut keys = self.settings.partition.metadata_keys.iter().chain(keys);
         self.members.first().is_some_and(|member| {
+            let (ours, theirs) = (&member.context, context);
             member.payload.signal() == signal
-                && (Arc::ptr_eq(&member.context.pipeline, pipeline) || member.context.pipeline == *pipeline)
+                && (Arc::ptr_eq(&ours.pipeline, &theirs.pipeline) || ours.pipeline == theirs.pipeline)
+                && keys.all(|key| ours.origin.metadata.get(key).eq(theirs.origin.metadata.get(key)))
         })
     }
 
@@ -149,6 +156,13 @@ impl Job {
             latest = latest.max(Some(member.deadline?));
         }
         latest
+    }
+
+    /// The trace that all of it belongs to, if it is one.
+    pub(super) fn trace(&self) -> Option<&TraceContext> {
+        let mut traces = self.members.iter().map(|member| member.context.origin.trace.as_ref());
+        let first = traces.next()??;
+        traces.all(|trace| trace == Some(first)).then_some(first)
     }
 
     /// How many items are still to be sent.

@@ -25,6 +25,8 @@ pub(super) struct Lane<E> {
     pub(super) lease: Lease<Message>,
     /// How many jobs may be in flight on this lane.
     consumers: usize,
+    /// What the exporter's requests depend on.
+    metadata_keys: Vec<String>,
     pending: Vec<Pending>,
     /// Jobs that are formed and wait for a consumer.
     pub(super) ready: VecDeque<Job>,
@@ -55,6 +57,7 @@ impl<E: Exporter> Lane<E> {
         let consumers = sending.queue.num_consumers.div_ceil(parts.env.copies.max(1));
         let counters = Counters::new(&parts);
         Self {
+            metadata_keys: exporter.metadata_keys(),
             exporter: Rc::new(exporter),
             consumers,
             sending,
@@ -133,12 +136,15 @@ impl<E: Exporter> Lane<E> {
             )
         });
         let Some((payload, context, deadline, awaited)) = looked else { return };
-        let (signal, pipeline) = (payload.signal(), context.pipeline.clone());
-        let member = Member { ticket, payload, context, deadline, awaited };
-        let Some(settings) = self.batching(&pipeline).cloned() else {
+        let Some(settings) = self.batching(&context.pipeline).cloned() else {
+            let member = Member { ticket, payload, context, deadline, awaited };
             return self.ready.push_back(Job::single(member));
         };
-        let mut pending = match self.pending.iter().position(|pending| pending.takes(signal, &pipeline)) {
+        let takes = |pending: &Pending| pending.takes(payload.signal(), &context, &self.metadata_keys);
+        let found = self.pending.iter().position(takes);
+        let limit = settings.partition.metadata_cardinality_limit;
+        let member = Member { ticket, payload, context, deadline, awaited };
+        let mut pending = match found {
             Some(index) if !alone => self.pending.swap_remove(index),
             _ => Pending::new(settings.clone(), now),
         };
@@ -151,6 +157,11 @@ impl<E: Exporter> Lane<E> {
             self.ready.push_back(pending.into_job());
         } else {
             self.pending.push(pending);
+        }
+        if self.pending.len() > limit
+            && let Some(oldest) = (0..self.pending.len()).min_by_key(|index| self.pending[*index].flush_at())
+        {
+            self.ready.push_back(self.pending.swap_remove(oldest).into_job());
         }
     }
 
@@ -198,7 +209,7 @@ impl<E: Exporter> Lane<E> {
             (timeout, remaining) => timeout.or(remaining),
         };
         let Some(payload) = job.parts.front().cloned() else { return self.settle(job) };
-        let batch = Batch { payload, context: first.context.clone(), timeout };
+        let batch = Batch { payload, context: first.context.clone(), trace: job.trace().cloned(), timeout };
         job.started.get_or_insert(now);
         let exporter = self.exporter.clone();
         self.counters.requests.add(1);

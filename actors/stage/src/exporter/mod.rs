@@ -16,6 +16,7 @@ use watershed_telemetry::{Payload, Signal};
 
 use crate::extension::Reference;
 use crate::message::{Context, Message};
+use crate::origin::TraceContext;
 use crate::registry::{Env, ExporterSpec, Placement, Settings};
 use crate::settings::{BatchSettings, QueueSettings, RetrySettings};
 
@@ -43,6 +44,11 @@ pub trait Exporter: Sized + 'static {
     /// Builds one copy, on the lane it will stand on.
     fn build(settings: &Arc<Self::Settings>, env: &Env) -> Result<Self, Failure>;
 
+    /// Keys of request metadata that its requests depend on: messages that differ in them are never merged.
+    fn metadata_keys(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Sends one batch. Dropped when its timeout has passed.
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError>;
 }
@@ -63,8 +69,11 @@ pub struct Sending {
 pub struct Batch {
     /// The telemetry.
     pub payload: Payload,
-    /// Where it came from; for several messages, where the first came from.
+    /// Where it came from; for several messages, where the first came from. They agree in the pipeline and in the
+    /// metadata by which they are partitioned, and perhaps in nothing else.
     pub context: Arc<Context>,
+    /// The trace that all of it belongs to, if it is one.
+    pub trace: Option<TraceContext>,
     /// What is left for this attempt, to be passed on to the destination.
     pub timeout: Option<Duration>,
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Guard, Outcome};
-use watershed_stage::{Partial, Payload, Signal};
-use watershed_supervise::State;
+use watershed_stage::{Metadata, Origin, Partial, Payload, Signal};
+use watershed_supervise::{Mail as _, State};
 
 use crate::common::{Bench, Fate, assert_refused, ms, paused, payload, request, secs, spans, until};
 use crate::kinds::{batches, exporter, in_flight, most_in_flight, on_export, seen};
@@ -177,6 +177,38 @@ fn only_messages_of_one_pipeline_and_signal_are_merged() {
             assert_eq!(seen.signal, Signal::ALL[seen.ids[0] as usize % 3]);
             assert_eq!(seen.pipeline, if seen.ids[0] % 2 == 0 { "even" } else { "odd" });
         }
+        bench.end().await;
+    });
+}
+
+#[test]
+fn messages_of_different_partitions_are_kept_apart() {
+    paused(async {
+        let bench = Bench::new();
+        let partition = "sending_queue.batch.partition = { metadata_keys = ['x-tenant'] }";
+        let cell = exporter(&bench, partition).await;
+        let from = |tenant: &'static str| {
+            let mut headers = http::HeaderMap::new();
+            headers.append("X-Tenant", http::HeaderValue::from_static(tenant));
+            headers.append("other", http::HeaderValue::from_static("whatever"));
+            Origin { metadata: Metadata::new(headers), ..Origin::default() }
+        };
+        let nowhere = || Origin::default();
+        let origins = [from("a"), from("b"), from("a"), nowhere(), from("b"), from("a"), nowhere()];
+        let mut fates = Vec::new();
+        for (id, origin) in (0..).zip(origins) {
+            let fate = Fate::default();
+            let guard = Guard::held(Arc::new(fate.clone()));
+            let message = bench.message("traces", origin, payload(Signal::Traces, [id]), guard);
+            cell.try_reserve(message.weight()).unwrap().send(message);
+            fates.push(fate);
+        }
+        for fate in fates {
+            assert_eq!(fate.end().await, Outcome::Delivered);
+        }
+        let mut batches = batches();
+        batches.sort();
+        assert_eq!(batches, [&[0, 2, 5][..], &[1, 4], &[3, 6]]);
         bench.end().await;
     });
 }

@@ -207,16 +207,15 @@ impl Bench {
         id
     }
 
-    pub fn message(&self, pipeline: &str, payload: Payload, guard: Guard) -> Message {
+    pub fn message(&self, pipeline: &str, origin: Origin, payload: Payload, guard: Guard) -> Message {
         let permit = self.budget.try_take(payload.bytes() as u64).unwrap();
         let charge = Some(self.share.try_charge(payload.bytes() as u64).unwrap());
-        let context =
-            Arc::new(Context { receiver: "rx".into(), pipeline: pipeline.into(), origin: Origin::default() });
+        let context = Arc::new(Context { receiver: "rx".into(), pipeline: pipeline.into(), origin });
         Message { payload, context, guard, permit, charge }
     }
 
     pub fn put(&self, cell: &Cell<Message>, pipeline: &str, payload: Payload, guard: Guard) {
-        let message = self.message(pipeline, payload, guard);
+        let message = self.message(pipeline, Origin::default(), payload, guard);
         cell.try_reserve(message.weight()).expect("room").send(message);
     }
 

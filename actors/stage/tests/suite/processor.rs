@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Fault, Guard, Outcome};
 use watershed_stage::{
-    Ack, Branch, Downstream, Error, Failure, Ledger, Message, OnFull, PerSignal, Signal, Tail,
+    Ack, Branch, Downstream, Error, Failure, Ledger, Message, OnFull, Origin, PerSignal, Signal, Tail,
 };
 use watershed_supervise::{Cell as StageCell, Mail as _};
 
@@ -301,7 +301,7 @@ fn an_edited_copy_is_counted_beside_its_original() {
         let bytes = original.bytes() as u64;
         on_handle(|_| async { Ok(vec![spans(0..10)]) });
         let (guard, receipt) = Guard::awaited(None);
-        let message = bench.message("traces", original, guard);
+        let message = bench.message("traces", Origin::default(), original, guard);
         // Another pipeline has the original.
         let original = (message.payload.clone(), message.permit.clone());
         cell.try_reserve(message.weight()).unwrap().send(message);
