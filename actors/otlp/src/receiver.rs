@@ -7,8 +7,8 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_net::{Call, Code, ServerKeepalive, ServerOptions, Status, Unary, serve};
-use watershed_stage::delivery::{Exhausted, Permit};
-use watershed_stage::{Env, Failure, Intake, Interval, KeyError, Listener, Origin, Receiver};
+use watershed_stage::delivery::Permit;
+use watershed_stage::{Env, Failure, Intake, Interval, KeyError, Listener, Origin, Receiver, TurnedAway};
 
 use crate::answer;
 
@@ -177,9 +177,9 @@ impl Unary for Service {
 
     fn refused(&self, status: &Status) {
         self.intake.turned_away(match status.code {
-            Code::ResourceExhausted => Some(Exhausted::ForEver),
-            Code::Unavailable => Some(Exhausted::ForNow),
-            _ => None,
+            Code::ResourceExhausted => TurnedAway::TooLarge,
+            Code::Unavailable => TurnedAway::Memory,
+            _ => TurnedAway::Transport,
         });
     }
 

@@ -35,10 +35,30 @@ struct IntakeInner {
     reasons: Reasons,
 }
 
+/// Why a request was refused before it was whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// There is no memory for it now.
+    Memory,
+    /// There never is.
+    TooLarge,
+    /// Its sender did not prove who it is.
+    Unauthenticated,
+    /// Its sender comes too often.
+    TooOften,
+    /// The way it came: cut off, too slow, encoded as nobody can read, for nobody.
+    Transport,
+    /// A whole connection: there are too many, or its TLS handshake failed.
+    Connection,
+}
+
 /// Requests that were not taken, by reason.
 struct Reasons {
     memory: Counter,
     too_large: Counter,
+    unauthenticated: Counter,
+    too_often: Counter,
+    connection: Counter,
     refused: Counter,
     rejected: Counter,
     panic: Counter,
@@ -80,6 +100,9 @@ impl Intake {
         let reasons = Reasons {
             memory: reason("memory"),
             too_large: reason("too_large"),
+            unauthenticated: reason("unauthenticated"),
+            too_often: reason("rate_limit"),
+            connection: reason("connection"),
             refused: reason("refused"),
             rejected: reason("rejected"),
             panic: reason("panic"),
@@ -105,16 +128,24 @@ impl Intake {
 
     /// Takes memory for a request before its body is read, or says at once that there is none.
     pub fn admit(&self, bytes: u64) -> Result<Permit, Exhausted> {
-        self.budget().try_take(bytes).inspect_err(|exhausted| self.turned_away(Some(*exhausted)))
+        self.budget().try_take(bytes).inspect_err(|exhausted| {
+            self.turned_away(match exhausted {
+                Exhausted::ForNow => TurnedAway::Memory,
+                Exhausted::ForEver => TurnedAway::TooLarge,
+            });
+        })
     }
 
-    /// Counts a request that was refused before it was whole: for want of memory, or (`None`) because of how it came.
-    pub fn turned_away(&self, exhausted: Option<Exhausted>) {
+    /// Counts a request that was refused before it was whole.
+    pub fn turned_away(&self, why: TurnedAway) {
         let reasons = &self.inner.reasons;
-        let reason = match exhausted {
-            Some(Exhausted::ForNow) => &reasons.memory,
-            Some(Exhausted::ForEver) => &reasons.too_large,
-            None => &reasons.transport,
+        let reason = match why {
+            TurnedAway::Memory => &reasons.memory,
+            TurnedAway::TooLarge => &reasons.too_large,
+            TurnedAway::Unauthenticated => &reasons.unauthenticated,
+            TurnedAway::TooOften => &reasons.too_often,
+            TurnedAway::Transport => &reasons.transport,
+            TurnedAway::Connection => &reasons.connection,
         };
         reason.add(1);
     }

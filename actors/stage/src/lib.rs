@@ -9,6 +9,7 @@
 
 mod exporter;
 mod extension;
+mod gate;
 mod intake;
 mod message;
 mod metrics;
@@ -25,7 +26,8 @@ pub use extension::{
     AuthError, AuthSettings, ClientAuth, Extension, ExtensionSpec, Extensions, Headers, Provided, Reference,
     Role, ServerAuth, Unauthenticated,
 };
-pub use intake::Intake;
+pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
+pub use intake::{Intake, TurnedAway};
 pub use message::{Context, Message, Request};
 pub use metrics::{Counter, Gauge, Metrics, PerSignal};
 pub use origin::{Identity, Metadata, NoTraceParent, Origin, TraceContext};
