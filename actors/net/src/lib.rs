@@ -26,10 +26,12 @@ mod socket;
 mod status;
 mod stop;
 mod timeout;
+mod tls;
 
 pub use client::{CallError, CallErrorKind, Client, ClientKeepalive, ClientOptions, EndpointError};
 pub use compression::Compression;
-pub use server::{Call, ServerKeepalive, ServerOptions, Unary, serve};
+pub use server::{Call, ConnectionLimit, ConnectionRefused, ServerKeepalive, ServerOptions, Unary, serve};
 pub use socket::{BindError, Socket, Sockets};
 pub use status::{Code, Status};
 pub use stop::{Stop, StopSignal};
+pub use tls::{Alpn, Pem, ServerTls, ServerTlsOptions, TlsError, TlsVersion};

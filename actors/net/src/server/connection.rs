@@ -5,20 +5,15 @@ use std::net::TcpStream;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
+use super::accept::{Slot, secured, too_late};
 use super::retirement::Retirement;
 use super::{Lane, ServerOptions, Unary, request};
 use crate::frame::Payload;
 use crate::{Stop, ping};
-
-/// How long a client may take to say that it speaks HTTP/2, and how long once the lane has stopped: most say it
-/// with their first byte, and something that only looks whether the port is open never does.
-const HANDSHAKE: Duration = Duration::from_secs(20);
-const HANDSHAKE_AT_STOP: Duration = Duration::from_millis(250);
 
 /// The largest frame taken, in bytes. Every frame costs both ends a system call, so most requests should fit one,
 /// and several must fit a window, or sending would stop while each is on its way.
@@ -41,29 +36,22 @@ const RESET: usize = 1024;
 const STRAY: usize = 1 << 20;
 
 /// Serves a connection until it ends. Whatever it had in flight is dropped with it.
-pub(super) async fn run<U: Unary>(lane: Arc<Lane<U>>, stream: TcpStream, stop: Stop) {
+pub(super) async fn run<U: Unary>(lane: Arc<Lane<U>>, stream: TcpStream, _slot: Slot, stop: Stop) {
     let peer = stream.peer_addr().ok();
     // What a client may send ahead is memory that no message's permit covers. Where windows have had their part of
     // the budget, the connection gets what HTTP/2 gives to everybody.
     let wanted = window(lane.options.connection_window);
     let charged = lane.options.budget.try_window(u64::from(wanted));
     let window = if charged.is_some() { wanted } else { LEAST_WINDOW };
-    let handshake = async {
-        stream.set_nonblocking(true)?;
-        let stream = tokio::net::TcpStream::from_std(stream)?;
-        builder(&lane.options, window).handshake::<_, Payload>(stream).await.map_err(std::io::Error::other)
-    };
-    let too_late = async {
-        let _ = tokio::time::timeout(HANDSHAKE - HANDSHAKE_AT_STOP, stop.stopped()).await;
-        tokio::time::sleep(HANDSHAKE_AT_STOP).await;
-    };
+    let refused = |reason| lane.service.connection_refused(reason);
+    let Some(stream) = secured(stream, lane.options.tls.as_ref(), &stop, refused).await else { return };
     let mut http = tokio::select! {
         biased;
-        shaken = handshake => match shaken {
+        shaken = builder(&lane.options, window).handshake::<_, Payload>(stream) => match shaken {
             Ok(http) => http,
             Err(error) => return tracing::debug!(?peer, %error, "not an HTTP/2 connection"),
         },
-        () = too_late => return tracing::debug!(?peer, "no HTTP/2 on a connection, closed it"),
+        () = too_late(&stop) => return tracing::debug!(?peer, "no HTTP/2 on a connection, closed it"),
     };
 
     let keepalive = &lane.options.keepalive;

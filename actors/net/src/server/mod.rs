@@ -1,10 +1,12 @@
 //! The receiving end: gRPC on the connections dealt to one lane.
 
+mod accept;
 mod body;
 mod connection;
 mod request;
 mod retirement;
 
+use std::any::Any;
 use std::future::Future;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -13,13 +15,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
 use tokio::sync::mpsc::Receiver;
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Permit};
 
 use crate::compression::Inflater;
 use crate::status::{Code, Status};
+use crate::tls::ServerTls;
 use crate::{Stop, timeout};
+pub(crate) use accept::Event;
+pub use accept::{ConnectionLimit, ConnectionRefused};
 
 /// How long a sender is asked to wait where memory was short.
 const SHORTAGE: Duration = Duration::from_secs(1);
@@ -49,6 +53,11 @@ pub trait Unary: Send + Sync + 'static {
 
     /// Told of a panic in [`Unary::admit`] or [`Unary::call`]; the client was told to try again.
     fn panicked(&self, message: &str);
+
+    /// Told of every connection that was closed before a call could be made on it.
+    fn connection_refused(&self, reason: ConnectionRefused) {
+        let _ = reason;
+    }
 }
 
 /// What is known of a call beside its message.
@@ -84,6 +93,11 @@ pub struct ServerOptions {
     pub stream_window: u32,
     /// How long calls in flight may take to end after `stop`. 5 s unless told.
     pub grace: Duration,
+    /// How many connections there may be, all lanes together: clones of these options count together. 8192 unless
+    /// told.
+    pub connections: ConnectionLimit,
+    /// TLS; without it everything is sent in the clear. Not used unless told.
+    pub tls: Option<ServerTls>,
     /// What the connections' windows are charged to.
     pub budget: Arc<Budget>,
 }
@@ -117,56 +131,27 @@ struct Lane<U> {
 /// Runs on the runtime that polls it, in tasks that end with it.
 pub async fn serve<U: Unary>(
     service: Arc<U>,
-    mut connections: Receiver<TcpStream>,
+    connections: Receiver<TcpStream>,
     options: ServerOptions,
     stop: Stop,
 ) {
-    let grace = options.grace;
     let lane = Arc::new(Lane { service, options, inflater: Inflater::default() });
-    let mut open = JoinSet::new();
-    loop {
-        let stream = tokio::select! {
-            biased;
-            () = stop.stopped() => break,
-            stream = connections.recv() => stream,
-            Some(ended) = open.join_next() => { lane.ended(ended); continue }
-        };
-        let Some(stream) = stream else { break };
-        open.spawn(connection::run(lane.clone(), stream, stop.clone()));
-    }
-    // What was dealt but not served is told to go elsewhere too: a connection that breaks is worse to a client.
-    connections.close();
-    while let Ok(stream) = connections.try_recv() {
-        open.spawn(connection::run(lane.clone(), stream, stop.clone()));
-    }
-    let ending = async {
-        while let Some(ended) = open.join_next().await {
-            lane.ended(ended);
-        }
+    let told = |event: Event<'_>| match event {
+        Event::Refused(reason) => lane.service.connection_refused(reason),
+        Event::Panicked(message) => lane.service.panicked(message),
     };
-    // Without a stop the dealer has ended: what is open is served for as long as it stays.
-    let deadline = async {
-        stop.stopped().await;
-        tokio::time::sleep(grace).await;
-    };
-    tokio::select! {
-        biased;
-        () = ending => {}
-        () = deadline => open.shutdown().await,
-    }
-}
-
-// === impl Lane ===
-
-impl<U: Unary> Lane<U> {
-    fn ended(&self, connection: Result<(), JoinError>) {
-        // Calls are caught one by one; this would be a defect of our own.
-        if let Err(error) = connection
-            && let Ok(panic) = error.try_into_panic()
-        {
-            self.service.panicked(request::panic_message(&*panic));
-        }
-    }
+    let options = &lane.options;
+    accept::serve_dealt(
+        connections,
+        &options.connections,
+        options.grace,
+        &stop,
+        told,
+        |running, stream, slot| {
+            running.spawn(connection::run(lane.clone(), stream, slot, stop.clone()));
+        },
+    )
+    .await;
 }
 
 // === impl ServerOptions ===
@@ -181,6 +166,8 @@ impl ServerOptions {
             connection_window: 256 << 10,
             stream_window: 256 << 10,
             grace: Duration::from_secs(5),
+            connections: ConnectionLimit::default(),
+            tls: None,
             budget,
         }
     }
@@ -223,4 +210,12 @@ pub(crate) fn too_large(limit: u64) -> Status {
         Code::ResourceExhausted,
         format!("the message is larger than {limit} bytes, the most that is taken"),
     )
+}
+
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(message), _) => message,
+        (None, Some(message)) => message,
+        (None, None) => "a panic without a message",
+    }
 }

@@ -1,6 +1,5 @@
 //! One call: admit, gather, inflate, answer.
 
-use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -19,7 +18,7 @@ use tokio::time::Instant;
 use watershed_delivery::Permit;
 
 use super::body::{Body, linger};
-use super::{Call, Lane, Unary, too_large};
+use super::{Call, Lane, Unary, panic_message, too_large};
 use crate::compression::{ACCEPTED, Encoding};
 use crate::frame::{Header, Payload};
 use crate::status::{self, Code, GRPC, GRPC_STATUS, Status};
@@ -187,12 +186,4 @@ async fn until_reset<T>(call: impl Future<Output = T>, respond: &mut SendRespons
         Poll::Pending => respond.poll_reset(cx).map(|_: Result<Reason, h2::Error>| None),
     })
     .await
-}
-
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(message), _) => message,
-        (None, Some(message)) => message,
-        (None, None) => "a panic without a message",
-    }
 }

@@ -19,11 +19,13 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use watershed_delivery::{Budget, Exhausted, Permit};
 use watershed_net::{
-    Call, Client, ClientOptions, Code, ServerOptions, Socket, Sockets, Status, Stop, StopSignal, Unary, serve,
+    Call, Client, ClientOptions, Code, ConnectionLimit, ConnectionRefused, ServerOptions, Socket, Sockets,
+    Status, Stop, StopSignal, Unary, serve,
 };
 
 pub const ECHO: &str = "/test.Service/Echo";
@@ -46,6 +48,7 @@ pub struct Service {
     /// What net itself refused.
     pub refused_by_net: Mutex<Vec<Code>>,
     pub panics: Mutex<Vec<String>>,
+    pub connections_refused: Mutex<Vec<ConnectionRefused>>,
     pub last: Mutex<Option<Call>>,
     /// What the permit of the last call covered.
     pub covered: AtomicUsize,
@@ -87,12 +90,17 @@ impl Unary for Service {
     fn panicked(&self, message: &str) {
         self.panics.lock().push(message.to_owned());
     }
+
+    fn connection_refused(&self, reason: ConnectionRefused) {
+        self.connections_refused.lock().push(reason);
+    }
 }
 
 pub struct Server {
     pub service: Arc<Service>,
     pub socket: Arc<Socket>,
     pub addr: SocketAddr,
+    pub limit: ConnectionLimit,
     pub stop: StopSignal,
     pub serving: JoinHandle<()>,
 }
@@ -118,12 +126,14 @@ impl Server {
             refused: AtomicUsize::new(0),
             refused_by_net: Mutex::default(),
             panics: Mutex::default(),
+            connections_refused: Mutex::default(),
             last: Mutex::default(),
             covered: AtomicUsize::new(0),
         });
+        let limit = options.connections.clone();
         let (stop, stopped) = StopSignal::new();
         let serving = tokio::spawn(run(service.clone(), socket.clone(), options, stopped));
-        Self { service, addr: socket.local_addr(), socket, stop, serving }
+        Self { service, addr: socket.local_addr(), socket, limit, stop, serving }
     }
 
     pub fn client(&self) -> Client {
@@ -175,9 +185,21 @@ impl Raw {
     pub async fn connect(addr: SocketAddr) -> Self {
         let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let (sender, connection) =
-            h2::client::Builder::new().initial_max_send_streams(10_000).handshake(stream).await.unwrap();
-        Self { sender, driver: tokio::spawn(connection) }
+        Self::over(stream).await.unwrap()
+    }
+
+    pub async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self, h2::Error> {
+        let builder = h2::client::Builder::new().initial_max_send_streams(10_000).to_owned();
+        let (sender, connection) = builder.handshake(stream).await?;
+        Ok(Self { sender, driver: tokio::spawn(connection) })
+    }
+
+    /// Opens a call, if the connection lets it.
+    pub async fn try_open(&self, path: &str) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let request = Request::post(format!("http://test{path}")).header("content-type", "application/grpc");
+        self.sender.clone().ready().await?.send_request(request.body(()).unwrap(), false)
     }
 
     /// Opens a call; the body is up to the test.
