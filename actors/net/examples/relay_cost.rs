@@ -163,7 +163,10 @@ async fn cost(kind: &str, addr: SocketAddr, message: &Bytes, calls: usize, at_on
             let options = ClientOptions { compression, ..ClientOptions::new(endpoint) };
             let client = Client::new(options).unwrap();
             let call = || async {
-                client.unary(METHOD, std::slice::from_ref(message), None).await.unwrap();
+                client
+                    .unary(METHOD, &http::HeaderMap::new(), std::slice::from_ref(message), None)
+                    .await
+                    .unwrap();
             };
             repeated(calls, at_once, call).await
         }

@@ -5,6 +5,8 @@
 //! * [`serve`] answers gRPC on the connections dealt to one lane. Admission is decided on the five bytes before a
 //!   message ([`Unary::admit`]); the body is gathered, and inflated, only inside the [`Permit`] that grants.
 //! * [`Client`] makes gRPC calls over one connection that it opens, and opens again, by itself.
+//! * [`HttpClient`] posts over HTTP/1.1, on connections that it keeps for the next request.
+//! * [`ClientTls`] and [`Proxy`] are the way to the server for either of them.
 //! * [`Status`] is what either end says, with the delay a retrying client should keep (`google.rpc.RetryInfo`).
 //!
 //! # Why not tonic's transport
@@ -28,10 +30,11 @@ mod stop;
 mod timeout;
 mod tls;
 
-pub use client::{CallError, CallErrorKind, Client, ClientKeepalive, ClientOptions, EndpointError};
+pub use client::{CallError, CallErrorKind, Client, ClientKeepalive, ClientOptions, EndpointError, Proxy};
+pub use client::{HttpAnswer, HttpClient, HttpClientOptions, HttpError, HttpErrorKind};
 pub use compression::Compression;
 pub use server::{Call, ConnectionLimit, ConnectionRefused, ServerKeepalive, ServerOptions, Unary, serve};
 pub use socket::{BindError, Socket, Sockets};
 pub use status::{Code, Status};
 pub use stop::{Stop, StopSignal};
-pub use tls::{Alpn, Pem, ServerTls, ServerTlsOptions, TlsError, TlsVersion};
+pub use tls::{Alpn, ClientTls, ClientTlsOptions, Pem, ServerTls, ServerTlsOptions, TlsError, TlsVersion};

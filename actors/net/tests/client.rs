@@ -63,7 +63,7 @@ async fn nobody_there_is_said_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     drop(listener);
-    let error = client(addr).unary(ECHO, &[], None).await.unwrap_err();
+    let error = client(addr).unary(ECHO, &HeaderMap::new(), &[], None).await.unwrap_err();
     assert_eq!((error.status.code, error.kind), (Code::Unavailable, CallErrorKind::NotSent));
     assert!(
         error.status.message.contains(&format!("cannot connect to {addr}: Connection refused")),
@@ -79,16 +79,17 @@ async fn a_client_finds_a_server_that_came_back() {
     let address = server.addr.to_string();
     let client = server.client();
     let patient = server.client_with(|options| options.wait_for_ready = true);
-    assert!(client.unary(ECHO, &[], None).await.is_ok());
+    assert!(client.unary(ECHO, &HeaderMap::new(), &[], None).await.is_ok());
     server.end().await;
-    let error = client.unary(ECHO, &[], None).await.unwrap_err();
+    let error = client.unary(ECHO, &HeaderMap::new(), &[], None).await.unwrap_err();
     assert_eq!(error.kind, CallErrorKind::NotSent, "{error}");
-    let error = patient.unary(ECHO, &[], Some(Duration::from_millis(10))).await.unwrap_err();
+    let error =
+        patient.unary(ECHO, &HeaderMap::new(), &[], Some(Duration::from_millis(10))).await.unwrap_err();
     assert_eq!((error.status.code, error.kind), (Code::DeadlineExceeded, CallErrorKind::NotSent));
 
-    let waiting = tokio::spawn(async move { patient.unary(ECHO, &[], None).await });
+    let waiting = tokio::spawn(async move { patient.unary(ECHO, &HeaderMap::new(), &[], None).await });
     let server = Server::on(sockets.bind(&address).unwrap(), budget, |_| {});
-    assert!(client.unary(ECHO, &[], None).await.is_ok());
+    assert!(client.unary(ECHO, &HeaderMap::new(), &[], None).await.is_ok());
     assert!(waiting.await.unwrap().is_ok());
     server.end().await;
 }
@@ -102,7 +103,10 @@ async fn what_goes_along_arrives() {
         options.authority = Some("collector.example".to_owned());
         options.compression = Compression::Zstd(3);
     });
-    client.unary(ECHO, &[Bytes::from_static(b"x")], Some(Duration::from_secs(9))).await.unwrap();
+    client
+        .unary(ECHO, &HeaderMap::new(), &[Bytes::from_static(b"x")], Some(Duration::from_secs(9)))
+        .await
+        .unwrap();
     let call = server.service.last.lock().take().unwrap();
     assert_eq!(call.timeout, Some(Duration::from_secs(9)));
     assert_eq!(call.headers["x-tenant"], "blue");
@@ -121,7 +125,7 @@ async fn many_calls_share_one_connection() {
         async move {
             let message = telemetry(call * 1000);
             let pieces: Vec<Bytes> = message.chunks(777).map(Bytes::copy_from_slice).collect();
-            assert!(client.unary(ECHO, &pieces, None).await.unwrap() == message);
+            assert!(client.unary(ECHO, &HeaderMap::new(), &pieces, None).await.unwrap() == message);
         }
     });
     futures_util::future::join_all(calls).await;
@@ -133,9 +137,12 @@ async fn many_calls_share_one_connection() {
 async fn a_timeout_ends_a_call_and_what_the_server_does_for_it() {
     let server = Server::start();
     let client = server.client();
-    client.unary(ECHO, &[], None).await.unwrap();
+    client.unary(ECHO, &HeaderMap::new(), &[], None).await.unwrap();
     let used = server.service.budget.used();
-    let error = client.unary(HOLD, &[telemetry(1000)], Some(Duration::from_millis(20))).await.unwrap_err();
+    let error = client
+        .unary(HOLD, &HeaderMap::new(), &[telemetry(1000)], Some(Duration::from_millis(20)))
+        .await
+        .unwrap_err();
     assert_eq!((error.status.code, error.kind), (Code::DeadlineExceeded, CallErrorKind::Unknown));
     until(|| server.service.budget.used() == used).await;
     server.end().await;
@@ -145,11 +152,11 @@ async fn a_timeout_ends_a_call_and_what_the_server_does_for_it() {
 async fn a_dropped_call_is_cancelled() {
     let server = Server::start();
     let client = server.client();
-    client.unary(ECHO, &[], None).await.unwrap();
+    client.unary(ECHO, &HeaderMap::new(), &[], None).await.unwrap();
     let used = server.service.budget.used();
     let calling = tokio::spawn({
         let client = client.clone();
-        async move { client.unary(HOLD, &[telemetry(1000)], None).await }
+        async move { client.unary(HOLD, &HeaderMap::new(), &[telemetry(1000)], None).await }
     });
     until(|| server.service.budget.used() == used + 1000).await;
     calling.abort();
@@ -167,7 +174,7 @@ async fn a_lost_connection_leaves_the_outcome_unknown() {
         let _call = connection.accept().await;
         // Both are dropped here: the call was taken, and the connection breaks.
     });
-    let error = client.unary(ECHO, &[], None).await.unwrap_err();
+    let error = client.unary(ECHO, &HeaderMap::new(), &[], None).await.unwrap_err();
     assert_eq!((error.status.code, error.kind), (Code::Unavailable, CallErrorKind::Unknown), "{error}");
 }
 
@@ -178,13 +185,13 @@ async fn a_call_the_server_never_looked_at_is_sent_again() {
         _ => respond(respond_to, grpc(), Some(framed(0, b"again")), &[("grpc-status", "0")]),
     })
     .await;
-    assert_eq!(client(addr).unary(ECHO, &[telemetry(100)], None).await.unwrap(), "again");
+    assert_eq!(client(addr).unary(ECHO, &HeaderMap::new(), &[telemetry(100)], None).await.unwrap(), "again");
 }
 
 #[tokio::test]
 async fn a_server_that_refuses_for_ever_is_not_asked_for_ever() {
     let addr = scripted(|_, respond_to| respond_to.send_reset(h2::Reason::REFUSED_STREAM)).await;
-    let error = client(addr).unary(ECHO, &[], None).await.unwrap_err();
+    let error = client(addr).unary(ECHO, &HeaderMap::new(), &[], None).await.unwrap_err();
     assert_eq!((error.status.code, error.kind), (Code::Unavailable, CallErrorKind::NotSent));
 }
 
@@ -200,7 +207,7 @@ async fn a_dead_connection_is_found_out() {
         ..ClientOptions::new(listener.local_addr().unwrap().to_string())
     };
     // Connections are taken by the kernel, and nobody ever speaks on them.
-    let error = Client::new(options).unwrap().unary(ECHO, &[], None).await.unwrap_err();
+    let error = Client::new(options).unwrap().unary(ECHO, &HeaderMap::new(), &[], None).await.unwrap_err();
     assert_eq!((error.status.code, error.kind), (Code::Unavailable, CallErrorKind::Unknown));
 }
 
@@ -262,7 +269,7 @@ async fn odd_answers_are_read_for_what_they_are() {
     ];
     for (script, code, text) in cases {
         let addr = scripted(move |_, respond_to| script(respond_to)).await;
-        let error = client(addr).unary(ECHO, &[], None).await.unwrap_err();
+        let error = client(addr).unary(ECHO, &HeaderMap::new(), &[], None).await.unwrap_err();
         assert_eq!(error.status.code, code, "{error}");
         assert!(error.status.message.contains(text), "{error}");
         assert_eq!(error.status.retry_after, None);
@@ -275,7 +282,7 @@ async fn a_response_of_the_limit_is_read() {
         respond(respond_to, grpc(), Some(framed(0, &[7; 4 << 20])), &[("grpc-status", "0")]);
     })
     .await;
-    assert_eq!(client(addr).unary(ECHO, &[], None).await.unwrap().len(), 4 << 20);
+    assert_eq!(client(addr).unary(ECHO, &HeaderMap::new(), &[], None).await.unwrap().len(), 4 << 20);
 }
 
 #[tokio::test]
@@ -291,12 +298,17 @@ async fn a_connection_on_which_calls_time_out_is_doubted() {
     .unwrap();
     let (gone, back) = (client.clone(), client);
     let first = tokio::spawn(async move {
-        gone.unary(ECHO, &[telemetry(100)], Some(Duration::from_millis(50))).await.unwrap_err()
+        gone.unary(ECHO, &HeaderMap::new(), &[telemetry(100)], Some(Duration::from_millis(50)))
+            .await
+            .unwrap_err()
     });
     // It is there, and neither reads nor closes: for all that the client can see it has vanished.
     let (vanished, _) = listener.accept().await.unwrap();
     assert_eq!(first.await.unwrap().kind, CallErrorKind::Unknown);
-    let second = back.unary(ECHO, &[telemetry(100)], Some(Duration::from_secs(10))).await.unwrap_err();
+    let second = back
+        .unary(ECHO, &HeaderMap::new(), &[telemetry(100)], Some(Duration::from_secs(10)))
+        .await
+        .unwrap_err();
     assert_eq!(
         (second.status.code, second.kind),
         (Code::Unavailable, CallErrorKind::Unknown),
@@ -309,7 +321,10 @@ async fn a_connection_on_which_calls_time_out_is_doubted() {
             respond(&mut respond_to, grpc(), Some(framed(0, b"new")), &[("grpc-status", "0")]);
         }
     });
-    assert_eq!(back.unary(ECHO, &[telemetry(100)], Some(Duration::from_secs(10))).await.unwrap(), "new");
+    assert_eq!(
+        back.unary(ECHO, &HeaderMap::new(), &[telemetry(100)], Some(Duration::from_secs(10))).await.unwrap(),
+        "new"
+    );
     until(|| budget.used() == 0).await;
     drop(vanished);
 }

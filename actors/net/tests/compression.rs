@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use common::*;
+use http::HeaderMap;
 use watershed_delivery::Budget;
 use watershed_net::{CallErrorKind, Code, Compression};
 
@@ -52,7 +53,10 @@ async fn our_own_client_is_understood() {
         for message in [telemetry(0), telemetry(10), telemetry(40_000), telemetry(1 << 20), zeros] {
             let third = message.len() / 3;
             let pieces = [message.slice(..third), Bytes::new(), message.slice(third..)];
-            assert!(client.unary(ECHO, &pieces, None).await.unwrap() == message, "{compression:?}");
+            assert!(
+                client.unary(ECHO, &HeaderMap::new(), &pieces, None).await.unwrap() == message,
+                "{compression:?}"
+            );
             assert_eq!(server.service.covered.load(Ordering::SeqCst), message.len(), "{compression:?}");
         }
     }
@@ -187,12 +191,12 @@ async fn no_room_is_said_with_a_delay() {
     let server = Server::with(Budget::new(1 << 20), |_| {});
     let client = server.client();
     let _held = server.service.budget.try_take(700 << 10).unwrap();
-    let error = client.unary(ECHO, &[telemetry(200 << 10)], None).await.unwrap_err();
+    let error = client.unary(ECHO, &HeaderMap::new(), &[telemetry(200 << 10)], None).await.unwrap_err();
     assert_eq!((error.status.code, error.kind), (Code::Unavailable, CallErrorKind::Answered));
     assert_eq!(error.status.retry_after, Some(RETRY_AFTER));
     drop(_held);
-    assert!(client.unary(ECHO, &[telemetry(200 << 10)], None).await.is_ok());
-    let error = client.unary(ECHO, &[telemetry(2 << 20)], None).await.unwrap_err();
+    assert!(client.unary(ECHO, &HeaderMap::new(), &[telemetry(200 << 10)], None).await.is_ok());
+    let error = client.unary(ECHO, &HeaderMap::new(), &[telemetry(2 << 20)], None).await.unwrap_err();
     assert_eq!((error.status.code, error.status.retry_after), (Code::ResourceExhausted, None));
     server.end().await;
 }

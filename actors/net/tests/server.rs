@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
+use http::HeaderMap;
 use tokio::sync::mpsc;
 use watershed_delivery::Budget;
 use watershed_net::{CallErrorKind, Client, ClientOptions, Code, ServerOptions, Sockets, StopSignal, serve};
@@ -178,14 +179,15 @@ async fn a_graceful_stop_lets_calls_end() {
     let message = [Bytes::from_static(b"late")];
     let calling = tokio::spawn({
         let client = client.clone();
-        async move { client.unary(HOLD, &message, None).await }
+        async move { client.unary(HOLD, &HeaderMap::new(), &message, None).await }
     });
     until(|| server.begun() == 1).await;
     server.stop.stop();
     // Calls that were under way are answered, then new ones go elsewhere, and there is nowhere: the port is
     // bound, but nobody deals from it.
     let refused = loop {
-        if let Err(error) = client.unary(ECHO, &[], Some(Duration::from_millis(50))).await {
+        if let Err(error) = client.unary(ECHO, &HeaderMap::new(), &[], Some(Duration::from_millis(50))).await
+        {
             break error;
         }
     };
@@ -201,8 +203,9 @@ async fn a_graceful_stop_lets_calls_end() {
 async fn a_graceful_stop_has_an_end() {
     let server = Server::with(Budget::new(1 << 20), |options| options.grace = Duration::from_millis(20));
     let client = server.client();
-    let calling =
-        tokio::spawn(async move { client.unary(HOLD, &[Bytes::from_static(b"never")], None).await });
+    let calling = tokio::spawn(async move {
+        client.unary(HOLD, &HeaderMap::new(), &[Bytes::from_static(b"never")], None).await
+    });
     until(|| server.begun() == 1).await;
     server.end().await;
     let error = calling.await.unwrap().unwrap_err();
@@ -259,7 +262,7 @@ async fn lanes_are_threads() {
     for raw in &raws {
         assert_eq!(raw.call(ECHO, &[], framed(0, b"x")).await.code, Some(Code::Ok));
     }
-    assert!(client.unary(ECHO, &[], None).await.is_ok());
+    assert!(client.unary(ECHO, &HeaderMap::new(), &[], None).await.is_ok());
     drop((raws, client));
     signal.stop();
     dealing.await.unwrap();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
+use http::HeaderMap;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use watershed_delivery::Budget;
@@ -146,11 +147,12 @@ async fn a_restart_refuses_no_connection() {
     let server = Server::on(socket, budget.clone(), |_| {});
     let client = server.client();
     let message = [Bytes::from_static(b"here")];
-    assert_eq!(client.unary(ECHO, &message, None).await.unwrap(), "here");
+    assert_eq!(client.unary(ECHO, &HeaderMap::new(), &message, None).await.unwrap(), "here");
     server.end().await;
 
     // Nobody serves: the call waits in the backlog rather than fails.
-    let call = client.unary(ECHO, &message, Some(Duration::from_secs(10)));
+    let none = HeaderMap::new();
+    let call = client.unary(ECHO, &none, &message, Some(Duration::from_secs(10)));
     let restart = async { Server::on(sockets.bind(&address).unwrap(), budget, |_| {}) };
     let (answer, server) = tokio::join!(call, restart);
     assert_eq!(answer.unwrap(), "here");

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use common::*;
+use http::HeaderMap;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::UnaryService;
 use watershed_net::{CallErrorKind, Client, ClientOptions, Code};
@@ -127,9 +128,13 @@ async fn tonics_server_is_understood() {
     let client = Client::new(ClientOptions::new(format!("http://{addr}"))).unwrap();
     for length in [0, 100, 40_000, 3 << 20] {
         let message = telemetry(length);
-        assert!(client.unary(ECHO, std::slice::from_ref(&message), None).await.unwrap() == message);
+        assert!(
+            client.unary(ECHO, &HeaderMap::new(), std::slice::from_ref(&message), None).await.unwrap()
+                == message
+        );
     }
-    let error = client.unary(ECHO, &[Bytes::from_static(b"refuse")], None).await.unwrap_err();
+    let error =
+        client.unary(ECHO, &HeaderMap::new(), &[Bytes::from_static(b"refuse")], None).await.unwrap_err();
     assert_eq!(error.kind, CallErrorKind::Answered);
     assert_eq!((error.status.code, &*error.status.message), (Code::Unavailable, "später"));
     assert_eq!(error.status.retry_after, Some(Duration::from_secs(3)));

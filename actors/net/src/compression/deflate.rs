@@ -1,21 +1,26 @@
 //! Compression of a message in pieces into one buffer.
 
+use std::io::Write;
+
 use bytes::Bytes;
 use flate2::{Compress, FlushCompress, Status as Flate};
 use parking_lot::Mutex;
 use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective, get_error_name, zstd_sys};
 
-use super::{Compression, Encoding};
+use super::Compression;
 
 /// A client's compression, with a context that is made once and used again for every message.
 pub(crate) struct Deflater {
-    encoding: Encoding,
+    name: &'static str,
     context: Mutex<Context>,
 }
 
 enum Context {
-    Gzip(Compress),
+    /// gzip or zlib: which of them, the compressor knows.
+    Flate(Compress),
     Zstd(CCtx<'static>),
+    /// Has none that could be kept.
+    Snappy,
 }
 
 // === impl Deflater ===
@@ -23,24 +28,25 @@ enum Context {
 impl Deflater {
     /// `None` where nothing is to be compressed.
     pub fn new(compression: Compression) -> Option<Self> {
-        let (encoding, context) = match compression {
+        let flate = |level: u32| flate2::Compression::new(level.min(9));
+        let (name, context) = match compression {
             Compression::None => return None,
-            Compression::Gzip(level) => (
-                Encoding::Gzip,
-                Context::Gzip(Compress::new_gzip(flate2::Compression::new(level.min(9)), 15)),
-            ),
+            Compression::Gzip(level) => ("gzip", Context::Flate(Compress::new_gzip(flate(level), 15))),
+            Compression::Deflate(level) => ("deflate", Context::Flate(Compress::new(flate(level), true))),
             Compression::Zstd(level) => {
                 let mut context = CCtx::create();
                 // Never fails: zstd brings levels into its range by itself.
                 let _ = context.set_parameter(CParameter::CompressionLevel(level));
-                (Encoding::Zstd, Context::Zstd(context))
+                ("zstd", Context::Zstd(context))
             }
+            Compression::Snappy => ("snappy", Context::Snappy),
         };
-        Some(Self { encoding, context: Mutex::new(context) })
+        Some(Self { name, context: Mutex::new(context) })
     }
 
-    pub fn encoding(&self) -> Encoding {
-        self.encoding
+    /// What it is called in `grpc-encoding` and in `Content-Encoding`.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// The pieces as one compressed message, or what the library has to say.
@@ -48,10 +54,11 @@ impl Deflater {
         let length: usize = pieces.iter().map(Bytes::len).sum();
         let mut output = Vec::with_capacity(length / 3 + 256);
         match &mut *self.context.lock() {
-            Context::Gzip(context) => gzip(context, pieces, &mut output)?,
+            Context::Flate(context) => flate(context, pieces, &mut output)?,
             Context::Zstd(context) => {
                 zstd(context, pieces, length as u64, &mut output).map_err(get_error_name)?;
             }
+            Context::Snappy => snappy(pieces, &mut output).map_err(|_| "snappy")?,
         }
         output.shrink_to_fit();
         Ok(output)
@@ -60,25 +67,26 @@ impl Deflater {
 
 impl std::fmt::Debug for Deflater {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Deflater").field("encoding", &self.encoding).finish_non_exhaustive()
+        f.debug_struct("Deflater").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-fn gzip(context: &mut Compress, pieces: &[Bytes], output: &mut Vec<u8>) -> Result<(), &'static str> {
+fn flate(context: &mut Compress, pieces: &[Bytes], output: &mut Vec<u8>) -> Result<(), &'static str> {
     context.reset();
     for piece in pieces {
         let mut rest = &piece[..];
         while !rest.is_empty() {
             make_room(output);
             let before = context.total_in();
-            context.compress_vec(rest, output, FlushCompress::None).map_err(|_| "gzip")?;
+            context.compress_vec(rest, output, FlushCompress::None).map_err(|_| "flate")?;
             // A difference within one slice.
             rest = &rest[(context.total_in() - before) as usize..];
         }
     }
     loop {
         make_room(output);
-        if context.compress_vec(&[], output, FlushCompress::Finish).map_err(|_| "gzip")? == Flate::StreamEnd {
+        if context.compress_vec(&[], output, FlushCompress::Finish).map_err(|_| "flate")? == Flate::StreamEnd
+        {
             return Ok(());
         }
     }
@@ -114,6 +122,15 @@ fn zstd(
             return Ok(());
         }
     }
+}
+
+/// The framed format, as gRPC and otelcol have it; what wants blocks (remote write) makes them itself.
+fn snappy(pieces: &[Bytes], output: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut encoder = snap::write::FrameEncoder::new(output);
+    for piece in pieces {
+        encoder.write_all(piece)?;
+    }
+    encoder.flush()
 }
 
 /// Compressors need room to write to, or they do nothing.

@@ -1,4 +1,4 @@
-//! gzip and zstd, inside the memory that was granted.
+//! gzip, zstd, zlib and snappy, inside the memory that was granted.
 
 mod deflate;
 mod inflate;
@@ -16,6 +16,10 @@ pub enum Compression {
     Gzip(u32),
     /// zstd, at a level from -7 to 22; 3 is its default.
     Zstd(i32),
+    /// zlib (RFC 1950), which HTTP calls `deflate`, at a level from 0 to 9.
+    Deflate(u32),
+    /// snappy, framed.
+    Snappy,
 }
 
 /// What a compressed message is compressed with.

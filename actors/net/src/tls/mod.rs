@@ -1,5 +1,6 @@
 //! TLS, by rustls with ring. The provider is passed to every configuration: nothing global is installed.
 
+mod client;
 mod pem;
 mod server;
 mod stream;
@@ -10,6 +11,8 @@ use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use rustls::version::{TLS12, TLS13};
 
+pub use client::{ClientTls, ClientTlsOptions};
+pub(crate) use client::{TlsTrouble, trouble};
 pub use pem::Pem;
 pub use server::{Alpn, ServerTls, ServerTlsOptions};
 pub(crate) use stream::Stream;
@@ -27,8 +30,8 @@ pub enum TlsVersion {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {problem}")]
 pub struct TlsError {
-    /// The setting to blame, by its name: `cert_file` or `cert_pem`, `key_file` or `key_pem`, `client_ca_file` or
-    /// `client_ca_pem`, `max_version`.
+    /// The setting to blame, by its name: `ca_file`, `cert_file`, `key_file` or `client_ca_file`, or the same with
+    /// `_pem`; `max_version`.
     pub key: &'static str,
     /// What is wrong, with the file's name.
     pub problem: String,

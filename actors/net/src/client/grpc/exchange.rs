@@ -6,10 +6,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use http::header::CONTENT_TYPE;
-use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 
-use super::{CallError, CallErrorKind, Shared};
+use super::{CallError, CallErrorKind, Shared, endpoint};
+use crate::client::override_headers;
 use crate::frame::{HEADER, Header, Payload};
 use crate::status::{Code, GRPC, Status};
 use crate::timeout;
@@ -22,6 +23,7 @@ impl Shared {
     pub(super) fn request(
         &self,
         path: &'static str,
+        headers: &HeaderMap,
         timeout: Option<Duration>,
     ) -> Result<Request<()>, CallError> {
         let unsendable = |error: &dyn std::fmt::Display| {
@@ -29,13 +31,14 @@ impl Shared {
         };
         let path = PathAndQuery::from_maybe_shared(Bytes::from_static(path.as_bytes()));
         let uri = Uri::builder()
-            .scheme(Scheme::HTTP)
+            .scheme(self.endpoint.scheme())
             .authority(self.endpoint.authority.clone())
             .path_and_query(path.map_err(|error| unsendable(&error))?);
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.build().map_err(|error| unsendable(&error))?;
         *request.headers_mut() = self.headers.clone();
+        override_headers(request.headers_mut(), headers, endpoint::is_reserved);
         if let Some(timeout) = timeout {
             let value = HeaderValue::try_from(timeout::format(timeout));
             request.headers_mut().insert("grpc-timeout", value.map_err(|error| unsendable(&error))?);

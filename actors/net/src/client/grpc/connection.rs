@@ -8,22 +8,24 @@ use std::time::Duration;
 use h2::PingPong;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::endpoint::Endpoint;
 use super::{ClientKeepalive, Shared};
 use crate::frame::Payload;
 use crate::ping;
 use crate::status::{Code, Status};
+use crate::tls::Stream;
 
 /// The first and the longest pause of a call that waits for a connection.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Cancelled calls whose late answers are expected. Answers beyond them look like an attack to HTTP/2, which then
-/// ends the connection, and a moment's worth of timeouts should not.
+/// Cancelled calls whose late answers are expected.
 const CANCELLED: usize = 1024;
+
+/// Frames of answers beyond them, over the connection's whole life, before it is ended as an attack: few enough
+/// that they cost nothing, enough that a slow server does not get there.
+const STRAY: usize = 1 << 20;
 
 /// How long a connection on which a call has timed out may take to answer a ping.
 const DOUBT: Duration = Duration::from_secs(2);
@@ -137,9 +139,12 @@ impl Shared {
     async fn open(&self) -> io::Result<Live> {
         let patience = self.connection.connect_timeout;
         let opening = async {
-            let stream = connect(&self.endpoint).await?;
+            let stream = self.endpoint.route.connect().await?;
             let mut builder = h2::client::Builder::new();
-            builder.enable_push(false).max_concurrent_reset_streams(CANCELLED);
+            builder
+                .enable_push(false)
+                .max_concurrent_reset_streams(CANCELLED)
+                .max_local_error_reset_streams(Some(STRAY));
             builder.handshake(stream).await.map_err(io::Error::other)
         };
         let (sender, http) = tokio::time::timeout(patience, opening).await.map_err(|_| {
@@ -154,15 +159,9 @@ impl Shared {
     }
 }
 
-async fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 /// Moves the bytes of a connection until it ends or is found dead.
 async fn drive(
-    mut http: h2::client::Connection<TcpStream, Payload>,
+    mut http: h2::client::Connection<Stream, Payload>,
     keepalive: Option<ClientKeepalive>,
     doubt: Doubt,
     calls: Arc<AtomicUsize>,
