@@ -16,6 +16,7 @@
 
 mod count;
 pub mod edit;
+pub mod json;
 mod message;
 mod payload;
 mod rewrite;

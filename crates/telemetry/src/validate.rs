@@ -112,12 +112,12 @@ fn message(bytes: &[u8], mut pos: usize, kind: Kind, depth: usize, items: &mut u
         }
         match rule {
             Rule::Unknown => continue,
-            Rule::Varint => {
+            Rule::Varint(_) => {
                 pos = after_varint(bytes, pos).map_err(|flaw| (flaw, start))?;
                 continue;
             }
-            Rule::Fixed64 | Rule::Fixed32 => {
-                pos += if rule == Rule::Fixed64 { 8 } else { 4 };
+            Rule::Fixed64(_) | Rule::Fixed32 => {
+                pos += if rule == Rule::Fixed32 { 4 } else { 8 };
                 if pos > bytes.len() {
                     return Err((Flaw::Truncated, start));
                 }
@@ -129,11 +129,11 @@ fn message(bytes: &[u8], mut pos: usize, kind: Kind, depth: usize, items: &mut u
         let (body, end) = length_delimited(bytes, pos).map_err(|flaw| (flaw, start))?;
         let value = bytes.get(body..end).unwrap_or_default();
         let flaw = match rule {
-            Rule::Text => (!is_utf8(value)).then_some(Flaw::Utf8),
+            Rule::Text | Rule::Texts => (!is_utf8(value)).then_some(Flaw::Utf8),
             Rule::TraceId => (value.len() != 16 && !value.is_empty()).then_some(Flaw::TraceId),
             Rule::SpanId => (value.len() != 8 && !value.is_empty()).then_some(Flaw::SpanId),
-            Rule::PackedFixed64 => (value.len() % 8 != 0).then_some(Flaw::Truncated),
-            Rule::PackedVarint => varints(value).err(),
+            Rule::PackedFixed64(_) => (value.len() % 8 != 0).then_some(Flaw::Truncated),
+            Rule::PackedVarint(_) => varints(value).err(),
             Rule::Attributes if is_plain_attribute(value) => {
                 pos = end;
                 continue;

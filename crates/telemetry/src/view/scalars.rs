@@ -5,7 +5,7 @@ use crate::wire::{self, Value};
 
 impl<'a> Message<'a> {
     /// The values of a repeated `fixed64` or (as their bits) `double` field.
-    pub(super) fn fixed64s(&self, number: u32) -> impl Iterator<Item = u64> + Clone + use<'a> {
+    pub(crate) fn fixed64s(&self, number: u32) -> impl Iterator<Item = u64> + Clone + use<'a> {
         let take = |packed: &mut &[u8]| {
             let (value, rest) = packed.split_first_chunk()?;
             *packed = rest;
@@ -21,7 +21,7 @@ impl<'a> Message<'a> {
     }
 
     /// The values of a repeated `uint64` field.
-    pub(super) fn varints(&self, number: u32) -> impl Iterator<Item = u64> + Clone + use<'a> {
+    pub(crate) fn varints(&self, number: u32) -> impl Iterator<Item = u64> + Clone + use<'a> {
         let take = |packed: &mut &[u8]| {
             let (value, rest) = wire::read_varint(packed).ok()?;
             *packed = rest;

@@ -1,0 +1,177 @@
+//! Wire bytes under construction, whose lengths are known only after what they enclose.
+
+use crate::json::error::Fault;
+use crate::wire::{self, WireType};
+
+/// Memory that is asked for before it is taken.
+pub(super) struct Room<'r> {
+    ask: &'r mut dyn FnMut(usize) -> bool,
+    /// What was granted, in bytes.
+    total: usize,
+}
+
+impl<'r> Room<'r> {
+    pub(super) fn new(ask: &'r mut dyn FnMut(usize) -> bool) -> Self {
+        Self { ask, total: 0 }
+    }
+
+    /// Makes place for `more` elements.
+    #[inline]
+    pub(super) fn reserve<T>(&mut self, vec: &mut Vec<T>, more: usize) -> Result<(), Fault> {
+        if vec.capacity() - vec.len() >= more { Ok(()) } else { self.grow(vec, more) }
+    }
+
+    #[cold]
+    fn grow<T>(&mut self, vec: &mut Vec<T>, more: usize) -> Result<(), Fault> {
+        let needed = vec.len().saturating_add(more);
+        let capacity = needed.max(vec.capacity() + vec.capacity() / 2).max(64);
+        let total = self.total.saturating_add((capacity - vec.capacity()).saturating_mul(size_of::<T>()));
+        if !(self.ask)(total) {
+            return Err(Fault::no_room());
+        }
+        self.total = total;
+        vec.reserve_exact(capacity - vec.len());
+        Ok(())
+    }
+}
+
+/// A message that is open: where its length goes, and what had grown until then.
+pub(super) struct Open {
+    at: usize,
+    growth: usize,
+}
+
+/// The bytes so far.
+///
+/// Every open message has one byte for its length. Nearly all need no more. A longer length is set down until the
+/// end, when one pass from behind moves each byte once; making place for it at once would move the inside of every
+/// message again for each message around it.
+pub(super) struct Output<'r> {
+    bytes: Vec<u8>,
+    /// Lengths of more than one byte: position in `bytes`, and the length.
+    long: Vec<(usize, usize)>,
+    /// What these will add.
+    growth: usize,
+    pub(super) room: Room<'r>,
+}
+
+impl<'r> Output<'r> {
+    /// With a capacity to start from, in bytes.
+    pub(super) fn new(mut room: Room<'r>, capacity: usize) -> Result<Self, Fault> {
+        let mut bytes = Vec::new();
+        room.reserve(&mut bytes, capacity)?;
+        Ok(Self { bytes, long: Vec::new(), growth: 0, room })
+    }
+
+    /// Place for a tag of a field number below 2^11, and a value.
+    #[inline]
+    fn reserve(&mut self, value: usize) -> Result<(), Fault> {
+        self.room.reserve(&mut self.bytes, value.saturating_add(2))
+    }
+
+    /// Starts a length-delimited field.
+    #[inline]
+    pub(super) fn open(&mut self, number: u32) -> Result<Open, Fault> {
+        self.reserve(1)?;
+        wire::put_tag(&mut self.bytes, number, WireType::Bytes);
+        let open = Open { at: self.bytes.len(), growth: self.growth };
+        self.bytes.push(0);
+        Ok(open)
+    }
+
+    /// Ends it.
+    #[inline]
+    pub(super) fn close(&mut self, open: Open) -> Result<(), Fault> {
+        let len = self.bytes.len() - open.at - 1 + (self.growth - open.growth);
+        if let Some(byte) = self.bytes.get_mut(open.at).filter(|_| len < 0x80) {
+            *byte = len as u8;
+            return Ok(());
+        }
+        self.room.reserve(&mut self.long, 1)?;
+        self.long.push((open.at, len));
+        self.growth += wire::varint_len(len as u64) - 1;
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn put_bytes_field(&mut self, number: u32, value: &[u8]) -> Result<(), Fault> {
+        self.reserve(value.len().saturating_add(10))?;
+        wire::put_bytes_field(&mut self.bytes, number, value);
+        Ok(())
+    }
+
+    /// Appends a field of the bytes that `read` makes of a text, which are not more than it has. Gives what `read`
+    /// gives.
+    pub(super) fn put_coded_field(
+        &mut self,
+        number: u32,
+        text: &[u8],
+        read: fn(&[u8], &mut Vec<u8>) -> bool,
+    ) -> Result<bool, Fault> {
+        let open = self.open(number)?;
+        self.reserve(text.len())?;
+        let good = read(text, &mut self.bytes);
+        self.close(open)?;
+        Ok(good)
+    }
+
+    #[inline]
+    pub(super) fn put_varint_field(&mut self, number: u32, value: u64) -> Result<(), Fault> {
+        self.reserve(10)?;
+        wire::put_varint_field(&mut self.bytes, number, value);
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn put_fixed64_field(&mut self, number: u32, value: u64) -> Result<(), Fault> {
+        self.reserve(8)?;
+        wire::put_fixed64_field(&mut self.bytes, number, value);
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn put_fixed32_field(&mut self, number: u32, value: u32) -> Result<(), Fault> {
+        self.reserve(4)?;
+        wire::put_fixed32_field(&mut self.bytes, number, value);
+        Ok(())
+    }
+
+    /// Appends an element of a packed field.
+    #[inline]
+    pub(super) fn put_varint(&mut self, value: u64) -> Result<(), Fault> {
+        self.reserve(10)?;
+        wire::put_varint(&mut self.bytes, value);
+        Ok(())
+    }
+
+    /// Appends an element of a packed field.
+    #[inline]
+    pub(super) fn put_fixed64(&mut self, value: u64) -> Result<(), Fault> {
+        self.reserve(8)?;
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+        Ok(())
+    }
+
+    /// The request, with all its lengths, in no more memory than it needs.
+    pub(super) fn finish(mut self) -> Result<Vec<u8>, Fault> {
+        let mut bytes = self.bytes;
+        let (mut from, mut to) = (bytes.len(), bytes.len() + self.growth);
+        self.room.reserve(&mut bytes, self.growth)?;
+        bytes.resize(to, 0);
+        self.long.sort_unstable();
+        let mut length = Vec::with_capacity(10);
+        for (at, len) in self.long.into_iter().rev() {
+            let inside = at + 1..from;
+            (from, to) = (at, to - inside.len());
+            bytes.copy_within(inside, to);
+            length.clear();
+            wire::put_varint(&mut length, len as u64);
+            to -= length.len();
+            if let Some(place) = bytes.get_mut(to..to + length.len()) {
+                place.copy_from_slice(&length);
+            }
+        }
+        bytes.shrink_to_fit();
+        Ok(bytes)
+    }
+}
