@@ -2,12 +2,15 @@
 //!
 //! `cargo run --release -p watershed-net --example relay_cost -- [bytes] [calls] [at once] [server:client]`
 //!
+//! `http` is a POST of the same body over HTTP/1.1, from a client that does no more than write
+//! the bytes and read the answer's.
+//!
 //! Both ends of a call run on the one thread, so a figure is the cost of a whole call, kernel included; what an
 //! end costs more or less than another shows in the differences.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
@@ -16,12 +19,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BufMut, Bytes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::UnaryService;
 use watershed_delivery::{Budget, Permit};
 use watershed_net::{
-    Call, Client, ClientOptions, Compression, ServerOptions, Sockets, Status, StopSignal, Unary, serve,
+    Call, Client, ClientOptions, Compression, HttpRefusal, HttpRequest, HttpResponse, HttpServerOptions,
+    HttpService, ServerOptions, Sockets, Status, StopSignal, Unary, serve, serve_http,
 };
 
 const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -35,6 +40,27 @@ impl Unary for Ours {
 
     async fn call(&self, _: Call, _message: Bytes, _: Permit) -> Result<Bytes, Status> {
         Ok(Bytes::new())
+    }
+
+    fn panicked(&self, message: &str) {
+        panic!("{message}");
+    }
+}
+
+const BINARY: http::HeaderValue = http::HeaderValue::from_static("application/x-protobuf");
+
+impl HttpService for Ours {
+    fn admit(&self, _: &HttpRequest, length: Option<u64>) -> Result<Permit, HttpResponse> {
+        let full = |_| HttpResponse::new(http::StatusCode::SERVICE_UNAVAILABLE);
+        self.0.try_take(length.unwrap_or(0)).map_err(full)
+    }
+
+    async fn call(&self, _: HttpRequest, _body: Bytes, _: Permit) -> HttpResponse {
+        HttpResponse::with_body(http::StatusCode::OK, BINARY, Bytes::new())
+    }
+
+    fn refuse(&self, _: &HttpRequest, refusal: HttpRefusal) -> HttpResponse {
+        panic!("{}", refusal.reason);
     }
 
     fn panicked(&self, message: &str) {
@@ -113,7 +139,18 @@ async fn server(kind: &str) -> SocketAddr {
     let socket = Sockets::new().bind("127.0.0.1:0").unwrap();
     let addr = socket.local_addr();
     let (lane, connections) = mpsc::channel(8);
-    if kind == "ours" {
+    if kind == "http" {
+        let budget = Budget::new(1 << 30);
+        let options = HttpServerOptions::new(budget.clone());
+        let (signal, stop) = StopSignal::new();
+        tokio::task::spawn_local(async move {
+            tokio::join!(
+                socket.deal(vec![lane], stop.clone()),
+                serve_http(Arc::new(Ours(budget)), connections, options, stop)
+            );
+            drop(signal);
+        });
+    } else if kind == "ours" {
         let budget = Budget::new(1 << 30);
         let options = ServerOptions::new(budget.clone());
         let (signal, stop) = StopSignal::new();
@@ -151,6 +188,30 @@ async fn cost(kind: &str, addr: SocketAddr, message: &Bytes, calls: usize, at_on
                     let path = http::uri::PathAndQuery::from_static(METHOD);
                     client.unary(tonic::Request::new(message.clone()), path, Plain).await.unwrap();
                 }
+            };
+            repeated(calls, at_once, call).await
+        }
+        "http" => {
+            let head = format!(
+                "POST /v1/traces HTTP/1.1\r\nhost: {addr}\r\nuser-agent: relay-cost/1\r\n\
+                 accept-encoding: gzip\r\ncontent-type: application/x-protobuf\r\ncontent-length: {}\r\n\r\n",
+                message.len()
+            );
+            let idle = RefCell::new(Vec::new());
+            for _ in 0..at_once {
+                let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                idle.borrow_mut().push(stream);
+            }
+            let call = || async {
+                let mut stream = idle.borrow_mut().pop().unwrap();
+                stream.write_all_buf(&mut Buf::chain(head.as_bytes(), &message[..])).await.unwrap();
+                let mut answer = [0; 1024];
+                let length = stream.read(&mut answer).await.unwrap();
+                assert!(
+                    answer[..length].starts_with(b"HTTP/1.1 200") && answer[..length].ends_with(b"\r\n\r\n")
+                );
+                idle.borrow_mut().push(stream);
             };
             repeated(calls, at_once, call).await
         }
@@ -208,15 +269,16 @@ fn main() {
             continue;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let cost = runtime.block_on(async {
+        let costing = async {
             let addr = server(serving).await;
             cost(calling, addr, &message, calls, at_once).await
-        });
+        };
+        let cost = tokio::task::LocalSet::new().block_on(&runtime, costing);
         println!("server {serving:12} client {calling:6} {cost:6.1} us");
     }
 }
 
-const PAIRS: [(&str, &str); 8] = [
+const PAIRS: [(&str, &str); 9] = [
     ("ours", "ours"),
     ("ours", "tonic"),
     ("tonic", "ours"),
@@ -225,4 +287,5 @@ const PAIRS: [(&str, &str); 8] = [
     ("tonic/65536", "tonic"),
     ("ours", "gzip"),
     ("ours", "zstd"),
+    ("http", "http"),
 ];

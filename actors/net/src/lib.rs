@@ -4,6 +4,7 @@
 //!   a connection; [`Socket::deal`] deals what it accepts to the lanes.
 //! * [`serve`] answers gRPC on the connections dealt to one lane. Admission is decided on the five bytes before a
 //!   message ([`Unary::admit`]); the body is gathered, and inflated, only inside the [`Permit`] that grants.
+//! * [`serve_http`] answers HTTP/1.1 in the same way ([`HttpService::admit`]). Either is encrypted by [`ServerTls`].
 //! * [`Client`] makes gRPC calls over one connection that it opens, and opens again, by itself.
 //! * [`HttpClient`] posts over HTTP/1.1, on connections that it keeps for the next request.
 //! * [`ClientTls`] and [`Proxy`] are the way to the server for either of them.
@@ -22,6 +23,7 @@
 mod client;
 mod compression;
 mod frame;
+mod http;
 mod ping;
 mod server;
 mod socket;
@@ -30,6 +32,9 @@ mod stop;
 mod timeout;
 mod tls;
 
+pub use self::http::{
+    Cors, HttpRefusal, HttpRequest, HttpResponse, HttpServerOptions, HttpService, serve_http,
+};
 pub use client::{CallError, CallErrorKind, Client, ClientKeepalive, ClientOptions, EndpointError, Proxy};
 pub use client::{HttpAnswer, HttpClient, HttpClientOptions, HttpError, HttpErrorKind};
 pub use compression::Compression;

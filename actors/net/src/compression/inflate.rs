@@ -167,17 +167,17 @@ impl Work {
     }
 }
 
-/// What the output may grow to.
-struct Room<'a> {
-    limit: u64,
-    /// What the message takes beside its output.
-    held: u64,
-    permit: &'a Permit,
+/// What a buffer may grow to.
+pub(crate) struct Room<'a> {
+    pub limit: u64,
+    /// What the message takes beside the buffer.
+    pub held: u64,
+    pub permit: &'a Permit,
 }
 
 impl Room<'_> {
     /// Makes room for `wanted` bytes, or for as many as can ever be allowed; there must be more than before.
-    fn grow(&self, output: &mut Vec<u8>, wanted: u64) -> Result<(), Status> {
+    pub fn grow(&self, output: &mut Vec<u8>, wanted: u64) -> Result<(), Status> {
         // One byte above the limit tells a message that is too large from one that just fits.
         let most = (self.limit + 1).min(self.permit.budget().limit().saturating_sub(self.held));
         let capacity = wanted.max(1).min(most);

@@ -4,7 +4,7 @@ mod deflate;
 mod inflate;
 
 pub(crate) use deflate::Deflater;
-pub(crate) use inflate::Inflater;
+pub(crate) use inflate::{Inflater, Room};
 
 /// What a client does to its messages before it sends them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,3 +31,18 @@ pub(crate) enum Encoding {
 
 /// Every encoding that is understood, as `grpc-accept-encoding` wants it.
 pub(crate) const ACCEPTED: &str = "identity,gzip,zstd";
+
+/// Every encoding that is understood, as `Accept-Encoding` wants it.
+pub(crate) const CONTENT_ENCODINGS: &str = "gzip, zstd";
+
+impl Encoding {
+    /// What a `Content-Encoding` names: `Some(None)` of none at all, `None` of what is not known.
+    pub fn of_content(name: &[u8]) -> Option<Option<Self>> {
+        Some(Some(match name.to_ascii_lowercase().as_slice() {
+            b"" | b"identity" => return Some(None),
+            b"gzip" => Self::Gzip,
+            b"zstd" => Self::Zstd,
+            _ => return None,
+        }))
+    }
+}

@@ -23,7 +23,12 @@ const RATE: u64 = 64 << 10;
 const ENDING: Duration = Duration::from_secs(5);
 
 /// How long the body of a refused call is still taken in.
-const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+
+/// When a body of `length` bytes, which began to come at `arrived`, must be there.
+pub(crate) fn due(arrived: Instant, length: u64) -> Instant {
+    arrived + PATIENCE + Duration::from_secs(length / RATE)
+}
 
 /// The body of a call, and what of its last frame has not been read.
 pub(super) struct Body<'a> {
@@ -90,7 +95,7 @@ impl<'a> Body<'a> {
 
     /// Gives the body the time that a message of `length` bytes may take.
     fn expect(&mut self, length: u64) {
-        self.deadline = self.arrived + PATIENCE + Duration::from_secs(length / RATE);
+        self.deadline = due(self.arrived, length);
         self.late = stalled;
         if let Some(end) = self.timeout.and_then(|timeout| self.arrived.checked_add(timeout)) {
             self.end_by(end, out_of_time);

@@ -22,8 +22,10 @@ use crate::compression::Inflater;
 use crate::status::{Code, Status};
 use crate::tls::ServerTls;
 use crate::{Stop, timeout};
-pub(crate) use accept::Event;
+
 pub use accept::{ConnectionLimit, ConnectionRefused};
+pub(crate) use accept::{Event, HANDSHAKE_AT_STOP, Slot, secured, serve_dealt};
+pub(crate) use body::{LINGER, due};
 
 /// How long a sender is asked to wait where memory was short.
 const SHORTAGE: Duration = Duration::from_secs(1);
@@ -141,16 +143,9 @@ pub async fn serve<U: Unary>(
         Event::Panicked(message) => lane.service.panicked(message),
     };
     let options = &lane.options;
-    accept::serve_dealt(
-        connections,
-        &options.connections,
-        options.grace,
-        &stop,
-        told,
-        |running, stream, slot| {
-            running.spawn(connection::run(lane.clone(), stream, slot, stop.clone()));
-        },
-    )
+    serve_dealt(connections, &options.connections, options.grace, &stop, told, |running, stream, slot| {
+        running.spawn(connection::run(lane.clone(), stream, slot, stop.clone()));
+    })
     .await;
 }
 

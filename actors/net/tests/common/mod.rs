@@ -9,6 +9,8 @@
     clippy::disallowed_methods
 )]
 
+pub mod web;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
