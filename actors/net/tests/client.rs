@@ -5,13 +5,17 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use watershed_delivery::Budget;
 use watershed_net::{CallErrorKind, Client, ClientKeepalive, ClientOptions, Code, Compression, Sockets};
 
@@ -327,4 +331,76 @@ async fn a_connection_on_which_calls_time_out_is_doubted() {
     );
     until(|| budget.used() == 0).await;
     drop(vanished);
+}
+
+/// A server in HTTP/2's bare frames, which answers calls that were cancelled: a real one would know better.
+///
+/// It waits until it is released, and from then on answers at once.
+async fn answers_late(listener: TcpListener, cancelled: &AtomicUsize, release: &Notify) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let (mut read, mut write) = stream.split();
+    read.read_exact(&mut [0; 24]).await.unwrap();
+    // MAX_CONCURRENT_STREAMS is 10,000.
+    write.write_all(&h2_frame(4, 0, 0, &[0, 3, 0, 0, 0x27, 0x10])).await.unwrap();
+    let mut calls = Some(Vec::new());
+    loop {
+        let mut head = [0; 9];
+        tokio::select! {
+            biased;
+            () = release.notified() => {
+                let answers = calls.take().unwrap().into_iter().flat_map(|id| h2_frame(1, 4, id, &[0x88]));
+                write.write_all(&answers.collect::<Vec<u8>>()).await.unwrap();
+                continue;
+            }
+            end = read.read_exact(&mut head) => if end.is_err() { return },
+        }
+        let [a, b, c, kind, flags, id @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        read.read_exact(&mut payload).await.unwrap();
+        let id = u32::from_be_bytes(id);
+        match (kind, &mut calls) {
+            (1, Some(calls)) => calls.push(id),
+            (1, None) => {
+                let status = [&[0x88, 0, 11][..], b"grpc-status", &[1], b"7"].concat();
+                write.write_all(&h2_frame(1, 5, id, &status)).await.unwrap();
+            }
+            (3, _) => drop(cancelled.fetch_add(1, Ordering::SeqCst)),
+            (4, _) if flags == 0 => write.write_all(&h2_frame(4, 1, 0, &[])).await.unwrap(),
+            (6, _) if flags == 0 => write.write_all(&h2_frame(6, 1, 0, &payload)).await.unwrap(),
+            _ => {}
+        }
+    }
+}
+
+fn h2_frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &id.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn late_answers_to_thousands_of_cancelled_calls_leave_the_connection_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = client(listener.local_addr().unwrap());
+    let (cancelled, release) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
+    let (seen, released) = (cancelled.clone(), release.clone());
+    let serving = tokio::spawn(async move { answers_late(listener, &seen, &released).await });
+    let none = HeaderMap::new();
+    // More than HTTP/2 remembers, and more again than it lets pass by itself.
+    while cancelled.load(Ordering::SeqCst) < 2500 {
+        let calls = (0..100).map(|_| client.unary(ECHO, &none, &[], Some(Duration::from_millis(20))));
+        for end in futures_util::future::join_all(calls).await {
+            assert_eq!(end.unwrap_err().status.code, Code::DeadlineExceeded);
+        }
+    }
+    release.notify_one();
+    for _ in 0..3 {
+        let error = client.unary(ECHO, &none, &[], Some(Duration::from_secs(10))).await.unwrap_err();
+        assert_eq!(
+            (error.status.code, error.kind),
+            (Code::PermissionDenied, CallErrorKind::Answered),
+            "{error}"
+        );
+    }
+    drop(client);
+    serving.await.unwrap();
 }
