@@ -236,6 +236,18 @@ async fn grpc_expects_the_name_it_asks_for() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_missed_late_is_asked_for() {
+    let (authority, clients) = (Authority::new("unit"), Authority::new("clients"));
+    let server = Server::start();
+    let addr = front(server.addr, &authority.issue("localhost"), b"h2", Some(&clients)).await;
+    // In TLS 1.3 the client has shaken hands before the server looks at its certificate.
+    let client = grpc(format!("localhost:{}", addr.port()), trusting(&authority));
+    let error = client.unary(ECHO, &HeaderMap::new(), &[], PATIENCE).await.unwrap_err();
+    assert_eq!(error.status.code, Code::Unavailable);
+    assert!(error.status.message.contains("set cert_file and key_file"), "{error}");
+}
+
+#[tokio::test]
 async fn grpc_is_not_spoken_to_who_offers_something_else() {
     let authority = Authority::new("unit");
     let (server, addr) = https(&authority.issue("localhost"), None).await;

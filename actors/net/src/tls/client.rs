@@ -164,13 +164,8 @@ impl ClientTls {
             io::Error::new(io::ErrorKind::InvalidInput, TlsTrouble(text))
         })?;
         let connector = TlsConnector::from(self.shared.config());
-        match connector.with_alpn(vec![alpn.to_vec()]).connect(server, tcp).await {
-            Ok(stream) => Ok(stream.into()),
-            Err(error) => Err(match trouble(&error) {
-                Some(trouble) => io::Error::new(error.kind(), trouble),
-                None => error,
-            }),
-        }
+        let stream = connector.with_alpn(vec![alpn.to_vec()]).connect(server, tcp).await;
+        stream.map(TlsStream::from).map_err(told)
     }
 }
 
@@ -197,6 +192,14 @@ impl Shared {
 }
 
 // === what went wrong ===
+
+/// The same error, with what to do about it, if it was TLS that failed.
+pub(super) fn told(error: io::Error) -> io::Error {
+    match trouble(&error) {
+        Some(trouble) => io::Error::new(error.kind(), trouble),
+        None => error,
+    }
+}
 
 /// What TLS has to say about a failed connection, if it was TLS that failed.
 pub(crate) fn trouble(error: &io::Error) -> Option<TlsTrouble> {

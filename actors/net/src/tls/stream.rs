@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use super::client::told;
+
 /// A connection, encrypted or not.
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -34,7 +36,14 @@ macro_rules! either {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self, inner => inner.poll_read(cx, to))
+        match self.get_mut() {
+            // Since TLS 1.3 it is the first read that says what the server thinks of a client's certificate.
+            Self::Tls(inner) if matches!(**inner, TlsStream::Client(_)) => {
+                Pin::new(inner).poll_read(cx, to).map_err(told)
+            }
+            Self::Tls(inner) => Pin::new(inner).poll_read(cx, to),
+            Self::Plain(inner) => Pin::new(inner).poll_read(cx, to),
+        }
     }
 }
 
