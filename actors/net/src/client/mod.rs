@@ -41,6 +41,11 @@ pub enum EndpointError {
     Proxy(String),
 }
 
+/// A URL without user and password, which are what comes before the last @.
+fn without_secret(url: &str) -> String {
+    url.rsplit('@').next().unwrap_or_default().to_owned()
+}
+
 /// Adds the headers of the settings to those that the protocol has already.
 fn add_headers(
     headers: &mut HeaderMap,

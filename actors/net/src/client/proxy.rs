@@ -9,7 +9,8 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{EndpointError, transport};
+use super::transport::{bare, tcp};
+use super::{EndpointError, without_secret};
 
 /// The longest head of a proxy's answer, in bytes.
 const HEAD: usize = 8 << 10;
@@ -68,7 +69,7 @@ impl Proxy {
 
     /// The proxy on the way to `destination`, a URL.
     pub(super) fn via(&self, destination: &Uri) -> Option<Via> {
-        let host = destination.host()?.trim_matches(['[', ']']);
+        let host = bare(destination.host()?);
         if self.spares_loopback
             && (host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback()))
         {
@@ -82,9 +83,8 @@ impl Proxy {
 fn check(url: &str) -> Result<(), EndpointError> {
     let matcher = Matcher::builder().all(url).build();
     let intercept = matcher.intercept(&Uri::from_static("https://any"));
-    // What comes before the last @ is a secret.
-    let shown = || url.rsplit('@').next().unwrap_or_default().to_owned();
-    intercept.as_ref().and_then(Via::read).map(drop).ok_or_else(|| EndpointError::Proxy(shown()))
+    let via = intercept.as_ref().and_then(Via::read);
+    via.map(drop).ok_or_else(|| EndpointError::Proxy(without_secret(url)))
 }
 
 // === impl Via ===
@@ -92,7 +92,7 @@ fn check(url: &str) -> Result<(), EndpointError> {
 impl Via {
     fn read(intercept: &Intercept) -> Option<Self> {
         let uri = intercept.uri();
-        let host = uri.host().map(|host| host.trim_matches(['[', ']'])).filter(|host| !host.is_empty())?;
+        let host = uri.host().map(bare).filter(|host| !host.is_empty())?;
         let plain = uri.scheme_str() == Some("http");
         plain.then(|| Self {
             host: host.to_owned(),
@@ -103,7 +103,7 @@ impl Via {
 
     /// A connection to the proxy itself.
     pub async fn connect(&self) -> io::Result<TcpStream> {
-        let connecting = transport::tcp(&self.host, self.port).await;
+        let connecting = tcp(&self.host, self.port).await;
         connecting.map_err(|error| self.error(error.kind(), &error.to_string()))
     }
 

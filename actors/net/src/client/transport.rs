@@ -49,3 +49,8 @@ pub(super) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     Ok(stream)
 }
+
+/// IPv6 addresses stand in brackets, which name resolution does not know.
+pub(super) fn bare(host: &str) -> &str {
+    host.trim_matches(['[', ']'])
+}

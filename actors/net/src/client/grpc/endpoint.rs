@@ -5,7 +5,7 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::ClientOptions;
-use crate::client::transport::{Route, Tls};
+use crate::client::transport::{Route, Tls, bare};
 use crate::client::{EndpointError, add_headers, is_of_the_connection};
 use crate::status::GRPC;
 use crate::tls::{ClientTls, ClientTlsOptions};
@@ -71,11 +71,6 @@ fn parse(text: &str) -> Result<(Scheme, Authority, String, u16), EndpointError> 
         return Err(invalid());
     }
     Ok((scheme, target.clone(), host, port))
-}
-
-/// IPv6 addresses stand in brackets, which name resolution does not know.
-fn bare(host: &str) -> &str {
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// The headers of every call.

@@ -4,8 +4,8 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Uri};
 
 use super::{HttpError, Shared};
-use crate::client::EndpointError;
-use crate::client::transport::{Route, Tls};
+use crate::client::transport::{Route, Tls, bare};
+use crate::client::{EndpointError, without_secret};
 
 /// A URL that requests can go to.
 pub(super) struct Target<'a> {
@@ -28,11 +28,7 @@ impl<'a> Target<'a> {
             let named = !authority.host().is_empty();
             userless && named && (secure || url.scheme() == Some(&Scheme::HTTP))
         });
-        let Some(authority) = authority else {
-            // What comes before the last @ is a secret.
-            let shown = url.to_string().rsplit('@').next().unwrap_or_default().to_owned();
-            return Err(EndpointError::Url(shown));
-        };
+        let authority = authority.ok_or_else(|| EndpointError::Url(without_secret(&url.to_string())))?;
         Ok(Self { url, key: Key { secure, authority: authority.clone() } })
     }
 
@@ -54,7 +50,7 @@ impl<'a> Target<'a> {
 impl Shared {
     pub(super) fn route(&self, target: &Target<'_>) -> Result<Route, HttpError> {
         let Key { secure, authority } = &target.key;
-        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let host = bare(authority.host()).to_owned();
         let tls = match secure {
             true => Some(Tls { tls: self.tls()?, name: host.clone(), alpn: b"http/1.1" }),
             false => None,
