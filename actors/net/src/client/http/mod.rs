@@ -1,4 +1,8 @@
 //! HTTP/1.1 requests over connections that are kept.
+//!
+//! hyper-util's client would do at the same cost (13 to 15 us of the sender's CPU for 40 KB with either, against 17 to
+//! 26 us over gRPC; `examples/post_cost.rs`), but it cannot bound the connections to a host, and spawns a task for
+//! each of them.
 
 mod exchange;
 mod pool;

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::url::Key;
 use crate::tls::Stream;
@@ -235,7 +235,7 @@ impl Drop for Idle {
 /// Closes connections that have been unused for too long, or that their server has closed, until there is none.
 async fn reap(idle: Weak<Mutex<Idle>>, idle_for: Duration) {
     loop {
-        let next = {
+        let rest = {
             let Some(idle) = idle.upgrade() else { return };
             let mut idle = idle.lock();
             idle.kept.retain_mut(|kept| !kept.is_over(idle_for));
@@ -243,8 +243,8 @@ async fn reap(idle: Weak<Mutex<Idle>>, idle_for: Duration) {
                 idle.reaper = None;
                 return;
             };
-            oldest.since + idle_for
+            idle_for.saturating_sub(oldest.since.elapsed())
         };
-        sleep_until(next).await;
+        sleep(rest).await;
     }
 }
