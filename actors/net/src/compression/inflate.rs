@@ -3,11 +3,14 @@
 //! 300 bytes can claim to be 200 MB. So the output grows by steps and the permit grows before the output does;
 //! where there is no room for a step the message is refused at once, with what it had taken given back.
 
+use std::io::Read;
+
 use flate2::{Decompress, FlushDecompress, Status as Flate};
+use snap::read::FrameDecoder;
 use watershed_delivery::{Exhausted, Permit};
 use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective};
 
-use super::Encoding;
+use super::Coding;
 use crate::server::{memory_refused, too_large};
 use crate::status::{Code, Status};
 
@@ -20,8 +23,17 @@ const INPUT: usize = 64 << 10;
 /// Steps between two yields: so do empty members and frames, of which each takes a step of its own.
 const STEPS: usize = 64;
 
-/// What a gzip decoder takes: its window and its tables.
-const GZIP_STATE: u64 = 48 << 10;
+/// What a gzip or zlib decoder takes: its window and its tables.
+const FLATE_STATE: u64 = 48 << 10;
+
+/// What a decoder of snappy's frames takes: the largest chunk, compressed and not.
+const FRAMES_STATE: u64 = 144 << 10;
+
+/// How snappy's frames begin.
+const FRAMES: &[u8] = b"\xff\x06\0\0sNaPpY";
+
+/// Bytes before one of snappy's chunks: its kind and its length.
+const CHUNK: usize = 4;
 
 /// The first step where the input does not say credibly what it holds.
 const FIRST: u64 = 64 << 10;
@@ -34,7 +46,7 @@ const CREDIBLE: u64 = 64;
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 /// The decoders of one lane. zstd messages take turns, so that a lane holds one zstd window however many clients
-/// send. gzip decoders are small: each message has its own, covered by its permit.
+/// send. The other decoders are small: each message has its own, covered by its permit.
 #[derive(Default)]
 pub(crate) struct Inflater {
     zstd: tokio::sync::Mutex<Option<DCtx<'static>>>,
@@ -44,13 +56,17 @@ pub(crate) struct Inflater {
 struct Progress {
     read: usize,
     written: usize,
-    /// A gzip member or zstd frame is complete; another may follow.
+    /// What was begun (a gzip member, a zstd frame, a chunk) is complete; another may follow.
     ended: bool,
 }
 
 enum Decoder<'a> {
     Gzip(Box<Decompress>),
+    /// zlib, or what is inside it: nothing may follow its end.
+    Deflate(Box<Decompress>),
     Zstd(&'a mut DCtx<'static>),
+    /// Given one chunk at a time.
+    Snappy(Box<FrameDecoder<&'a [u8]>>),
 }
 
 // === impl Inflater ===
@@ -61,27 +77,40 @@ impl Inflater {
     /// While it works the permit covers input and output, and may be left covering more than the result.
     pub async fn inflate(
         &self,
-        encoding: Encoding,
+        coding: Coding,
         input: &[u8],
         limit: u64,
         permit: &Permit,
     ) -> Result<Vec<u8>, Status> {
-        let first = claimed_size(encoding, input).unwrap_or(FIRST);
         let held = input.len() as u64;
-        match encoding {
-            Encoding::Gzip => {
-                let room = Room { limit, held: held + GZIP_STATE, permit };
-                let mut output = Vec::new();
-                room.grow(&mut output, first)?;
+        let begin = |state: u64| {
+            let room = Room { limit, held: held + state, permit };
+            let mut output = Vec::new();
+            room.grow(&mut output, claimed_size(coding, input).unwrap_or(FIRST))?;
+            Ok((room, output))
+        };
+        match coding {
+            Coding::Zstd => {
+                let mut context = self.zstd.lock().await;
+                let (room, output) = begin(0)?;
+                run(Decoder::Zstd(ready(&mut context)?), input, output, &room).await
+            }
+            Coding::Snappy if !input.starts_with(FRAMES) => block(input, &Room { limit, held, permit }).await,
+            Coding::Snappy | Coding::SnappyFrames => {
+                let (room, output) = begin(FRAMES_STATE)?;
+                let decoder = Decoder::Snappy(Box::new(FrameDecoder::new(&[])));
+                run(decoder, input, output, &room).await
+            }
+            Coding::Gzip => {
+                let (room, output) = begin(FLATE_STATE)?;
                 let decoder = Decoder::Gzip(Box::new(Decompress::new_gzip(15)));
                 run(decoder, input, output, &room).await
             }
-            Encoding::Zstd => {
-                let mut context = self.zstd.lock().await;
-                let room = Room { limit, held, permit };
-                let mut output = Vec::new();
-                room.grow(&mut output, first)?;
-                run(Decoder::Zstd(ready(&mut context)?), input, output, &room).await
+            Coding::Zlib | Coding::Deflate => {
+                let (room, output) = begin(FLATE_STATE)?;
+                let wrapped = coding == Coding::Zlib || is_zlib(input);
+                let decoder = Decoder::Deflate(Box::new(Decompress::new(wrapped)));
+                run(decoder, input, output, &room).await
             }
         }
     }
@@ -94,9 +123,9 @@ impl std::fmt::Debug for Inflater {
 }
 
 /// Inflates the whole of `input` to `output`, which has room for a first step.
-async fn run(
-    mut decoder: Decoder<'_>,
-    mut input: &[u8],
+async fn run<'a>(
+    mut decoder: Decoder<'a>,
+    mut input: &'a [u8],
     mut output: Vec<u8>,
     room: &Room<'_>,
 ) -> Result<Vec<u8>, Status> {
@@ -112,7 +141,7 @@ async fn run(
         if output.len() < end {
             output.resize(end, 0);
         }
-        let step = decoder.step(&input[..input.len().min(INPUT)], &mut output[written..end])?;
+        let step = decoder.step(input, &mut output[written..end])?;
         written += step.written;
         input = &input[step.read..];
         if written as u64 > room.limit {
@@ -124,7 +153,7 @@ async fn run(
             return Ok(output);
         }
         if step.ended {
-            decoder.next();
+            decoder.next()?;
         } else if written < end && (input.is_empty() || step.read + step.written == 0) {
             return Err(corrupt("it ends too early"));
         }
@@ -196,43 +225,98 @@ impl Room<'_> {
 
 // === impl Decoder ===
 
-impl Decoder<'_> {
-    fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Progress, Status> {
+impl<'a> Decoder<'a> {
+    fn step(&mut self, input: &'a [u8], output: &mut [u8]) -> Result<Progress, Status> {
+        let part = &input[..input.len().min(INPUT)];
         match self {
-            Self::Gzip(gzip) => {
-                let (read, written) = (gzip.total_in(), gzip.total_out());
-                let status = gzip
-                    .decompress(input, output, FlushDecompress::None)
-                    .map_err(|error| corrupt(error.message().unwrap_or("no gzip")))?;
+            Self::Gzip(flate) | Self::Deflate(flate) => {
+                let (read, written) = (flate.total_in(), flate.total_out());
+                let status = flate
+                    .decompress(part, output, FlushDecompress::None)
+                    .map_err(|error| corrupt(error.message().unwrap_or("it is something else")))?;
                 // Both are differences within one slice.
                 let (read, written) =
-                    ((gzip.total_in() - read) as usize, (gzip.total_out() - written) as usize);
+                    ((flate.total_in() - read) as usize, (flate.total_out() - written) as usize);
                 Ok(Progress { read, written, ended: status == Flate::StreamEnd })
             }
             Self::Zstd(context) => {
-                let (mut input, mut output) = (InBuffer::around(input), OutBuffer::around(output));
+                let (mut input, mut output) = (InBuffer::around(part), OutBuffer::around(output));
                 let hint = context
                     .decompress_stream(&mut output, &mut input)
                     .map_err(|code| corrupt(zstd_safe::get_error_name(code)))?;
                 Ok(Progress { read: input.pos(), written: output.pos(), ended: hint == 0 })
             }
+            Self::Snappy(frames) => {
+                let mut read = |frames: &mut FrameDecoder<&'a [u8]>| {
+                    frames.read(output).map_err(|error| corrupt(&error.to_string()))
+                };
+                // What is left of the last chunk comes first.
+                let (mut written, mut taken) = (read(frames)?, 0);
+                if written == 0 && !input.is_empty() {
+                    let chunk = chunk(input)?;
+                    taken = chunk.len();
+                    *frames.get_mut() = chunk;
+                    written = read(frames)?;
+                }
+                Ok(Progress { read: taken, written, ended: written < output.len() })
+            }
         }
     }
 
-    /// Makes ready for another member; zstd does that by itself.
-    fn next(&mut self) {
-        if let Self::Gzip(gzip) = self {
-            gzip.reset(true);
+    /// Makes ready for what follows, where anything may; zstd and snappy are ready by themselves.
+    fn next(&mut self) -> Result<(), Status> {
+        match self {
+            Self::Gzip(gzip) => gzip.reset(true),
+            Self::Deflate(_) => return Err(corrupt("something follows its end")),
+            Self::Zstd(_) | Self::Snappy(_) => {}
         }
+        Ok(())
     }
 }
 
+/// The first of snappy's chunks in `input`.
+fn chunk(input: &[u8]) -> Result<&[u8], Status> {
+    let length = input.first_chunk::<CHUNK>().map(|&[_, a, b, c]| u32::from_le_bytes([a, b, c, 0]) as usize);
+    length.and_then(|length| input.get(..CHUNK + length)).ok_or_else(|| corrupt("it ends too early"))
+}
+
+/// Inflates one block of snappy, in one piece: it says how long it is, and cannot be read in parts. At its largest
+/// that takes the lane some twenty milliseconds.
+async fn block(input: &[u8], room: &Room<'_>) -> Result<Vec<u8>, Status> {
+    let snappy = |error: snap::Error| corrupt(&error.to_string());
+    let length = snap::raw::decompress_len(input).map_err(snappy)?;
+    if length as u64 > room.limit {
+        return Err(too_large(room.limit));
+    }
+    // Three bytes repeat at most 64.
+    if length as u64 > CREDIBLE * input.len() as u64 {
+        return Err(corrupt("it claims to be longer than it can be"));
+    }
+    let mut output = Vec::new();
+    room.grow(&mut output, length as u64)?;
+    if output.capacity() < length {
+        return Err(too_large(output.capacity() as u64));
+    }
+    output.resize(length, 0);
+    snap::raw::Decoder::new().decompress(input, &mut output).map_err(snappy)?;
+    if length >= STEP {
+        tokio::task::yield_now().await;
+    }
+    Ok(output)
+}
+
+/// Whether it begins as zlib does (RFC 1950, 2.2); bare deflate hardly ever does.
+fn is_zlib(input: &[u8]) -> bool {
+    input.first_chunk().is_some_and(|head| head[0] & 15 == 8 && u16::from_be_bytes(*head) % 31 == 0)
+}
+
 /// The size that the input claims to have, where that is credible.
-fn claimed_size(encoding: Encoding, input: &[u8]) -> Option<u64> {
-    let size = match encoding {
+fn claimed_size(coding: Coding, input: &[u8]) -> Option<u64> {
+    let size = match coding {
         // The last four bytes of a member: its size modulo 2^32.
-        Encoding::Gzip => u64::from(u32::from_le_bytes(*input.last_chunk()?)),
-        Encoding::Zstd => zstd_safe::get_frame_content_size(input).ok()??,
+        Coding::Gzip => u64::from(u32::from_le_bytes(*input.last_chunk()?)),
+        Coding::Zstd => zstd_safe::get_frame_content_size(input).ok()??,
+        Coding::Zlib | Coding::Deflate | Coding::Snappy | Coding::SnappyFrames => return None,
     };
     (size <= CREDIBLE * input.len() as u64).then_some(size)
 }
@@ -255,14 +339,15 @@ mod tests {
         let member = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff][..], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
         let blocks = [&member[..10], &[0, 0, 0, 0xff, 0xff].repeat(50_000), &member[10..]].concat();
         let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
-        for (what, encoding, input) in [
-            ("empty members", Encoding::Gzip, member.repeat(1000)),
-            ("empty blocks", Encoding::Gzip, blocks),
-            ("empty frames", Encoding::Zstd, frame.repeat(1000)),
+        for (what, coding, input) in [
+            ("empty members", Coding::Gzip, member.repeat(1000)),
+            ("empty blocks", Coding::Gzip, blocks),
+            ("empty frames", Coding::Zstd, frame.repeat(1000)),
+            ("empty chunks", Coding::Snappy, FRAMES.repeat(1000)),
         ] {
             let permit = Budget::new(1 << 20).try_take(input.len() as u64).unwrap();
             let inflater = Inflater::default();
-            let inflate = || inflater.inflate(encoding, &input, 1000, &permit);
+            let inflate = || inflater.inflate(coding, &input, 1000, &permit);
             assert!(inflate().now_or_never().is_none(), "{what}");
             assert_eq!(inflate().await.unwrap(), [], "{what}");
         }
@@ -274,7 +359,7 @@ mod tests {
         let _busy = inflater.zstd.lock().await;
         let permit = Budget::new(1 << 20).try_take(20).unwrap();
         let member = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let inflated = inflater.inflate(Encoding::Gzip, &member, 1000, &permit).now_or_never();
+        let inflated = inflater.inflate(Coding::Gzip, &member, 1000, &permit).now_or_never();
         assert_eq!(inflated.unwrap().unwrap(), []);
     }
 }

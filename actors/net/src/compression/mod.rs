@@ -1,8 +1,10 @@
-//! gzip, zstd, zlib and snappy, inside the memory that was granted.
+//! Compression and inflation, inside the memory that was granted.
 
+mod coding;
 mod deflate;
 mod inflate;
 
+pub(crate) use coding::{CONTENT_CODINGS, Coding, MESSAGE_CODINGS};
 pub(crate) use deflate::Deflater;
 pub(crate) use inflate::{Inflater, Room};
 
@@ -27,22 +29,4 @@ pub enum Compression {
 pub(crate) enum Encoding {
     Gzip,
     Zstd,
-}
-
-/// Every encoding that is understood, as `grpc-accept-encoding` wants it.
-pub(crate) const ACCEPTED: &str = "identity,gzip,zstd";
-
-/// Every encoding that is understood, as `Accept-Encoding` wants it.
-pub(crate) const CONTENT_ENCODINGS: &str = "gzip, zstd";
-
-impl Encoding {
-    /// What a `Content-Encoding` names: `Some(None)` of none at all, `None` of what is not known.
-    pub fn of_content(name: &[u8]) -> Option<Option<Self>> {
-        Some(Some(match name.to_ascii_lowercase().as_slice() {
-            b"" | b"identity" => return Some(None),
-            b"gzip" => Self::Gzip,
-            b"zstd" => Self::Zstd,
-            _ => return None,
-        }))
-    }
 }

@@ -22,7 +22,7 @@ use super::body::{Failure, Source, Unread, linger};
 use super::wire::{AHEAD, Wire, after};
 use super::{HttpRefusal, HttpRequest, HttpResponse, HttpService, Lane};
 use crate::Stop;
-use crate::compression::{CONTENT_ENCODINGS, Encoding};
+use crate::compression::{CONTENT_CODINGS, Coding};
 use crate::server::{HANDSHAKE_AT_STOP, LINGER, Slot, due, panic_message, secured, too_large};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -205,7 +205,7 @@ impl<S: HttpService> Connection<'_, S> {
         let refused = |status| Failure::Refused(HttpRefusal::from(status));
         let encoding = encoding(&request.headers).map_err(|refusal| {
             let mut response = lane.service.refuse(request, refusal);
-            response.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(CONTENT_ENCODINGS));
+            response.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(CONTENT_CODINGS));
             Failure::Answered(Box::new(response))
         })?;
         if unread.length().is_some_and(|length| length > limit) {
@@ -271,14 +271,14 @@ impl<S: HttpService> Lane<S> {
 }
 
 /// How the body is compressed.
-fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, HttpRefusal> {
+fn encoding(headers: &HeaderMap) -> Result<Option<Coding>, HttpRefusal> {
     let mut values = headers.get_all(CONTENT_ENCODING).iter();
     let (value, more) = (values.next(), values.next());
-    match (value.map_or(Some(None), |value| Encoding::of_content(value.as_bytes())), more) {
+    match (value.map_or(Some(None), |value| Coding::of_content(value.as_bytes())), more) {
         (Some(encoding), None) => Ok(encoding),
         _ => {
             let named = String::from_utf8_lossy(value.map_or(&[], |value| value.as_bytes()));
-            let reason = format!("Content-Encoding {named} is not known here; known are {CONTENT_ENCODINGS}");
+            let reason = format!("Content-Encoding {named} is not known here; known are {CONTENT_CODINGS}");
             Err(HttpRefusal::new(StatusCode::BAD_REQUEST, reason))
         }
     }

@@ -19,7 +19,7 @@ use watershed_delivery::Permit;
 
 use super::body::{Body, linger};
 use super::{Call, Lane, Unary, panic_message, too_large};
-use crate::compression::{ACCEPTED, Encoding};
+use crate::compression::{Coding, MESSAGE_CODINGS};
 use crate::frame::{Header, Payload};
 use crate::status::{self, Code, GRPC, GRPC_STATUS, Status};
 
@@ -77,7 +77,7 @@ async fn begin<U>(
     lane: &Lane<U>,
     call: &Call,
     body: &mut Body<'_>,
-) -> Result<(Header, Option<Encoding>), Status> {
+) -> Result<(Header, Option<Coding>), Status> {
     let limit = lane.options.max_recv_msg_size;
     let header = body.header().await?;
     let encoding = encoding(&call.headers, header.flag)?;
@@ -92,7 +92,7 @@ async fn gather<U>(
     lane: &Lane<U>,
     body: Body<'_>,
     header: Header,
-    encoding: Option<Encoding>,
+    encoding: Option<Coding>,
     permit: &Permit,
 ) -> Result<Bytes, Status> {
     let limit = lane.options.max_recv_msg_size;
@@ -106,16 +106,14 @@ async fn gather<U>(
 }
 
 /// How the message is compressed, from its flag and the call's headers.
-fn encoding(headers: &HeaderMap, flag: u8) -> Result<Option<Encoding>, Status> {
+fn encoding(headers: &HeaderMap, flag: u8) -> Result<Option<Coding>, Status> {
     // An encoding that is not known is refused even where this one message does not use it, as gRPC wants.
     let encoding = match headers.get(&GRPC_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => None,
-        Some(b"gzip") => Some(Encoding::Gzip),
-        Some(b"zstd") => Some(Encoding::Zstd),
-        Some(other) => {
-            let other = String::from_utf8_lossy(other);
-            return Err(Status::new(Code::Unimplemented, format!("grpc-encoding {other} is not known here")));
-        }
+        None => None,
+        Some(name) => Coding::of_message(name).ok_or_else(|| {
+            let name = String::from_utf8_lossy(name);
+            Status::new(Code::Unimplemented, format!("grpc-encoding {name} is not known here"))
+        })?,
     };
     match (flag, encoding) {
         (0, _) => Ok(None),
@@ -150,7 +148,7 @@ fn refusal(status: Status) -> Response<()> {
     let mut response = status.into_response();
     if unimplemented {
         // It may have been the encoding, and then the client wants to know which are.
-        response.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
+        response.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(MESSAGE_CODINGS));
     }
     response
 }
@@ -158,7 +156,7 @@ fn refusal(status: Status) -> Response<()> {
 fn send(respond: &mut SendResponse<Payload>, payload: Payload) -> Result<(), h2::Error> {
     let mut response = Response::new(());
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
-    response.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
+    response.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(MESSAGE_CODINGS));
     let mut stream = respond.send_response(response, false)?;
     stream.send_data(payload, false)?;
     let mut trailers = HeaderMap::with_capacity(1);

@@ -9,6 +9,7 @@
     clippy::disallowed_methods
 )]
 
+pub mod codings;
 pub mod web;
 
 use std::net::SocketAddr;
