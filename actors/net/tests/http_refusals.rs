@@ -225,6 +225,21 @@ async fn a_connection_over_the_limit_is_closed_at_once() {
     server.end().await;
 }
 
+#[tokio::test]
+async fn the_lanes_of_a_listener_count_their_connections_together() {
+    let limit = ConnectionLimit::new(1);
+    let lane = || WebServer::with(Budget::new(1 << 20), |options| options.connections = limit.clone());
+    let (one, other) = (lane(), lane());
+    let mut wire = one.connect().await;
+    assert_eq!(wire.post("/echo", &[], b"x").await.status, 200);
+    other.connect().await.closed().await;
+    drop(wire);
+    until(|| limit.free() == 1).await;
+    assert_eq!(other.connect().await.post("/echo", &[], b"x").await.status, 200);
+    other.end().await;
+    one.end().await;
+}
+
 /// Bytes that look like requests, more or less.
 struct Noise(u64);
 

@@ -10,9 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::*;
 use http::HeaderMap;
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use watershed_delivery::Budget;
-use watershed_net::{CallErrorKind, Client, ClientOptions, Code, ServerOptions, Sockets, StopSignal, serve};
+use watershed_net::{
+    CallErrorKind, Client, ClientOptions, Code, ConnectionLimit, ConnectionRefused, ServerOptions, Sockets,
+    StopSignal, serve,
+};
 
 #[tokio::test]
 async fn a_message_comes_back_as_it_was() {
@@ -344,5 +348,26 @@ async fn an_age_without_end_is_one() {
     });
     let raw = Raw::connect(server.addr).await;
     assert_eq!(raw.call(ECHO, &[], framed(0, b"x")).await.code, Some(Code::Ok));
+    server.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_over_the_limit_is_closed_at_once() {
+    let server = Server::with(Budget::new(4 << 20), |options| {
+        options.connections = ConnectionLimit::new(2);
+    });
+    let first = Raw::connect(server.addr).await;
+    let second = Raw::connect(server.addr).await;
+    for raw in [&first, &second] {
+        assert_eq!(raw.call(ECHO, &[], framed(0, b"x")).await.code, Some(Code::Ok));
+    }
+    let mut third = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    assert_eq!(third.read(&mut [0; 10]).await.unwrap(), 0);
+    assert_eq!(*server.service.connections_refused.lock(), [ConnectionRefused::TooMany]);
+    first.driver.abort();
+    drop(first.sender);
+    until(|| server.limit.free() == 1).await;
+    let third = Raw::connect(server.addr).await;
+    assert_eq!(third.call(ECHO, &[], framed(0, b"x")).await.code, Some(Code::Ok));
     server.end().await;
 }

@@ -5,17 +5,18 @@
 mod common;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use common::web::{WebServer, Wire, request};
 use common::*;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use watershed_delivery::Budget;
@@ -89,6 +90,10 @@ impl<'a> Caller<'a> {
     }
 
     async fn connect(&self, server: &Server) -> io::Result<TlsStream<TcpStream>> {
+        self.connect_to(server.addr).await
+    }
+
+    async fn connect_to(&self, addr: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -104,7 +109,7 @@ impl<'a> Caller<'a> {
             }
         };
         config.alpn_protocols = vec![self.alpn.to_vec()];
-        let stream = TcpStream::connect(server.addr).await?;
+        let stream = TcpStream::connect(addr).await?;
         let name = ServerName::try_from("localhost").unwrap();
         tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
@@ -328,22 +333,45 @@ fn names_a_file(problem: &str, directory: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn a_connection_over_the_limit_is_closed_at_once() {
-    let server = Server::with(Budget::new(4 << 20), |options| {
-        options.connections = watershed_net::ConnectionLimit::new(2);
-    });
-    let first = Raw::connect(server.addr).await;
-    let second = Raw::connect(server.addr).await;
-    for raw in [&first, &second] {
-        assert_eq!(raw.call(ECHO, &[], framed(0, b"x")).await.code, Some(Code::Ok));
+async fn http_is_answered_inside_tls() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let client_ca = Some(Pem::Text(clients.pem.clone()));
+    let options = ServerTlsOptions { client_ca, ..authority.identity().options() };
+    let tls = ServerTls::new(&options, Alpn::Http11).unwrap();
+    let server = WebServer::with(Budget::new(64 << 20), |options| options.tls = Some(tls));
+    let identity = clients.identity();
+    let caller = Caller { identity: Some(&identity), alpn: b"http/1.1", ..Caller::trusting(&authority) };
+    let mut wire = Wire::new(caller.connect_to(server.addr).await.unwrap());
+    assert_eq!(wire.stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    for length in [0, 5, 40_000, 3 << 20] {
+        let body = telemetry(length);
+        assert!(wire.post("/echo", &[], &body).await.body == body, "{length}");
     }
-    let mut third = TcpStream::connect(server.addr).await.unwrap();
-    assert_eq!(third.read(&mut [0; 10]).await.unwrap(), 0);
-    assert_eq!(*server.service.connections_refused.lock(), [ConnectionRefused::TooMany]);
-    first.driver.abort();
-    drop(first.sender);
-    until(|| server.limit.free() == 1).await;
-    let third = Raw::connect(server.addr).await;
-    assert_eq!(third.call(ECHO, &[], framed(0, b"x")).await.code, Some(Code::Ok));
+    wire.send(request("/hold", &[], b"late")).await;
+    until(|| server.begun() == 5).await;
+    // Strangers and those who speak in the clear are refused, each once.
+    let stranger = Caller { identity: None, ..Caller::trusting(&authority) };
+    let stranger = Caller { alpn: b"http/1.1", ..stranger }.connect_to(server.addr).await;
+    if let Ok(stranger) = stranger {
+        assert_eq!(Wire::new(stranger).read_answer("POST").await, None);
+    }
+    assert_eq!(server.connect().await.read_answer_to(request("/echo", &[], b"x")).await, None);
+    until(|| *server.web.connections_refused.lock() == [ConnectionRefused::Handshake; 2]).await;
+    server.stop.stop();
+    server.web.release.add_permits(1);
+    let answer = wire.answer().await;
+    assert!(answer.text() == "late" && answer.closes());
+    wire.closed().await;
     server.end().await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_does_not_hold_up_a_stop() {
+    let server = serving(&Authority::new().identity().options());
+    let mute = TcpStream::connect(server.addr).await.unwrap();
+    until(|| server.service.budget.used() > 0).await;
+    let service = server.service.clone();
+    tokio::time::timeout(Duration::from_secs(4), server.end()).await.expect("waits for the mute one");
+    assert_eq!(*service.connections_refused.lock(), [ConnectionRefused::Handshake]);
+    drop(mute);
 }

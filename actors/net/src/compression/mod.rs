@@ -23,10 +23,3 @@ pub enum Compression {
     /// snappy, framed.
     Snappy,
 }
-
-/// What a compressed message is compressed with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Encoding {
-    Gzip,
-    Zstd,
-}

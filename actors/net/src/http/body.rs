@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::codec::Decoder;
 use watershed_delivery::Permit;
 
-use super::wire::Wire;
+use super::wire::{AHEAD, Wire};
 use super::{HttpRefusal, HttpResponse};
 use crate::compression::Room;
 use crate::server::{LINGER, due, too_large};
@@ -103,7 +103,7 @@ impl Unread {
             if rest == 0 {
                 return true;
             }
-            if wire.fill(by).await.is_err() {
+            if wire.fill(AHEAD, by).await.is_err() {
                 return false;
             }
         }
@@ -121,7 +121,7 @@ pub(super) async fn linger(wire: &mut Wire) {
     while taken <= SKIPPED {
         taken += wire.ahead.len() as u64;
         wire.ahead.clear();
-        if wire.fill(by).await.is_err() {
+        if wire.fill(AHEAD, by).await.is_err() {
             return;
         }
     }
@@ -157,7 +157,7 @@ impl Source<'_> {
                 }
                 Ok(None) => {
                     let by = self.by.min(due(self.arrived, body.len() as u64));
-                    self.wire.fill(by).await.map_err(failure)?;
+                    self.wire.fill(AHEAD, by).await.map_err(failure)?;
                 }
                 Err(error) => {
                     let reason = format!("the chunks of the body make no sense: {error}");

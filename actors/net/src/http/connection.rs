@@ -19,7 +19,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use watershed_delivery::Permit;
 
 use super::body::{Failure, Source, Unread, linger};
-use super::wire::{AHEAD, Wire, after};
+use super::wire::{AHEAD, HEAD, Wire, after};
 use super::{HttpRefusal, HttpRequest, HttpResponse, HttpService, Lane};
 use crate::Stop;
 use crate::compression::{CONTENT_CODINGS, Coding};
@@ -29,7 +29,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What came where a request was expected.
 enum Head {
-    Request(Box<Request>),
+    Request(Request),
     Refused(HttpRefusal),
     /// Nothing, or nothing whole.
     End,
@@ -41,13 +41,14 @@ pub(super) async fn run<S: HttpService>(lane: Rc<Lane<S>>, stream: TcpStream, _s
     let _ahead = lane.options.budget.try_window(AHEAD as u64);
     let refused = |reason| lane.service.connection_refused(reason);
     let Some(stream) = secured(stream, lane.options.tls.as_ref(), &stop, refused).await else { return };
-    let mut connection = Connection { lane: &*lane, wire: Wire::new(stream), peer, stop: &stop };
+    let mut connection =
+        Connection { lane: &*lane, wire: Wire::new(stream), head: BytesMut::new(), peer, stop: &stop };
     let mut stopped = pin!(stop.stopped());
     loop {
         // One for each request: what it knows of the last must not matter to the next.
         let mut codec = Codec::new(lane.config.clone());
         let goes_on = match connection.head(&mut codec, stopped.as_mut()).await {
-            Head::Request(head) => connection.exchange(&mut codec, *head).await,
+            Head::Request(head) => connection.exchange(&mut codec, head).await,
             Head::Refused(refusal) => connection.refuse_head(&mut codec, refusal).await,
             Head::End => return connection.wire.end(Instant::now() + LINGER).await.unwrap_or_default(),
         };
@@ -60,6 +61,8 @@ pub(super) async fn run<S: HttpService>(lane: Rc<Lane<S>>, stream: TcpStream, _s
 struct Connection<'a, S> {
     lane: &'a Lane<S>,
     wire: Wire,
+    /// The head of an answer on its way out; the next uses its memory again.
+    head: BytesMut,
     peer: Option<SocketAddr>,
     stop: &'a Stop,
 }
@@ -76,7 +79,7 @@ impl<S: HttpService> Connection<'_, S> {
                     by = after(Instant::now(), options.read_header_timeout);
                 }
                 match codec.decode(&mut self.wire.ahead) {
-                    Ok(Some(Message::Item(head))) => return Head::Request(Box::new(head)),
+                    Ok(Some(Message::Item(head))) => return Head::Request(head),
                     Ok(_) if self.wire.ahead.len() >= AHEAD => {
                         return Head::Refused(unreadable(ParseError::TooLarge));
                     }
@@ -91,7 +94,7 @@ impl<S: HttpService> Connection<'_, S> {
             }
             let filled = tokio::select! {
                 biased;
-                filled = self.wire.fill(by) => filled,
+                filled = self.wire.fill(HEAD, by) => filled,
                 () = stopped.as_mut(), if !begun && !stopping => continue,
             };
             if let Err(error) = filled {
@@ -246,16 +249,16 @@ impl<S: HttpService> Connection<'_, S> {
                 response.headers.append(name, value.clone());
             }
         }
-        let mut head = BytesMut::new();
+        self.head.clear();
         let length = response.body.len() as u64;
         let message = Message::Item((response.head(close), BodySize::Sized(length)));
-        if codec.encode(message, &mut head).is_err() {
+        if codec.encode(message, &mut self.head).is_err() {
             return false;
         }
         let bodiless =
             is_head || matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let body = if bodiless { &[] } else { &response.body[..] };
-        self.wire.write(&head, body, due(Instant::now(), length)).await.is_ok()
+        self.wire.write(&self.head, body, due(Instant::now(), length)).await.is_ok()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::tls::Stream;
 pub(super) const AHEAD: usize = 16 << 10;
 
 /// Bytes asked for where a head is expected: enough for most, and little to copy of the body that follows.
-const READ: usize = 4 << 10;
+pub(super) const HEAD: usize = 4 << 10;
 
 /// No wait is longer than this.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
@@ -48,9 +48,9 @@ impl Wire {
         Self { stream, ahead: BytesMut::new(), clock: Clock { sleep } }
     }
 
-    /// Reads more ahead, until `by`; an error at the end of the stream.
-    pub async fn fill(&mut self, by: Instant) -> io::Result<()> {
-        make_room(&mut self.ahead);
+    /// Reads some ahead, about `room` bytes, until `by`; an error at the end of the stream.
+    pub async fn fill(&mut self, room: usize, by: Instant) -> io::Result<()> {
+        make_room(&mut self.ahead, room);
         self.clock.within(by, more(&mut self.stream, &mut self.ahead)).await
     }
 
@@ -59,10 +59,11 @@ impl Wire {
         self.clock.within(by, more(&mut self.stream, &mut buffer.limit(most))).await
     }
 
-    /// Ready when the client has gone. What it sends meanwhile is read ahead, as far as there is room.
+    /// Ready when the client has gone; one that closes only its own half has, as for most servers. What it sends
+    /// meanwhile is read ahead, as far as there is room.
     pub async fn gone(&mut self) {
         while self.ahead.len() < AHEAD {
-            make_room(&mut self.ahead);
+            make_room(&mut self.ahead, HEAD);
             if more(&mut self.stream, &mut self.ahead).await.is_err() {
                 return;
             }
@@ -94,10 +95,10 @@ async fn more(stream: &mut Stream, buffer: &mut impl BufMut) -> io::Result<()> {
     }
 }
 
-fn make_room(ahead: &mut BytesMut) {
-    if ahead.capacity() - ahead.len() < READ / 4 {
+fn make_room(ahead: &mut BytesMut, room: usize) {
+    if ahead.capacity() - ahead.len() < room / 4 {
         // Nothing is moved or allocated where what was read before has been used.
-        ahead.reserve(READ);
+        ahead.reserve(room);
     }
 }
 

@@ -233,6 +233,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
         answer.await.expect("no answer").expect("closed instead of an answer")
     }
 
+    /// The answer to these bytes, or `None` where they are not taken.
+    pub async fn read_answer_to(&mut self, request: Vec<u8>) -> Option<Answered> {
+        self.stream.write_all(&request).await.ok()?;
+        self.read_answer("POST").await
+    }
+
     /// `None` at the end of the connection, however that comes.
     pub async fn read_answer(&mut self, method: &str) -> Option<Answered> {
         let end = loop {
