@@ -33,7 +33,14 @@ pub(super) fn read_hex(text: &[u8], out: &mut Vec<u8>) -> bool {
 
 pub(super) fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
     let digit = |value: u8| HEX[usize::from(value & 0x0F)];
-    out.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]));
+    // An id at a time.
+    for chunk in bytes.chunks(16) {
+        let mut text = [[0; 2]; 16];
+        for (pair, byte) in text.iter_mut().zip(chunk) {
+            *pair = [digit(byte >> 4), digit(*byte)];
+        }
+        out.extend_from_slice(text.as_flattened().get(..2 * chunk.len()).unwrap_or_default());
+    }
 }
 
 /// Reads base64 of either alphabet into `out`; whether it is. Padding may be left out, but not be wrong.

@@ -5,7 +5,7 @@ use crate::json::JsonError;
 use crate::json::binary::{read_base64, read_hex};
 use crate::json::error::{Fault, JsonFlaw};
 use crate::json::lexer::Lexer;
-use crate::json::number::{Inexact, integer, number_len};
+use crate::json::number::{integer, number_len};
 use crate::json::output::{Output, Room};
 use crate::schema::{FieldShape, Kind, Number, Presence, Rule};
 use crate::wire::MAX_DEPTH;
@@ -174,57 +174,76 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
+    fn boolean(&mut self) -> Result<u64, Fault> {
+        self.lexer.peek();
+        for (literal, bits) in [("true", 1), ("false", 0)] {
+            if self.lexer.literal(literal) {
+                return Ok(bits);
+            }
+        }
+        Err(self.lexer.unexpected(JsonFlaw::Type("true or false")))
+    }
+
     /// Reads a number: its bits, or what a varint has to be for it.
+    #[inline]
     fn number(&mut self, form: Number) -> Result<u64, Fault> {
+        if form == Number::Bool {
+            return self.boolean();
+        }
+        self.lexer.peek();
+        let at = self.lexer.pos();
+        let bits = match self.lexer.natural(form != Number::Enum) {
+            Some(value) => fit(form, value.into()),
+            None => self.unusual_number(form)?,
+        };
+        bits.map_err(|flaw| Fault::new(flaw, at))
+    }
+
+    /// Reads what is not just some digits. The inner flaw is that of the number, not of the text.
+    #[inline(never)]
+    fn unusual_number(&mut self, form: Number) -> Result<Result<u64, JsonFlaw>, Fault> {
         let what = match form {
-            Number::Bool => "true or false",
             Number::Enum => "an integer, as OTLP/JSON has no names for enums",
             Number::Double => "a number, \"NaN\", \"Infinity\" or \"-Infinity\"",
             _ => "an integer, or a string with one in it",
         };
-        let first = self.lexer.peek();
-        let at = self.lexer.pos();
-        let fault = |flaw| Fault::new(flaw, at);
-        let text = match (first, form) {
-            (_, Number::Bool) => {
-                let yes = self.lexer.literal("true");
-                return if yes || self.lexer.literal("false") {
-                    Ok(yes.into())
-                } else {
-                    Err(self.lexer.unexpected(JsonFlaw::Type(what)))
-                };
-            }
-            (Some(b'-' | b'0'..=b'9'), _) => self.lexer.number()?,
-            (Some(b'"'), form) if form != Number::Enum => {
+        let text = match self.lexer.peek() {
+            Some(b'-' | b'0'..=b'9') => self.lexer.number()?,
+            Some(b'"') if form != Number::Enum => {
                 let text = self.lexer.string(what, &mut self.scratch, &mut self.out.room)?;
                 match (text, form) {
-                    (b"NaN", Number::Double) => return Ok(f64::NAN.to_bits()),
-                    (b"Infinity", Number::Double) => return Ok(f64::INFINITY.to_bits()),
-                    (b"-Infinity", Number::Double) => return Ok(f64::NEG_INFINITY.to_bits()),
-                    _ if number_len(text) != Ok(text.len()) => return Err(fault(JsonFlaw::Type(what))),
+                    (b"NaN", Number::Double) => return Ok(Ok(f64::NAN.to_bits())),
+                    (b"Infinity", Number::Double) => return Ok(Ok(f64::INFINITY.to_bits())),
+                    (b"-Infinity", Number::Double) => return Ok(Ok(f64::NEG_INFINITY.to_bits())),
+                    _ if number_len(text) != Ok(text.len()) => return Ok(Err(JsonFlaw::Type(what))),
                     _ => text,
                 }
             }
             _ => return Err(self.lexer.unexpected(JsonFlaw::Type(what))),
         };
-        if form == Number::Double {
-            let value = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok());
-            return match value.filter(|value| value.is_finite()) {
-                Some(value) => Ok(value.to_bits()),
-                None => Err(fault(JsonFlaw::Range("double"))),
-            };
+        if form != Number::Double {
+            return Ok(integer(text).and_then(|value| fit(form, value)));
         }
-        let (name, value) = match (form, integer(text)) {
-            (_, Err(Inexact::Fraction)) => return Err(fault(JsonFlaw::Type("a whole number"))),
-            (_, Err(Inexact::Large)) => return Err(fault(JsonFlaw::Range("64-bit integers"))),
-            (Number::Uint32, Ok(value)) => ("uint32", u32::try_from(value).ok().map(u64::from)),
-            (Number::Uint64, Ok(value)) => ("uint64", u64::try_from(value).ok()),
-            (Number::Int64, Ok(value)) => ("int64", i64::try_from(value).ok().map(|value| value as u64)),
-            (Number::Sint32, Ok(value)) => ("int32", i32::try_from(value).ok().map(zigzag)),
-            (_, Ok(value)) => ("int32", i32::try_from(value).ok().map(|value| value as u64)),
-        };
-        value.ok_or_else(|| fault(JsonFlaw::Range(name)))
+        let value = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok());
+        let finite = value.filter(|value| value.is_finite());
+        Ok(finite.map(f64::to_bits).ok_or(JsonFlaw::Range("double")))
     }
+}
+
+/// The bits of a whole number in a field of that form.
+#[inline]
+fn fit(form: Number, value: i128) -> Result<u64, JsonFlaw> {
+    let int32 = || i32::try_from(value).ok();
+    let (name, bits) = match form {
+        Number::Uint32 => ("uint32", u32::try_from(value).ok().map(u64::from)),
+        Number::Uint64 => ("uint64", u64::try_from(value).ok()),
+        Number::Int64 => ("int64", i64::try_from(value).ok().map(|value| value as u64)),
+        // Rounded to the nearest, as the standard library reads digits.
+        Number::Double => ("double", Some((value as f64).to_bits())),
+        Number::Sint32 => ("int32", int32().map(|value| u64::from((value << 1 ^ value >> 31) as u32))),
+        Number::Bool | Number::Enum | Number::Int32 => ("int32", int32().map(|value| value as u64)),
+    };
+    bits.ok_or(JsonFlaw::Range(name))
 }
 
 /// How bytes are written in a string.
@@ -236,10 +255,6 @@ struct Coding {
 
 const HEX: Coding = Coding { read: read_hex, flaw: JsonFlaw::Hex };
 const BASE64: Coding = Coding { read: read_base64, flaw: JsonFlaw::Base64 };
-
-fn zigzag(value: i32) -> u64 {
-    u64::from((value << 1 ^ value >> 31) as u32)
-}
 
 /// The field with that key. Most writers keep to the order of the schema, so the search starts at the `next`.
 #[inline]

@@ -190,10 +190,8 @@ fn integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
 
 /// The shortest text that reads back as the same number.
 fn double(value: f64, out: &mut Vec<u8>) {
-    use std::io::Write as _;
     if value.is_finite() {
-        // Writing to memory does not fail.
-        let _ = write!(out, "{value:?}");
+        out.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
     } else {
         let name = if value.is_nan() {
             "NaN"

@@ -1,7 +1,7 @@
 //! JSON's own syntax: what a value is made of, not what it means.
 
 use crate::json::error::{Fault, JsonFlaw};
-use crate::json::number::number_len;
+use crate::json::number::{digits, number_len};
 use crate::json::output::Room;
 use crate::json::plain_len;
 use crate::wire::MAX_DEPTH;
@@ -178,6 +178,24 @@ impl<'a> Lexer<'a> {
         })?;
         self.pos += len;
         Ok(rest.get(..len).unwrap_or_default())
+    }
+
+    /// The number that is next, if it is nothing but some digits, in quotation marks perhaps; then it is read.
+    #[inline]
+    pub(super) fn natural(&mut self, may_be_quoted: bool) -> Option<u64> {
+        let rest = self.rest();
+        let (text, quoted) = match rest {
+            [b'"', text @ ..] if may_be_quoted => (text, true),
+            text => (text, false),
+        };
+        let (value, after) = digits(text)?;
+        let whole = match after.first() {
+            Some(b'"') => quoted,
+            Some(b'.' | b'e' | b'E') => false,
+            _ => !quoted,
+        };
+        self.pos += if whole { rest.len() - after.len() + usize::from(quoted) } else { 0 };
+        whole.then_some(value)
     }
 
     /// Whether `true`, `false` or `null` is next; then it is read.

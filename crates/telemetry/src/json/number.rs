@@ -1,5 +1,10 @@
 //! Numbers as JSON writes them, read without losing a digit.
 
+use crate::json::JsonFlaw;
+
+const FRACTION: JsonFlaw = JsonFlaw::Type("a whole number");
+const LARGE: JsonFlaw = JsonFlaw::Range("64-bit integers");
+
 /// How many bytes at the start of `text` are a number; at which byte it goes wrong, if it does.
 #[inline]
 pub(super) fn number_len(text: &[u8]) -> Result<usize, usize> {
@@ -24,33 +29,37 @@ pub(super) fn number_len(text: &[u8]) -> Result<usize, usize> {
     Ok(end)
 }
 
-/// Why a number is not an integer to work with.
-pub(super) enum Inexact {
-    /// It has a fraction.
-    Fraction,
-    /// It is beyond 64 bits.
-    Large,
+/// The value of the digits at the start of `text`, and what follows them; `None` if there are none, or too many, or
+/// zeros in front.
+#[inline]
+pub(super) fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0;
+    let mut rest = text;
+    while let [digit @ b'0'..=b'9', after @ ..] = rest {
+        // 19 digits always fit.
+        if text.len() - rest.len() == 19 {
+            return None;
+        }
+        value = value * 10 + u64::from(digit & 0x0F);
+        rest = after;
+    }
+    let good = match text {
+        [b'0', ..] => value == 0 && text.len() - rest.len() == 1,
+        _ => rest.len() < text.len(),
+    };
+    good.then_some((value, rest))
 }
 
 /// The value of a well-formed number, exactly; its magnitude is less than 2^64.
-#[inline]
-pub(super) fn integer(number: &[u8]) -> Result<i128, Inexact> {
-    let (negative, digits) = match number {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    // 19 digits always fit.
-    let magnitude = if digits.len() <= 19 && digits.iter().all(u8::is_ascii_digit) {
-        digits.iter().fold(0, |value, digit| value * 10 + u64::from(digit & 0x0F))
-    } else {
-        magnitude(digits)?
-    };
-    Ok(if negative { -i128::from(magnitude) } else { i128::from(magnitude) })
+pub(super) fn integer(number: &[u8]) -> Result<i128, JsonFlaw> {
+    match number {
+        [b'-', number @ ..] => magnitude(number).map(|magnitude| -i128::from(magnitude)),
+        number => magnitude(number).map(i128::from),
+    }
 }
 
 /// `123.4500e2` is the digits 12345 and two more zeros less two.
-#[cold]
-fn magnitude(number: &[u8]) -> Result<u64, Inexact> {
+fn magnitude(number: &[u8]) -> Result<u64, JsonFlaw> {
     let (mantissa, exponent) = match number.iter().position(|byte| matches!(byte, b'e' | b'E')) {
         Some(at) => (number.get(..at).unwrap_or_default(), number.get(at + 1..).unwrap_or_default()),
         None => (number, &[][..]),
@@ -68,9 +77,8 @@ fn magnitude(number: &[u8]) -> Result<u64, Inexact> {
         .fold(0i64, |value, digit| value.saturating_mul(10).saturating_add(i64::from(digit & 0x0F)));
     let exponent = if exponent.first() == Some(&b'-') { -exponent_size } else { exponent_size };
     let zeros = exponent.saturating_sub(fraction as i64).saturating_add(trailing_zeros as i64);
-    let zeros =
-        u32::try_from(zeros).map_err(|_| if zeros < 0 { Inexact::Fraction } else { Inexact::Large })?;
+    let zeros = u32::try_from(zeros).map_err(|_| if zeros < 0 { FRACTION } else { LARGE })?;
     let value =
         digits().take(significant).try_fold(0u64, |value, digit| value.checked_mul(10)?.checked_add(digit));
-    value.and_then(|value| value.checked_mul(10u64.checked_pow(zeros)?)).ok_or(Inexact::Large)
+    value.and_then(|value| value.checked_mul(10u64.checked_pow(zeros)?)).ok_or(LARGE)
 }

@@ -39,12 +39,20 @@ fn id(len: usize) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![4 => vec(any::<u8>(), len), 1 => Just(vec![0; len]), 1 => Just(Vec::new())]
 }
 
+/// As [`any`], which has neither NaN nor infinities.
+fn double() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        8 => any::<f64>(),
+        1 => prop::sample::select(vec![0.0, -0.0, 1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY]),
+    ]
+}
+
 fn any_value() -> impl Strategy<Value = AnyValue> {
     let leaf = prop_oneof![
         4 => text().prop_map(Value::StringValue),
         1 => any::<bool>().prop_map(Value::BoolValue),
         1 => any::<i64>().prop_map(Value::IntValue),
-        1 => any::<f64>().prop_map(Value::DoubleValue),
+        1 => double().prop_map(Value::DoubleValue),
         1 => vec(any::<u8>(), 0..5).prop_map(Value::BytesValue),
     ];
     let leaf = option::weighted(0.9, leaf).prop_map(|value| AnyValue { value });
@@ -227,7 +235,7 @@ fn metric() -> impl Strategy<Value = Metric> {
 
 fn number_point() -> impl Strategy<Value = NumberDataPoint> {
     use number_data_point::Value::{AsDouble, AsInt};
-    let value = prop_oneof![any::<f64>().prop_map(AsDouble), any::<i64>().prop_map(AsInt)];
+    let value = prop_oneof![double().prop_map(AsDouble), any::<i64>().prop_map(AsInt)];
     (attributes(), any::<[u64; 2]>(), exemplars(), any::<u32>(), option::of(value)).prop_map(
         |(attributes, times, exemplars, flags, value)| NumberDataPoint {
             attributes,
@@ -242,7 +250,7 @@ fn number_point() -> impl Strategy<Value = NumberDataPoint> {
 
 fn exemplars() -> impl Strategy<Value = Vec<Exemplar>> {
     use exemplar::Value::{AsDouble, AsInt};
-    let value = prop_oneof![any::<f64>().prop_map(AsDouble), any::<i64>().prop_map(AsInt)];
+    let value = prop_oneof![double().prop_map(AsDouble), any::<i64>().prop_map(AsInt)];
     let exemplar = (attributes(), any::<u64>(), id(8), id(16), option::of(value)).prop_map(
         |(filtered_attributes, time_unix_nano, span_id, trace_id, value)| Exemplar {
             filtered_attributes,
@@ -259,9 +267,9 @@ fn histogram_point() -> impl Strategy<Value = HistogramDataPoint> {
     (
         attributes(),
         any::<[u64; 3]>(),
-        any::<[Option<f64>; 3]>(),
+        [option::of(double()), option::of(double()), option::of(double())],
         vec(any::<u64>(), 0..4),
-        vec(any::<f64>(), 0..4),
+        vec(double(), 0..4),
         exemplars(),
         any::<u32>(),
     )
@@ -290,13 +298,13 @@ fn exponential_point() -> impl Strategy<Value = ExponentialHistogramDataPoint> {
     (
         attributes(),
         any::<[u64; 4]>(),
-        any::<[Option<f64>; 3]>(),
+        [option::of(double()), option::of(double()), option::of(double())],
         any::<i32>(),
         buckets(),
         buckets(),
         exemplars(),
         any::<u32>(),
-        any::<f64>(),
+        double(),
     )
         .prop_map(
             |(attributes, whole, real, scale, positive, negative, exemplars, flags, zero_threshold)| {
@@ -321,8 +329,8 @@ fn exponential_point() -> impl Strategy<Value = ExponentialHistogramDataPoint> {
 }
 
 fn summary_point() -> impl Strategy<Value = SummaryDataPoint> {
-    let quantile = any::<[f64; 2]>().prop_map(|[quantile, value]| ValueAtQuantile { quantile, value });
-    (attributes(), any::<[u64; 3]>(), any::<f64>(), vec(quantile, 0..3), any::<u32>()).prop_map(
+    let quantile = [double(), double()].prop_map(|[quantile, value]| ValueAtQuantile { quantile, value });
+    (attributes(), any::<[u64; 3]>(), double(), vec(quantile, 0..3), any::<u32>()).prop_map(
         |(attributes, whole, sum, quantile_values, flags)| SummaryDataPoint {
             attributes,
             start_time_unix_nano: whole[0],

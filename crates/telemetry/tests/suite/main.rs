@@ -5,6 +5,9 @@
 mod edit;
 mod generate;
 mod invalid;
+mod json;
+mod json_spell;
+mod json_table;
 mod mutate;
 mod oracle;
 mod payload;
