@@ -57,9 +57,9 @@ fn measure(name: &str, signal: Signal, compact: &str) {
 }
 
 fn best<T>(name: &str, bytes: usize, mut run: impl FnMut() -> T) {
-    const RUNS: usize = 100;
+    const RUNS: usize = 4;
     let mut best = f64::INFINITY;
-    for _ in 0..20 {
+    for _ in 0..1000 {
         let start = Instant::now();
         for _ in 0..RUNS {
             black_box(run());

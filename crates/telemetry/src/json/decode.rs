@@ -5,7 +5,7 @@ use crate::json::JsonError;
 use crate::json::binary::{read_base64, read_hex};
 use crate::json::error::{Fault, JsonFlaw};
 use crate::json::lexer::Lexer;
-use crate::json::number::{integer, number_len};
+use crate::json::number::{integer, number_len, short_decimal};
 use crate::json::output::{Output, Room};
 use crate::schema::{FieldShape, Kind, Number, Presence, Rule};
 use crate::wire::MAX_DEPTH;
@@ -60,12 +60,23 @@ impl<'a> Decoder<'_, 'a> {
         let (mut first, mut next) = (true, 0);
         let mut seen = 0u32;
         let mut one_of = false;
-        while let Some((key, at)) = self.lexer.key(first, &mut self.scratch, &mut self.out.room)? {
-            first = false;
-            let Some((index, field)) = find(fields, key, next) else {
-                self.lexer.skip()?;
-                continue;
+        loop {
+            let (index, field) = match fields.get(next) {
+                // As most writers write it: in the schema's order, without white space.
+                Some(field) if self.lexer.known_key(first, field.key) => (next, field),
+                _ => {
+                    let Some(key) = self.lexer.key(first, &mut self.scratch, &mut self.out.room)? else {
+                        return Ok(());
+                    };
+                    let Some(found) = find(fields, key, next) else {
+                        self.lexer.skip()?;
+                        first = false;
+                        continue;
+                    };
+                    found
+                }
             };
+            first = false;
             next = index + 1;
             if self.lexer.peek() == Some(b'n') && self.lexer.literal("null") {
                 continue;
@@ -75,11 +86,10 @@ impl<'a> Decoder<'_, 'a> {
             let excluded = field.presence == Presence::OneOf && std::mem::replace(&mut one_of, true);
             if twice || excluded {
                 let flaw = if twice { JsonFlaw::Duplicate } else { JsonFlaw::OneOf };
-                return Err(Fault::new(flaw, at).within(field.json_name()));
+                return Err(Fault::new(flaw, self.lexer.key_pos()).within(field.json_name()));
             }
             self.field(field, depth).map_err(|fault| fault.within(field.json_name()))?;
         }
-        Ok(())
     }
 
     fn field(&mut self, field: &FieldShape, depth: usize) -> Result<(), Fault> {
@@ -224,6 +234,9 @@ impl<'a> Decoder<'_, 'a> {
         if form != Number::Double {
             return Ok(integer(text).and_then(|value| fit(form, value)));
         }
+        if let Some(value) = short_decimal(text) {
+            return Ok(Ok(value.to_bits()));
+        }
         let value = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok());
         let finite = value.filter(|value| value.is_finite());
         Ok(finite.map(f64::to_bits).ok_or(JsonFlaw::Range("double")))
@@ -259,7 +272,9 @@ const BASE64: Coding = Coding { read: read_base64, flaw: JsonFlaw::Base64 };
 /// The field with that key. Most writers keep to the order of the schema, so the search starts at the `next`.
 #[inline]
 fn find(fields: &'static [FieldShape], key: &[u8], next: usize) -> Option<(usize, &'static FieldShape)> {
-    let is_key = |(_, field): &(usize, &FieldShape)| field.json_name().as_bytes() == key;
+    let is_key = |(_, field): &(usize, &FieldShape)| {
+        field.key.len() == key.len() + 3 && field.key.as_bytes().get(1..=key.len()) == Some(key)
+    };
     let mut ahead = fields.iter().enumerate().skip(next);
     ahead.find(is_key).or_else(|| fields.iter().enumerate().take(next).find(is_key))
 }

@@ -117,8 +117,28 @@ fn child<'a>(kind: Kind, message: Message<'a>, field: Field<'a>, outline: &Outli
 fn elements<'a>(shape: &FieldShape, fields: impl Iterator<Item = Field<'a>>, out: &mut Vec<u8>) {
     let values = fields.filter_map(|field| field.bytes());
     match shape.rule.kind() {
+        Some(Kind::KeyValue) => array(shape, values, out, attribute),
         Some(kind) => array(shape, values, out, |bytes, out| object(kind, Message::new(bytes), out)),
         None => array(shape, values, out, text),
+    }
+}
+
+/// Writes an attribute. Nearly all are a key and a string, each there once and shorter than 128 bytes, which needs no
+/// table.
+fn attribute(bytes: &[u8], out: &mut Vec<u8>) {
+    if let [0x0A, key_len @ 1..0x80, rest @ ..] = bytes
+        && let Some((key, value)) = rest.split_at_checked(usize::from(*key_len))
+        && let [0x12, value_len @ ..0x80, 0x0A, len @ ..0x80, string @ ..] = value
+        && usize::from(*len) == string.len()
+        && *value_len == len + 2
+    {
+        out.extend_from_slice(br#"{"key":"#);
+        text(key, out);
+        out.extend_from_slice(br#","value":{"stringValue":"#);
+        text(string, out);
+        out.extend_from_slice(b"}}");
+    } else {
+        object(Kind::KeyValue, Message::new(bytes), out);
     }
 }
 

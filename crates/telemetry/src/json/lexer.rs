@@ -10,6 +10,8 @@ use crate::wire::MAX_DEPTH;
 pub(super) struct Lexer<'a> {
     text: &'a [u8],
     pos: usize,
+    /// Where the last key stands.
+    key_pos: usize,
 }
 
 /// What stands between two quotation marks.
@@ -24,12 +26,17 @@ struct Quoted<'a> {
 
 impl<'a> Lexer<'a> {
     pub(super) fn new(text: &'a [u8]) -> Self {
-        Self { text, pos: 0 }
+        Self { text, pos: 0, key_pos: 0 }
     }
 
     /// How many bytes were read.
     pub(super) fn pos(&self) -> usize {
         self.pos
+    }
+
+    /// Where the last key stands.
+    pub(super) fn key_pos(&self) -> usize {
+        self.key_pos
     }
 
     fn rest(&self) -> &'a [u8] {
@@ -97,19 +104,35 @@ impl<'a> Lexer<'a> {
         Err(self.unexpected(JsonFlaw::Expected("`,` or `]`")))
     }
 
-    /// The next key of an object, up to its value, and where it stands; `None` at the end.
+    /// Whether the next key is this one, quotation marks, colon and all; then it is read.
+    #[inline]
+    pub(super) fn known_key(&mut self, first: bool, key: &str) -> bool {
+        let at = match self.text.get(self.pos) {
+            Some(b',') if !first => self.pos + 1,
+            _ if first => self.pos,
+            _ => return false,
+        };
+        let found = self.text.get(at..).is_some_and(|rest| rest.starts_with(key.as_bytes()));
+        if found {
+            (self.key_pos, self.pos) = (at, at + key.len());
+        }
+        found
+    }
+
+    /// The next key of an object, up to its value; `None` at the end.
     #[inline]
     pub(super) fn key<'s>(
         &mut self,
         first: bool,
         scratch: &'s mut Vec<u8>,
         room: &mut Room<'_>,
-    ) -> Result<Option<(&'s [u8], usize)>, Fault>
+    ) -> Result<Option<&'s [u8]>, Fault>
     where
         'a: 's,
     {
         let Some(key) = self.quoted_key(first)? else { return Ok(None) };
-        Ok(Some((key.text(scratch, room)?, key.at - 1)))
+        self.key_pos = key.at - 1;
+        key.text(scratch, room).map(Some)
     }
 
     #[inline]

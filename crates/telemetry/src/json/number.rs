@@ -50,6 +50,32 @@ pub(super) fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
     good.then_some((value, rest))
 }
 
+/// The value of a well-formed number like `-12.75`, if it is short. Then digits and power of ten are both exact as
+/// doubles, and so their quotient is rounded once, as it must be.
+#[inline]
+pub(super) fn short_decimal(number: &[u8]) -> Option<f64> {
+    const POWERS: [f64; 16] =
+        [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+    let (sign, text) = match number {
+        [b'-', text @ ..] => (-1.0, text),
+        text => (1.0, text),
+    };
+    if text.len() > 16 {
+        return None;
+    }
+    let (mut digits, mut fraction) = (0u64, None);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => digits = digits * 10 + u64::from(byte & 0x0F),
+            b'.' => fraction = Some(text.len() - at - 1),
+            _ => return None,
+        }
+    }
+    // Below 2^53.
+    let exact = digits < 1 << 53;
+    exact.then_some(sign * (digits as f64 / POWERS.get(fraction.unwrap_or_default())?))
+}
+
 /// The value of a well-formed number, exactly; its magnitude is less than 2^64.
 pub(super) fn integer(number: &[u8]) -> Result<i128, JsonFlaw> {
     match number {
