@@ -6,6 +6,7 @@
 //! * [`view`] reads single fields out of the bytes, lazily and without allocating;
 //! * [`Payload::concat`] and the `split_*` methods batch and cut without decoding;
 //! * [`edit`] writes what changed and copies the ranges around it;
+//! * [`json`] reads OTLP/JSON into wire bytes and writes it from them;
 //! * [`wire`] is the protobuf encoding itself, for the few small messages that are read or written whole.
 //!
 //! The crate is pure: no IO, no clock, no actor. Field numbers and names live in one table, `schema`, taken from

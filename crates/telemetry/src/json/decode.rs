@@ -16,8 +16,9 @@ use crate::wire::MAX_DEPTH;
 /// [`Payload::validate`](crate::Payload::validate), unless an id has a wrong length. Time and memory are linear in
 /// `json`.
 ///
-/// `room(total)` is asked before the memory taken may grow to `total` bytes, some times from half of `json` upwards;
-/// on `false` the error is [`JsonFlaw::NoRoom`]. Numbers in arrays apart, the result is smaller than `json`.
+/// `room(total)` is asked before what is taken here may grow to `total` bytes: first half of `json`, then half as much
+/// again, as often as it takes. On `false` the error is [`JsonFlaw::NoRoom`]. The result is smaller than `json`,
+/// numbers in arrays apart, and has no capacity to spare.
 pub fn decode(
     signal: Signal,
     json: &[u8],

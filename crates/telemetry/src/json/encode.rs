@@ -22,6 +22,7 @@ pub fn encode(signal: Signal, request: &[u8], out: &mut Vec<u8>) -> Result<(), I
 /// Fields come in the order of the wire, those with their default value not at all, nor do unknown fields. What a
 /// decoder would merge is merged: fields in several parts, oneofs with several members.
 pub fn encode_payload(payload: &Payload, out: &mut Vec<u8>) {
+    out.reserve(2 * payload.bytes());
     requests(payload.signal(), payload.requests().iter().map(Bytes::as_ref), out);
 }
 
