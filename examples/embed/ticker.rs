@@ -47,9 +47,8 @@ impl Receiver for Ticker {
             let body = self.request();
             // Memory first: while there is none, this source has to wait like any other.
             let Ok(permit) = intake.admit(body.len() as u64) else { continue };
-            let outcome = intake
-                .submit(Signal::Logs, body.into(), Origin::default(), permit, Duration::from_secs(5))
-                .await;
+            let outcome =
+                intake.submit(Signal::Logs, body, Origin::default(), permit, Duration::from_secs(5)).await;
             if !outcome.is_ok() {
                 eprintln!("a tick was not delivered: {outcome:?}");
             }

@@ -17,3 +17,4 @@ mod peers;
 mod poison;
 mod relay;
 mod storm;
+mod wire;

@@ -21,6 +21,9 @@ use crate::topology::{Role, Site, StartError};
 /// No drain takes longer, whatever is asked for: a century is as good as for ever, and can be added to a clock.
 const LONGEST_DRAIN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// What answers may take to leave once everything has been decided.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// A running topology.
 ///
 /// It lives on threads of its own and installs nothing global, so it runs in any host, beside any runtime, and
@@ -267,6 +270,8 @@ async fn drain(mut role: Role, site: &Site, deadline: Instant, unfinished: &mut 
         let report = site.supervisor.drain(&stage, deadline).await;
         unfinished.extend(report.aborted);
     }
+    // Whoever waited has its answer by now; it should leave before the sockets do.
+    let _ = tokio::time::timeout(FAREWELL, role.serving.recv()).await;
 }
 
 /// Watches the lanes from a thread of its own: a lane that is stuck can not say so.

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use watershed_delivery::{Budget, Share};
 use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
-    Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Listener, Message, Metrics,
-    Part, PerSignal, Placement, QueueSettings, ReceiverParts, Request, Signal, Sizer, Tail,
+    Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Message, Metrics, Part,
+    PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer, Tail,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
 
@@ -104,10 +104,11 @@ struct Builder<'a> {
     extensions: Extensions,
 }
 
-/// A receiver's socket.
+/// A receiver's socket, and how what connects to it is served.
 struct Bound {
     receiver: Arc<str>,
-    listener: Listener,
+    address: String,
+    serve: Arc<Serve>,
     socket: Arc<Socket>,
 }
 
@@ -182,7 +183,9 @@ impl<'a> Builder<'a> {
                 if let Some(first) = self.site.claims.borrow_mut().insert(address, name.clone()) {
                     return Err(StartError::Twice { first, second: name, address });
                 }
-                bound.push(Bound { receiver: receiver.id.clone(), listener, socket });
+                let env = self.env(&receiver.id, None, 0, 1);
+                let serve = (listener.open)(&env).map_err(|source| StartError::Stage { name, source })?;
+                bound.push(Bound { receiver: receiver.id.clone(), address: listener.address, serve, socket });
             }
         }
         Ok(bound)
@@ -215,11 +218,11 @@ impl<'a> Builder<'a> {
         let (alive, serving) = mpsc::channel(1);
         let mut addresses = Vec::new();
         let mut listening = Vec::new();
-        for Bound { receiver, listener, socket } in bound {
+        for Bound { receiver, address, serve, socket } in bound {
             addresses.push((receiver.clone(), socket.local_addr()));
-            listening.push(listener.address.clone());
+            listening.push(address);
             if let Some(intakes) = built.intakes.get(&receiver) {
-                let lanes = self.lanes(&listener, intakes, &stop, &alive);
+                let lanes = self.lanes(&serve, intakes, &stop, &alive);
                 let (stop, alive) = (stop.clone(), alive.clone());
                 actix_rt::spawn(async move {
                     socket.deal(lanes, stop).await;
@@ -353,7 +356,7 @@ impl<'a> Builder<'a> {
     /// Serves a listener's connections on every lane; where to deal them.
     fn lanes(
         &self,
-        listener: &Listener,
+        serve: &Arc<Serve>,
         intakes: &[Intake],
         stop: &Stop,
         alive: &mpsc::Sender<()>,
@@ -362,7 +365,7 @@ impl<'a> Builder<'a> {
         for (lane, arbiter) in self.site.lanes.iter().enumerate() {
             let Some(intake) = intakes.get(lane).or_else(|| intakes.first()).cloned() else { continue };
             let (sender, connections) = mpsc::channel(DEALT);
-            let (serve, stop, alive) = (listener.serve.clone(), stop.clone(), alive.clone());
+            let (serve, stop, alive) = (serve.clone(), stop.clone(), alive.clone());
             let spawned = arbiter.spawn_fn(move || {
                 actix_rt::spawn(async move {
                     serve(intake, connections, stop).await;

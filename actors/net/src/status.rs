@@ -58,6 +58,22 @@ impl Status {
         Self { code: Code::Unavailable, message: message.into(), retry_after: Some(wait) }
     }
 
+    /// The status as a `google.rpc.Status` message.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        details(self.code, bounded(&self.message), self.retry_after)
+    }
+
+    /// What a `google.rpc.Status` message says, as far as it can be read.
+    pub fn from_bytes(status: &[u8]) -> Self {
+        let code = fields(status).find_map(|field| field.number(1)).and_then(|code| i32::try_from(code).ok());
+        let message = fields(status).find_map(|field| field.bytes(2)).unwrap_or_default();
+        Self {
+            code: Code::from_i32(code.unwrap_or(Code::Unknown as i32)),
+            message: String::from_utf8_lossy(message).into_owned().into(),
+            retry_after: retry_delay(status),
+        }
+    }
+
     /// The whole of a response that has no message.
     pub(crate) fn into_response(self) -> http::Response<()> {
         let mut response = http::Response::new(());
@@ -75,7 +91,7 @@ impl Status {
             headers.insert(GRPC_MESSAGE, value);
         }
         if let Some(wait) = self.retry_after
-            && let Ok(value) = HeaderValue::try_from(BASE64.encode(details(self.code, message, wait)))
+            && let Ok(value) = HeaderValue::try_from(BASE64.encode(details(self.code, message, Some(wait))))
         {
             headers.insert(GRPC_DETAILS, value);
         }
@@ -155,19 +171,21 @@ fn hex(digit: u8) -> Option<u8> {
 
 // === google.rpc.Status { 1 code, 2 message, 3 details: Any { 1 type_url, 2 value: RetryInfo { 1 Duration } } } ===
 
-fn details(code: Code, message: &str, wait: Duration) -> Vec<u8> {
-    let mut duration = Vec::new();
-    put_number(&mut duration, 1, wait.as_secs());
-    put_number(&mut duration, 2, u64::from(wait.subsec_nanos()));
-    let mut info = Vec::new();
-    put_bytes(&mut info, 1, &duration);
-    let mut any = Vec::new();
-    put_bytes(&mut any, 1, RETRY_INFO);
-    put_bytes(&mut any, 2, &info);
+fn details(code: Code, message: &str, wait: Option<Duration>) -> Vec<u8> {
     let mut status = Vec::new();
     put_number(&mut status, 1, u64::from((code as i32).unsigned_abs()));
     put_bytes(&mut status, 2, message.as_bytes());
-    put_bytes(&mut status, 3, &any);
+    if let Some(wait) = wait {
+        let mut duration = Vec::new();
+        put_number(&mut duration, 1, wait.as_secs());
+        put_number(&mut duration, 2, u64::from(wait.subsec_nanos()));
+        let mut info = Vec::new();
+        put_bytes(&mut info, 1, &duration);
+        let mut any = Vec::new();
+        put_bytes(&mut any, 1, RETRY_INFO);
+        put_bytes(&mut any, 2, &info);
+        put_bytes(&mut status, 3, &any);
+    }
     status
 }
 
@@ -329,7 +347,7 @@ mod tests {
             seconds in 0..TEN_THOUSAND_YEARS,
             nanos in 0..1_000_000_000u32,
         ) {
-            let bytes = details(Code::from_i32(code), &message, Duration::new(seconds, nanos));
+            let bytes = details(Code::from_i32(code), &message, Some(Duration::new(seconds, nanos)));
             let status = RpcStatus::decode(&bytes[..]).unwrap();
             prop_assert_eq!(status.code, code);
             prop_assert_eq!(status.message, message);

@@ -1,21 +1,22 @@
-//! Outcomes as gRPC answers, and answers as outcomes.
+//! Outcomes as answers, and answers as outcomes: the one table that gRPC and HTTP share (docs/components/otlp.md).
 //!
 //! Where OTLP and otelcol differ, OTLP wins: what can be tried again is `UNAVAILABLE` with `RetryInfo`, what is
-//! wrong is `INVALID_ARGUMENT`, what is too large is `RESOURCE_EXHAUSTED` without `RetryInfo`.
+//! wrong is `INVALID_ARGUMENT`, what is too large is `RESOURCE_EXHAUSTED` without `RetryInfo`. HTTP says the same in
+//! its own numbers ([`http_status`]), with the same `google.rpc.Status` as its body.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use watershed_net::{CallError, Code, Status};
+use http::StatusCode;
+use watershed_net::{Code, Status};
 use watershed_stage::delivery::{Exhausted, Fault, Outcome};
-use watershed_stage::{ExportError, Partial, Signal};
+use watershed_stage::{Denied, ExportError, Partial, Signal};
 use watershed_telemetry::wire::{Fields, Value};
 
 /// How long a sender is asked to wait where memory is short.
 const SHORTAGE: Duration = Duration::from_secs(1);
 
 /// The path of a signal's `Export` method.
-pub(crate) fn path(signal: Signal) -> &'static str {
+pub(crate) fn method(signal: Signal) -> &'static str {
     match signal {
         Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
         Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
@@ -25,13 +26,13 @@ pub(crate) fn path(signal: Signal) -> &'static str {
 
 /// The signal whose `Export` method `path` is.
 pub(crate) fn signal(path: &str) -> Option<Signal> {
-    Signal::ALL.into_iter().find(|signal| self::path(*signal) == path)
+    Signal::ALL.into_iter().find(|signal| method(*signal) == path)
 }
 
-/// The answer to a request that was handled. Full success is an empty response message.
-pub(crate) fn response(outcome: Outcome) -> Result<Bytes, Status> {
+/// The answer to a request that was handled. Full success is a response message without a field.
+pub(crate) fn response(outcome: Outcome) -> Result<(), Status> {
     match outcome {
-        Outcome::Delivered | Outcome::Dropped { .. } => Ok(Bytes::new()),
+        Outcome::Delivered | Outcome::Dropped { .. } => Ok(()),
         Outcome::Refused(refusal) => {
             Err(Status::try_again(refusal.reason, refusal.retry_after.unwrap_or(SHORTAGE)))
         }
@@ -61,6 +62,44 @@ pub(crate) fn shortage(exhausted: Exhausted) -> Status {
     }
 }
 
+/// The answer to a sender that was turned away at the gate.
+pub(crate) fn denied(denied: &Denied) -> Status {
+    match denied {
+        Denied::Unauthenticated(unauthenticated) => {
+            Status::new(Code::Unauthenticated, unauthenticated.reason)
+        }
+        Denied::TooOften(wait) => Status::try_again("the sender comes more often than it may", *wait),
+    }
+}
+
+/// A status in HTTP's numbers. gRPC has no number for "too often", which is for the caller to say (429).
+pub(crate) fn http_status(status: &Status) -> StatusCode {
+    match status.code {
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::DataLoss => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        Code::ResourceExhausted => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound | Code::Unimplemented => StatusCode::NOT_FOUND,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// An HTTP status that says no, in gRPC's codes.
+pub(crate) fn grpc_code(status: StatusCode) -> Code {
+    match status.as_u16() {
+        400 => Code::InvalidArgument,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 | 405 => Code::Unimplemented,
+        408 | 429 | 502..=504 => Code::Unavailable,
+        413 => Code::ResourceExhausted,
+        _ => Code::Unknown,
+    }
+}
+
 /// What a destination said of a batch it took.
 pub(crate) fn partial(response: &[u8]) -> Partial {
     let mut partial = Partial::default();
@@ -87,12 +126,14 @@ fn messages(bytes: &[u8], number: u32) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What a destination's failure means for the batch.
-pub(crate) fn failure(error: CallError) -> ExportError {
-    let Status { code, message, retry_after } = error.status;
+pub(crate) fn failure(status: Status) -> ExportError {
+    let Status { code, message, retry_after } = status;
     let reason = if message.is_empty() { format!("{code:?}").into() } else { message };
     // A destination that is full says when to come back; without that it means the size of the request.
     if is_retryable(code) || (code == Code::ResourceExhausted && retry_after.is_some()) {
         ExportError::Retryable { reason, retry_after }
+    } else if code == Code::ResourceExhausted {
+        ExportError::TooLarge { code: code as i32, reason }
     } else {
         ExportError::Permanent { code: code as i32, reason }
     }
@@ -115,7 +156,6 @@ fn is_retryable(code: Code) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-    use watershed_net::CallErrorKind;
     use watershed_stage::delivery::Cause;
 
     use super::*;
@@ -127,7 +167,7 @@ mod tests {
     #[test]
     fn paths_and_signals_are_inverse() {
         for signal in Signal::ALL {
-            assert_eq!(super::signal(path(signal)), Some(signal));
+            assert_eq!(super::signal(method(signal)), Some(signal));
         }
         assert_eq!(
             super::signal("/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export"),
@@ -156,10 +196,7 @@ mod tests {
 
     #[test]
     fn a_full_destination_is_tried_again_only_if_it_says_when() {
-        let error = |code, retry_after| CallError {
-            status: Status { code, message: "full".into(), retry_after },
-            kind: CallErrorKind::Answered,
-        };
+        let error = |code, retry_after| Status { code, message: "full".into(), retry_after };
         let wait = Some(Duration::from_secs(3));
         let retryable = |error| matches!(failure(error), ExportError::Retryable { .. });
         assert!(retryable(error(Code::ResourceExhausted, wait)));

@@ -1,9 +1,12 @@
-//! The OTLP family: gRPC receiver and exporter.
+//! The OTLP family: receiver and exporters, over gRPC and over HTTP.
 //!
-//! Source of the wire answers: opentelemetry-proto `docs/specification.md`, "OTLP/gRPC".
+//! Source of the wire answers: opentelemetry-proto `docs/specification.md`, "OTLP/gRPC" and "OTLP/HTTP".
 
 mod answer;
 mod exporter;
+mod grpc;
+mod http;
+mod http_exporter;
 mod receiver;
 
 use watershed_stage::Registry;
@@ -11,5 +14,8 @@ use watershed_stage::Registry;
 /// Adds the kinds of this family to a registry.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    registry.receiver::<receiver::Otlp>("otlp", &[]).exporter::<exporter::OtlpGrpc>("otlp", &["otlp_grpc"])
+    registry
+        .receiver::<receiver::Otlp>("otlp", &[])
+        .exporter::<exporter::OtlpGrpc>("otlp", &["otlp_grpc"])
+        .exporter::<http_exporter::OtlpHttp>("otlphttp", &["otlp_http"])
 }

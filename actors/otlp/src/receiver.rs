@@ -1,125 +1,99 @@
-//! The `otlp` receiver: OTLP over gRPC.
+//! The `otlp` receiver: OTLP over gRPC and over HTTP.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use watershed_net::{Call, Code, ServerKeepalive, ServerOptions, Status, Unary, serve};
-use watershed_stage::delivery::Permit;
-use watershed_stage::{Env, Failure, Intake, Interval, KeyError, Listener, Origin, Receiver, TurnedAway};
+use watershed_net::{serve, serve_http};
+use watershed_stage::{
+    Body, Env, Error, Failure, GrpcServerSettings, Interval, KeyError, Listener, Payload, Receiver,
+    Reference, Serve, Signal, http_server_settings,
+};
+use watershed_telemetry::json;
 
-use crate::answer;
+use crate::grpc;
+use crate::http::{JSON, Paths, Service};
 
-/// The receiver's stage. Requests are OTLP already, so decoding is the validation that every receiver has.
+/// The receiver's stage. Most requests are OTLP in its binary form already; what comes as JSON is transcoded.
 pub(crate) struct Otlp;
 
 /// Settings of the `otlp` receiver, under otelcol's keys.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// What it speaks. gRPC on `localhost:4317` unless told.
+    /// What it speaks: gRPC and HTTP, unless one of them is named alone.
     #[serde(default)]
     protocols: Protocols,
 }
 
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Protocols {
+    /// OTLP over gRPC, on `localhost:4317`.
     #[serde(default)]
-    grpc: Grpc,
+    grpc: Option<GrpcServerSettings>,
+    /// OTLP over HTTP, on `localhost:4318`.
+    #[serde(default)]
+    http: Option<Http>,
 }
 
-/// Settings of OTLP over gRPC.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Grpc {
-    /// `host:port` to listen on.
-    endpoint: String,
-    /// The largest request, on the wire and inflated.
-    max_recv_msg_size_mib: u64,
-    /// Calls one connection may have in flight.
-    max_concurrent_streams: u32,
-    /// How long a sender waits for an answer at most; less where its own timeout is shorter.
-    ack_timeout: Interval,
-    keepalive: Keepalive,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Keepalive {
-    server_parameters: ServerParameters,
-}
-
-/// When connections end. The names and defaults are gRPC's.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct ServerParameters {
-    max_connection_idle: Option<Interval>,
-    max_connection_age: Option<Interval>,
-    max_connection_age_grace: Option<Interval>,
-    time: Option<Interval>,
-    timeout: Option<Interval>,
-}
-
-/// OTLP's three `Export` methods over one intake.
-struct Service {
-    intake: Intake,
-    ack_timeout: Duration,
+http_server_settings! {
+    /// Settings of OTLP over HTTP.
+    struct Http {
+        /// Where traces are posted to.
+        traces_url_path: String = "/v1/traces".to_owned(),
+        /// Where metrics are posted to.
+        metrics_url_path: String = "/v1/metrics".to_owned(),
+        /// Where logs are posted to.
+        logs_url_path: String = "/v1/logs".to_owned(),
+    }
 }
 
 // === impl Settings ===
 
-impl Default for Grpc {
-    fn default() -> Self {
-        Self {
-            endpoint: "localhost:4317".into(),
-            max_recv_msg_size_mib: 64,
-            max_concurrent_streams: 1024,
-            ack_timeout: Interval::secs(8),
-            keepalive: Keepalive::default(),
-        }
-    }
-}
-
 impl watershed_stage::Settings for Settings {
     fn check(&self) -> Vec<KeyError> {
-        let grpc = &self.protocols.grpc;
-        let mut errors = Vec::new();
-        if !grpc.endpoint.contains(':') {
-            let message = format!("{:?} has no port: write it like \"localhost:4317\"", grpc.endpoint);
-            errors.push(KeyError::new("protocols.grpc.endpoint", message));
-        }
-        if grpc.max_recv_msg_size_mib == 0 {
-            errors.push(KeyError::new("protocols.grpc.max_recv_msg_size_mib", "must be positive"));
-        }
-        if grpc.max_concurrent_streams == 0 {
-            let message = "must be positive: calls without a bound are memory without a bound";
-            errors.push(KeyError::new("protocols.grpc.max_concurrent_streams", message));
-        }
-        if grpc.ack_timeout == Interval::secs(0) {
-            errors.push(KeyError::new("protocols.grpc.ack_timeout", "must be positive"));
-        }
-        errors
+        let grpc = self
+            .protocols
+            .grpc
+            .iter()
+            .flat_map(|grpc| grpc.check().into_iter().map(|error| error.under("protocols.grpc")));
+        let http = self.protocols.http.iter().flat_map(|http| {
+            let shared = http.shared().check().into_iter();
+            shared.chain(http.path_errors()).map(|error| error.under("protocols.http"))
+        });
+        grpc.chain(http).collect()
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        let grpc = self.protocols.grpc.iter().flat_map(GrpcServerSettings::references);
+        let http = self.protocols.http.iter().flat_map(|http| http.shared().references());
+        grpc.map(|reference| reference.under("protocols.grpc"))
+            .chain(http.map(|reference| reference.under("protocols.http")))
+            .collect()
     }
 }
 
-impl Grpc {
-    fn options(&self, intake: &Intake) -> ServerOptions {
-        let mut options = ServerOptions::new(intake.budget().clone());
-        options.max_recv_msg_size = self.max_recv_msg_size_mib.saturating_mul(1 << 20);
-        options.max_concurrent_streams = Some(self.max_concurrent_streams);
-        let told = &self.keepalive.server_parameters;
-        let defaults = ServerKeepalive::default();
-        options.keepalive = ServerKeepalive {
-            max_connection_idle: told.max_connection_idle.map(|idle| idle.0),
-            max_connection_age: told.max_connection_age.map(|age| age.0),
-            max_connection_age_grace: told.max_connection_age_grace.map(|grace| grace.0),
-            time: told.time.map_or(defaults.time, |time| time.0),
-            timeout: told.timeout.map_or(defaults.timeout, |timeout| timeout.0),
-        };
-        options
+impl Http {
+    fn paths(&self) -> Paths {
+        Paths(
+            [&self.traces_url_path, &self.metrics_url_path, &self.logs_url_path]
+                .map(|path| path.as_str().into()),
+        )
+    }
+
+    fn path_errors(&self) -> Vec<KeyError> {
+        let keys = ["traces_url_path", "metrics_url_path", "logs_url_path"];
+        let Paths(paths) = self.paths();
+        let mut errors = Vec::new();
+        for (index, (key, path)) in keys.into_iter().zip(&paths).enumerate() {
+            if !path.starts_with('/') || path.contains(['?', '#']) {
+                errors.push(KeyError::new(key, format!("{path:?} is no path: write it like \"/v1/traces\"")));
+            } else if paths.iter().take(index).any(|other| other == path) {
+                errors.push(KeyError::new(key, format!("{path:?} is another signal's path already")));
+            }
+        }
+        errors
     }
 }
 
@@ -129,61 +103,57 @@ impl Receiver for Otlp {
     type Settings = Settings;
 
     fn listeners(settings: &Arc<Settings>) -> Vec<Listener> {
-        let grpc = settings.protocols.grpc.clone();
-        vec![Listener {
-            address: grpc.endpoint.clone(),
-            key: "protocols.grpc.endpoint",
-            serve: Arc::new(move |intake, connections, stop| {
-                let options = grpc.options(&intake);
-                let service = Arc::new(Service { intake, ack_timeout: grpc.ack_timeout.0 });
-                Box::pin(serve(service, connections, options, stop))
-            }),
-        }]
+        let Protocols { grpc, http } = &settings.protocols;
+        let is_silent = grpc.is_none() && http.is_none();
+        let grpc = grpc.clone().or_else(|| is_silent.then(GrpcServerSettings::default));
+        let http = http.clone().or_else(|| is_silent.then(Http::default));
+        grpc.map(over_grpc).into_iter().chain(http.map(over_http)).collect()
     }
 
     fn build(_settings: &Arc<Settings>, _env: &Env) -> Result<Self, Failure> {
         Ok(Self)
     }
+
+    fn decode(&self, signal: Signal, body: Body) -> Result<Payload, Error> {
+        let bytes = if body.format == JSON {
+            // What is made of a request may be larger than it; the permit follows once it is known how large.
+            let request = json::decode(signal, &body.bytes, &mut |_| true);
+            request.map_err(|error| Error::reject(error.to_string()))?.into()
+        } else {
+            body.bytes
+        };
+        Payload::validate(signal, bytes).map_err(|invalid| Error::reject(invalid.to_string()))
+    }
 }
 
-// === impl Service ===
-
-impl Unary for Service {
-    fn admit(&self, call: &Call, length: u64) -> Result<Permit, Status> {
-        match answer::signal(call.uri.path()) {
-            Some(signal) if self.intake.wants(signal) => self.intake.admit(length).map_err(answer::shortage),
-            Some(signal) => {
-                let message = format!("no pipeline of receiver {} takes {signal}", self.intake.id());
-                Err(Status::new(Code::Unimplemented, message))
-            }
-            None => Err(Status::new(Code::Unimplemented, format!("no method {}", call.uri.path()))),
-        }
+fn over_grpc(settings: GrpcServerSettings) -> Listener {
+    Listener {
+        address: settings.endpoint.clone().unwrap_or_else(|| "localhost:4317".to_owned()),
+        key: "protocols.grpc.endpoint",
+        open: Arc::new(move |env| {
+            let (door, Interval(ack_timeout)) = (settings.open(env)?, settings.ack_timeout);
+            let serve: Arc<Serve> = Arc::new(move |intake, connections, stop| {
+                let service = grpc::Service { intake, gate: door.gate.clone(), ack_timeout };
+                Box::pin(serve(Arc::new(service), connections, door.options.clone(), stop))
+            });
+            Ok(serve)
+        }),
     }
+}
 
-    async fn call(&self, call: Call, message: Bytes, permit: Permit) -> Result<Bytes, Status> {
-        let Some(signal) = answer::signal(call.uri.path()) else {
-            return Err(Status::new(Code::Unimplemented, format!("no method {}", call.uri.path())));
-        };
-        // A fifth of what the sender waits is left for the answer to reach it.
-        let patience =
-            call.timeout.map_or(self.ack_timeout, |timeout| timeout.mul_f64(0.8).min(self.ack_timeout));
-        let patience = patience.saturating_sub(call.arrived.elapsed());
-        answer::response(
-            self.intake
-                .submit(signal, message, Origin { peer: call.peer, ..Origin::default() }, permit, patience)
-                .await,
-        )
-    }
-
-    fn refused(&self, status: &Status) {
-        self.intake.turned_away(match status.code {
-            Code::ResourceExhausted => TurnedAway::TooLarge,
-            Code::Unavailable => TurnedAway::Memory,
-            _ => TurnedAway::Transport,
-        });
-    }
-
-    fn panicked(&self, message: &str) {
-        self.intake.panicked(message);
+fn over_http(settings: Http) -> Listener {
+    let shared = settings.shared();
+    Listener {
+        address: settings.endpoint.clone().unwrap_or_else(|| "localhost:4318".to_owned()),
+        key: "protocols.http.endpoint",
+        open: Arc::new(move |env| {
+            let (door, Interval(ack_timeout)) = (shared.open(env)?, shared.ack_timeout);
+            let paths = settings.paths();
+            let serve: Arc<Serve> = Arc::new(move |intake, connections, stop| {
+                let service = Service { intake, gate: door.gate.clone(), ack_timeout, paths: paths.clone() };
+                Box::pin(serve_http(Arc::new(service), connections, door.options.clone(), stop))
+            });
+            Ok(serve)
+        }),
     }
 }

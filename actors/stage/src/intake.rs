@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Cause, Exhausted, Guard, Outcome, Permit};
 use watershed_supervise::{Cell, NoRoom, Weight};
 use watershed_telemetry::Signal;
 
-use crate::message::{Counted, Request};
+use crate::message::{Body, Counted, Request};
 use crate::metrics::{Counter, PerSignal};
 use crate::origin::Origin;
 use crate::registry::Env;
@@ -160,14 +159,15 @@ impl Intake {
     pub async fn submit(
         &self,
         signal: Signal,
-        body: Bytes,
+        body: impl Into<Body>,
         origin: Origin,
         permit: Permit,
         patience: Duration,
     ) -> Outcome {
+        let body = body.into();
         let deadline = Instant::now() + patience.min(LONGEST_WAIT);
         let items = Arc::new(Counted::default());
-        let weight = Weight { requests: 1, items: 0, bytes: body.len() };
+        let weight = Weight { requests: 1, items: 0, bytes: body.bytes.len() };
         let outcome = match self.inner.cell.try_reserve(weight) {
             Ok(room) => {
                 let (guard, receipt) = Guard::awaited(Some(deadline.into_std()));

@@ -7,12 +7,16 @@
 
 #![allow(async_fn_in_trait, reason = "stages live on one lane: their futures need not be Send")]
 
+// The settings macros name their types the same way inside and outside.
+extern crate self as watershed_stage;
+
 mod exporter;
 mod extension;
 mod gate;
 mod intake;
 mod message;
 mod metrics;
+mod network;
 mod origin;
 mod processor;
 mod read;
@@ -28,11 +32,16 @@ pub use extension::{
 };
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use intake::{Intake, TurnedAway};
-pub use message::{Context, Message, Request};
+pub use message::{Body, Context, Message, Request};
 pub use metrics::{Counter, Gauge, Metrics, PerSignal};
+pub use network::{
+    CompressionSetting, CorsSettings, Credentials, Door, GrpcClientSettings, GrpcServerSettings,
+    HttpClientSettings, HttpServerSettings, KeepaliveClientSettings, KeepaliveServerSettings,
+    TlsClientSettings, TlsServerSettings,
+};
 pub use origin::{Identity, Metadata, NoTraceParent, Origin, TraceContext};
 pub use processor::{Outlet, Processor};
-pub use receiver::{Listener, Receiver, ReceiverParts};
+pub use receiver::{Listener, Open, Receiver, ReceiverParts, Serve};
 pub use registry::{
     BudgetLimit, BudgetSettings, Env, Error, ExporterSpec, KeyError, Parsed, Part, Placement, ProcessorSpec,
     ReceiverSpec, Registry, Settings, StageSpec, Unknown,

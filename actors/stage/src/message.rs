@@ -36,13 +36,22 @@ pub struct Context {
     pub origin: Origin,
 }
 
+/// The body of a request, inflated.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// What it is written in, as receiver and connection have agreed on. Empty where there is only one way.
+    pub format: &'static str,
+    /// The body itself.
+    pub bytes: Bytes,
+}
+
 /// A request a receiver has admitted and not yet looked into.
 #[derive(Debug)]
 pub struct Request {
     /// What it claims to be.
     pub signal: Signal,
-    /// The body, inflated.
-    pub body: Bytes,
+    /// What came.
+    pub body: Body,
     /// Who sent it, and what was sent along.
     pub origin: Origin,
     pub(crate) guard: Guard,
@@ -96,11 +105,25 @@ pub(crate) fn weight_of(payload: &Payload) -> Weight {
     Weight { requests: 1, items: payload.items(), bytes: payload.bytes() }
 }
 
+// === impl Body ===
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self { format: "", bytes }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
 // === impl Request ===
 
 impl Mail for Request {
     fn weight(&self) -> Weight {
-        Weight { requests: 1, items: 0, bytes: self.body.len() }
+        Weight { requests: 1, items: 0, bytes: self.body.bytes.len() }
     }
 
     fn is_withdrawn(&self) -> bool {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 /// Where a request came from. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +84,15 @@ impl TraceContext {
             headers.get_all("tracestate").iter().filter_map(|state| state.to_str().ok()).collect();
         context.state = (!states.is_empty()).then(|| states.join(",").into());
         Some(context)
+    }
+
+    /// The headers that pass it on.
+    pub fn headers(&self) -> HeaderMap {
+        let state =
+            self.state.as_deref().map(|state| (HeaderName::from_static("tracestate"), state.to_owned()));
+        let parent = (HeaderName::from_static("traceparent"), self.to_string());
+        let headers = std::iter::once(parent).chain(state);
+        headers.filter_map(|(name, value)| Some((name, value.parse().ok()?))).collect()
     }
 
     /// Whether the trace is recorded upstream.

@@ -8,7 +8,6 @@
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{Fuse, LocalBoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -21,7 +20,7 @@ use watershed_telemetry::{Payload, Signal};
 
 use crate::extension::Reference;
 use crate::intake::Intake;
-use crate::message::{Context, Message, Request, weight_of};
+use crate::message::{Body, Context, Message, Request, weight_of};
 use crate::metrics::by_signal;
 use crate::registry::{Env, Error, Placement, ReceiverSpec, Settings};
 use crate::route::{Entry, Refusal, Rooms, by_deadline};
@@ -56,8 +55,8 @@ pub trait Receiver: Sized + 'static {
     }
 
     /// Makes OTLP of a request's body. The default is for bodies that are OTLP: validation.
-    fn decode(&self, signal: Signal, body: Bytes) -> Result<Payload, Error> {
-        Payload::validate(signal, body).map_err(|invalid| Error::reject(invalid.to_string()))
+    fn decode(&self, signal: Signal, body: Body) -> Result<Payload, Error> {
+        Payload::validate(signal, body.bytes).map_err(|invalid| Error::reject(invalid.to_string()))
     }
 }
 
@@ -68,11 +67,14 @@ pub struct Listener {
     pub address: String,
     /// The key that names it, for messages: `protocols.grpc.endpoint`.
     pub key: &'static str,
-    /// Serves the connections dealt to one lane until told to stop.
-    pub serve: Arc<Serve>,
+    /// Makes ready to serve: reads certificates, finds extensions. Called once, for all lanes.
+    pub open: Arc<Open>,
 }
 
-/// Serves connections on one lane.
+/// Makes a listener ready.
+pub type Open = dyn Fn(&Env) -> Result<Arc<Serve>, Failure> + Send + Sync;
+
+/// Serves the connections dealt to one lane until told to stop.
 pub type Serve = dyn Fn(Intake, mpsc::Receiver<TcpStream>, Stop) -> LocalBoxFuture<'static, ()> + Send + Sync;
 
 /// What a receiver's copy runs with.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::registry::{KeyError, Settings};
 
 /// A length of time as Go writes it: `200ms`, `1.5s`, `1h30m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Interval(pub Duration);
 
 /// A size in bytes: a number, or one with a unit (`4MiB`, `512kB`).
@@ -131,6 +131,11 @@ impl Interval {
     /// An interval of `s` seconds.
     pub const fn secs(s: u64) -> Self {
         Self(Duration::from_secs(s))
+    }
+
+    /// The interval, unless it is zero.
+    pub fn positive(self) -> Option<Duration> {
+        (!self.0.is_zero()).then_some(self.0)
     }
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Once};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
 use watershed::stage::{
-    Batch, Context, Env, Error, ExportError, Exporter, Failure, Listener, Outlet, Partial, Payload,
+    Batch, Body, Context, Env, Error, ExportError, Exporter, Failure, Listener, Outlet, Partial, Payload,
     Processor, QueueSettings, Receiver, Registry, RetrySettings, Sending, Settings, Signal,
 };
 use watershed_net::{Client, ClientOptions};
@@ -156,12 +155,12 @@ impl Receiver for FlakyReceiver {
         Ok(Self { faults: faults(&settings.faults), lane: env.lane })
     }
 
-    fn decode(&self, signal: Signal, body: Bytes) -> Result<Payload, Error> {
-        if self.faults.is_due([&body[..]]) {
+    fn decode(&self, signal: Signal, body: Body) -> Result<Payload, Error> {
+        if self.faults.is_due([&body.bytes[..]]) {
             self.faults.panic(self.lane);
         }
         let payload =
-            Payload::validate(signal, body).map_err(|invalid| Error::reject(invalid.to_string()))?;
+            Payload::validate(signal, body.bytes).map_err(|invalid| Error::reject(invalid.to_string()))?;
         self.faults.finish(self.lane);
         Ok(payload)
     }
@@ -248,7 +247,8 @@ impl Exporter for FlakyExporter {
             Signal::Metrics => grpc::Signal::Metrics.path(),
             Signal::Logs => grpc::Signal::Logs.path(),
         };
-        let sent = self.client.unary(path, batch.payload.requests(), batch.timeout).await;
+        let sent =
+            self.client.unary(path, &http::HeaderMap::new(), batch.payload.requests(), batch.timeout).await;
         if due {
             self.faults.panic(self.lane);
         }

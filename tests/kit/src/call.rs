@@ -39,9 +39,9 @@ pub enum Reply {
 #[derive(Debug)]
 pub enum CallError {
     /// The connection could not be used any more before the request was sent.
-    NotSent(h2::Error),
+    NotSent(std::io::Error),
     /// The connection or the stream broke after the request had been sent at least in part.
-    Broken(h2::Error),
+    Broken(std::io::Error),
     /// The peer's answer is not gRPC.
     NotGrpc(http::StatusCode),
     /// The call's own timeout passed; the stream was reset.
@@ -64,8 +64,9 @@ impl std::error::Error for CallError {}
 /// A request's head, made once and cloned for each call.
 #[derive(Clone)]
 pub struct Head {
+    pub(crate) signal: Signal,
     request: Request<()>,
-    timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 impl Head {
@@ -85,7 +86,7 @@ impl Head {
         if let Some(encoding) = encoding {
             request = request.header("grpc-encoding", encoding);
         }
-        Head { request: request.body(()).expect("every part is a constant or a number"), timeout }
+        Head { signal, request: request.body(()).expect("every part is a constant or a number"), timeout }
     }
 
     /// Request metadata besides the options, for what tests want to add (authorization, tenant).
@@ -140,9 +141,9 @@ impl Client {
     }
 
     async fn exchange(&mut self, head: &Head, mut framed: Bytes) -> Result<Reply, CallError> {
-        std::future::poll_fn(|cx| self.send.poll_ready(cx)).await.map_err(CallError::NotSent)?;
+        std::future::poll_fn(|cx| self.send.poll_ready(cx)).await.map_err(not_sent)?;
         let request = self.absolute(head);
-        let (response, mut body) = self.send.send_request(request, false).map_err(CallError::NotSent)?;
+        let (response, mut body) = self.send.send_request(request, false).map_err(not_sent)?;
         // h2 fills frames as far as the server allows, but makes each piece a frame of its own. A server may have
         // answered, and closed the stream, before the last one: then the answer is what counts.
         let mut open = true;
@@ -152,17 +153,17 @@ impl Client {
         if open {
             let _ = body.send_data(framed, true);
         }
-        let (head, mut body) = response.await.map_err(CallError::Broken)?.into_parts();
+        let (head, mut body) = response.await.map_err(broken)?.into_parts();
         if let Some(status) = Status::read(&head.headers) {
             return reply(status, &[]);
         }
         let mut message = Vec::new();
         while let Some(chunk) = body.data().await {
-            let chunk = chunk.map_err(CallError::Broken)?;
+            let chunk = chunk.map_err(broken)?;
             let _ = body.flow_control().release_capacity(chunk.len());
             message.extend_from_slice(&chunk);
         }
-        let trailers = body.trailers().await.map_err(CallError::Broken)?;
+        let trailers = body.trailers().await.map_err(broken)?;
         match trailers.as_ref().and_then(Status::read) {
             Some(status) => reply(status, &message),
             None => Err(CallError::NotGrpc(head.status)),
@@ -179,14 +180,35 @@ impl Client {
     }
 }
 
+fn not_sent(error: h2::Error) -> CallError {
+    CallError::NotSent(std::io::Error::other(error))
+}
+
+fn broken(error: h2::Error) -> CallError {
+    CallError::Broken(std::io::Error::other(error))
+}
+
 fn reply(status: Status, framed: &[u8]) -> Result<Reply, CallError> {
     if status.code != Code::OK {
         return Ok(Reply::Refused(status));
     }
-    let message = framed.get(FRAME_HEADER..).unwrap_or_default();
+    Ok(success(framed.get(FRAME_HEADER..).unwrap_or_default()))
+}
+
+/// A response message with a partial success.
+pub(crate) fn partial(rejected: u64, why: &str) -> Vec<u8> {
+    let (mut partial, mut response) = (Vec::new(), Vec::new());
+    wire::put_uint(&mut partial, 1, rejected);
+    wire::put_bytes(&mut partial, 2, why.as_bytes());
+    wire::put_bytes(&mut response, 1, &partial);
+    response
+}
+
+/// What a response message says.
+pub(crate) fn success(message: &[u8]) -> Reply {
     // An answer this client cannot read is still an "ok"; a partial success is field 1, if present.
     let partial = wire::children(message, 1).next().and_then(Result::ok);
-    let Some(partial) = partial else { return Ok(Reply::Accepted) };
+    let Some(partial) = partial else { return Reply::Accepted };
     let (mut rejected, mut why) = (0, String::new());
     for field in wire::fields(partial).flatten() {
         match field {
@@ -195,5 +217,5 @@ fn reply(status: Status, framed: &[u8]) -> Result<Reply, CallError> {
             _ => {}
         }
     }
-    Ok(Reply::Partial(rejected, why))
+    Reply::Partial(rejected, why)
 }

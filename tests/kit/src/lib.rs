@@ -1,7 +1,7 @@
 //! The test kit: a [`Loader`] that numbers every span it sends and a [`Sink`] that ticks every number it
 //! receives, so that loss and duplication are counted exactly instead of being estimated from totals.
 //!
-//! Nothing here knows Watershed: both ends speak gRPC over `h2` and read OTLP with a walker of their own
+//! Nothing here knows Watershed: both ends speak gRPC over `h2`, HTTP/1.1 by hand, and read OTLP with a walker of their own
 //! ([`wire`]), so a fault in the product cannot hide behind the same fault in its test.
 //!
 //! ```
@@ -32,6 +32,7 @@ pub mod requests;
 mod seqset;
 mod sink;
 mod verdict;
+pub mod web;
 pub mod wire;
 
 pub use histogram::Histogram;

@@ -60,7 +60,7 @@ impl Receiver for Otlp {
             Some(Listener {
                 address: server.endpoint.clone(),
                 key,
-                serve: Arc::new(|_, _, _| Box::pin(async {})),
+                open: Arc::new(|_| Ok(Arc::new(|_, _, _| Box::pin(async {})))),
             })
         };
         let protocols = &settings.protocols;
@@ -155,6 +155,7 @@ impl From<BatchProcessor> for BatchSettings {
             min_size: settings.send_batch_size,
             max_size: 0,
             sizer: Sizer::Items,
+            ..Self::default()
         }
     }
 }

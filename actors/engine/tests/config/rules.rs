@@ -95,7 +95,7 @@ fn components_support_their_pipelines_signals() {
 #[test]
 fn keys_are_known() {
     let text = format!(
-        "colour = 1\n[extensions]\n[service]\nlane = 2\npipelines = {{}}\n[service.telemetry.logs]\nlevel = \"inof\"\n[pipelines.traces]\nprocesors = []\nack = \"deliverd\"\n{OTLP}[pipelines.logs]\nack = \"journaled\"\n{OTLP}"
+        "colour = 1\n[connectors]\n[service]\nlane = 2\npipelines = {{}}\n[service.telemetry.logs]\nlevel = \"inof\"\n[pipelines.traces]\nprocesors = []\nack = \"deliverd\"\n{OTLP}[pipelines.logs]\nack = \"journaled\"\n{OTLP}"
     );
     let found = crate::bad(&crate::file(&text)).errors;
     let told: Vec<String> = found.iter().map(crate::located).collect();
@@ -103,7 +103,7 @@ fn keys_are_known() {
         told,
         [
             "f.toml:1:1 unknown key `colour`",
-            "f.toml:2:2 unknown key `extensions`",
+            "f.toml:2:2 unknown key `connectors`",
             "f.toml:4:1 unknown key `lane`",
             "f.toml:5:1 unknown key `pipelines`",
             "f.toml:7:9 `level`: this is no level of the log",

@@ -122,7 +122,12 @@ fn bounds(settings: &BatchSettings) -> (usize, usize) {
 impl Job {
     /// A job of one message, sent as it is.
     pub(super) fn single(member: Member) -> Self {
-        Self::new(vec![member], None)
+        Self::unbounded(vec![member])
+    }
+
+    /// A job of a few messages, sent as one request.
+    pub(super) fn unbounded(members: Vec<Member>) -> Self {
+        Self::new(members, None)
     }
 
     fn new(members: Vec<Member>, bounds: Option<(usize, usize)>) -> Self {

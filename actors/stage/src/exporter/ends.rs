@@ -25,6 +25,7 @@ impl<E: Exporter> Lane<E> {
             Done::Tried(job, Err(ExportError::Retryable { reason, retry_after })) => {
                 self.retry(job, reason, retry_after);
             }
+            Done::Tried(job, Err(ExportError::TooLarge { code, reason })) => self.cut_up(job, code, reason),
             Done::Tried(job, Err(ExportError::Permanent { code, reason })) => {
                 self.rejected(job, code, reason)
             }
@@ -93,6 +94,26 @@ impl<E: Exporter> Lane<E> {
                 "Exporting failed. Will retry the request after interval.");
         }
         self.wait(job, at);
+    }
+
+    /// Sends in halves what the destination finds too large: first the messages of a batch, then the items of a
+    /// message. Only a single item is beyond help.
+    fn cut_up(&mut self, mut job: Job, code: i32, reason: Cow<'static, str>) {
+        if job.members.len() > 1 {
+            let rest = job.members.split_off(job.members.len() / 2);
+            self.ready.extend([Job::unbounded(job.members), Job::unbounded(rest)]);
+            return;
+        }
+        if job.parts.front().is_none_or(|part| part.items() < 2) {
+            return self.rejected(job, code, reason);
+        }
+        if let Some(part) = job.parts.pop_front() {
+            let half = part.items().div_ceil(2);
+            for half in part.split_by_items(half).into_iter().rev() {
+                job.parts.push_front(half);
+            }
+        }
+        self.proceed(job);
     }
 
     fn rejected(&mut self, mut job: Job, code: i32, reason: Cow<'static, str>) {

@@ -98,6 +98,14 @@ pub enum ExportError {
         /// How long the destination asks to be left alone.
         retry_after: Option<Duration>,
     },
+    /// It will never be taken in one piece. Its parts may be.
+    #[error("{reason}")]
+    TooLarge {
+        /// The destination's status, as a gRPC code.
+        code: i32,
+        /// What it said.
+        reason: Cow<'static, str>,
+    },
     /// It will never be taken.
     #[error("{reason}")]
     Permanent {

@@ -14,6 +14,7 @@ pub use limit::{LimitBy, RateLimit, RateLimitSettings};
 use crate::extension::{AuthSettings, ServerAuth, Unauthenticated};
 use crate::intake::{Intake, TurnedAway};
 use crate::origin::{Identity, Metadata, Origin, TraceContext};
+use crate::registry::Env;
 
 /// Stands before a receiver's sockets and decides on a request's headers, before its body is read. Clones share
 /// what senders have left of their rates.
@@ -34,49 +35,43 @@ pub enum Denied {
 }
 
 impl Gate {
-    /// A gate as a listener's settings have it. `limit` is shared by the lanes, so it is made beforehand.
+    /// A gate as a listener's settings have it.
     pub fn new(
-        intake: &Intake,
+        env: &Env,
         auth: Option<&AuthSettings>,
-        limit: Option<Arc<RateLimit>>,
+        limit: Option<&RateLimitSettings>,
         include_metadata: bool,
     ) -> Result<Self, Failure> {
-        let auth = auth.map(|auth| intake.env().extensions.server_auth(&auth.authenticator)).transpose()?;
+        let auth = auth.map(|auth| env.extensions.server_auth(&auth.authenticator)).transpose()?;
+        let limit = limit.and_then(RateLimitSettings::build).map(Arc::new);
         Ok(Self { auth, limit, include_metadata })
     }
 
     /// Decides on the headers of a request; counts it with `intake` if it is turned away.
-    pub fn pass(
-        &self,
-        intake: &Intake,
-        headers: &HeaderMap,
-        peer: Option<SocketAddr>,
-    ) -> Result<Option<Arc<Identity>>, Denied> {
-        let identity = match &self.auth {
-            None => None,
-            Some(auth) => Some(auth.authenticate(headers).map_err(|unauthenticated| {
-                intake.turned_away(TurnedAway::Unauthenticated);
-                Denied::Unauthenticated(unauthenticated)
-            })?),
-        };
+    pub fn pass(&self, intake: &Intake, headers: &HeaderMap, peer: Option<SocketAddr>) -> Result<(), Denied> {
+        let identity = self.identity(headers).map_err(|unauthenticated| {
+            intake.turned_away(TurnedAway::Unauthenticated);
+            Denied::Unauthenticated(unauthenticated)
+        })?;
         if let Some(limit) = &self.limit {
             limit.pass(headers, peer, identity.as_ref()).map_err(|wait| {
                 intake.turned_away(TurnedAway::TooOften);
                 Denied::TooOften(wait)
             })?;
         }
-        Ok(identity.map(Arc::new))
+        Ok(())
     }
 
     /// Where a request came from that passed.
-    pub fn origin(
-        &self,
-        headers: HeaderMap,
-        peer: Option<SocketAddr>,
-        auth: Option<Arc<Identity>>,
-    ) -> Origin {
+    pub fn origin(&self, headers: HeaderMap, peer: Option<SocketAddr>) -> Origin {
+        // Asked again rather than kept while the body comes: authenticators answer at once.
+        let auth = self.identity(&headers).ok().flatten().map(Arc::new);
         let trace = TraceContext::from_headers(&headers);
         let metadata = if self.include_metadata { Metadata::new(headers) } else { Metadata::default() };
         Origin { peer, metadata, auth, trace }
+    }
+
+    fn identity(&self, headers: &HeaderMap) -> Result<Option<Identity>, Unauthenticated> {
+        self.auth.as_ref().map(|auth| auth.authenticate(headers)).transpose()
     }
 }

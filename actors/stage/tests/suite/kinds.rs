@@ -17,8 +17,9 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use watershed_delivery::Outcome;
 use watershed_stage::{
-    Batch, Context, Env, Error, ExportError, Exporter, Failure, Intake, Interval, Origin, Outlet, Partial,
-    Payload, Placement, Processor, QueueSettings, Receiver, RetrySettings, Sending, Settings, Signal,
+    Batch, Body, Context, Env, Error, ExportError, Exporter, Failure, Intake, Interval, Origin, Outlet,
+    Partial, Payload, Placement, Processor, QueueSettings, Receiver, RetrySettings, Sending, Settings,
+    Signal,
 };
 use watershed_supervise::Cell as StageCell;
 
@@ -271,10 +272,12 @@ impl Receiver for Rx {
         std::future::pending().await
     }
 
-    fn decode(&self, signal: Signal, body: Bytes) -> Result<Payload, Error> {
+    fn decode(&self, signal: Signal, body: Body) -> Result<Payload, Error> {
         match DECODE.with_borrow(Clone::clone) {
-            Some(decode) => decode(body),
-            None => Payload::validate(signal, body).map_err(|invalid| Error::reject(invalid.to_string())),
+            Some(decode) => decode(body.bytes),
+            None => {
+                Payload::validate(signal, body.bytes).map_err(|invalid| Error::reject(invalid.to_string()))
+            }
         }
     }
 }

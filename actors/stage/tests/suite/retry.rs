@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Fault, Outcome};
-use watershed_stage::Partial;
+use watershed_stage::{ExportError, Partial};
 
 use crate::common::{Bench, Fate, assert_refused, assert_rejected, ms, paused, secs, spans, until};
 use crate::kinds::{batches, exporter, on_export, permanent, retryable, seen};
@@ -199,6 +199,31 @@ fn only_the_guilty_member_of_a_batch_is_rejected() {
         assert_eq!(batches(), [vec![0, 1, 2], vec![0], vec![1], vec![2]]);
         assert_eq!(bench.metric("otelcol_exporter_send_failed_spans{exporter=\"sink\"}"), 1);
         assert_eq!(bench.metric("otelcol_exporter_sent_spans{exporter=\"sink\"}"), 2);
+        bench.end().await;
+    });
+}
+
+#[test]
+fn what_is_too_large_is_sent_in_halves() {
+    paused(async {
+        let bench = Bench::new();
+        let cell = exporter(&bench, MERGED).await;
+        on_export(|seen| async move {
+            let is_small = seen.ids.len() < 3 && !seen.ids.contains(&9);
+            let too_large = ExportError::TooLarge { code: 8, reason: "too large".into() };
+            if is_small { Ok(Partial::default()) } else { Err(too_large) }
+        });
+        let first = bench.held(&cell, spans([0]));
+        let second = bench.awaited(&cell, spans([1, 2, 3, 4]), secs(8));
+        let third = bench.awaited(&cell, spans([8, 9]), secs(8));
+        assert_rejected(&third.await, Fault::Destination(8), 1);
+        assert_eq!((first.end().await, second.await), (Outcome::Delivered, Outcome::Delivered));
+        let mut taken = batches();
+        taken.retain(|ids| ids.len() < 3);
+        taken.sort();
+        assert_eq!(taken, [vec![0], vec![1, 2], vec![3, 4], vec![8], vec![8, 9], vec![9]]);
+        assert_eq!(bench.metric("otelcol_exporter_send_failed_spans{exporter=\"sink\"}"), 1);
+        assert_eq!(bench.metric("otelcol_exporter_sent_spans{exporter=\"sink\"}"), 6);
         bench.end().await;
     });
 }

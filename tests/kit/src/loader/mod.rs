@@ -36,6 +36,7 @@ pub struct Loader {
     timeout: Option<Duration>,
     retry: bool,
     frame: usize,
+    http: bool,
 }
 
 impl Loader {
@@ -55,6 +56,7 @@ impl Loader {
             timeout: None,
             retry: false,
             frame: USUAL_FRAME,
+            http: false,
         }
     }
 
@@ -128,6 +130,12 @@ impl Loader {
         self
     }
 
+    /// Posts over HTTP/1.1 instead of calling over gRPC: each request in flight has a connection of its own.
+    pub fn http(mut self) -> Self {
+        self.http = true;
+        self
+    }
+
     /// Runs the load to its end.
     pub async fn run(self) -> LoadReport {
         self.start().finish().await
@@ -153,8 +161,9 @@ impl Loader {
             next: 0.into(),
             stopped,
         });
-        let links: Vec<_> =
-            (0..self.connections.max(1)).map(|_| Arc::new(Link::new(self.target, self.frame))).collect();
+        let links = if self.http { self.workers } else { self.connections }.max(1);
+        let link = || Arc::new(Link::new(self.target, self.frame, self.http));
+        let links: Vec<_> = (0..links).map(|_| link()).collect();
         let mut workers = JoinSet::new();
         for worker in 0..self.workers.max(1) {
             workers.spawn(Shared::work(shared.clone(), links[worker % links.len()].clone()));

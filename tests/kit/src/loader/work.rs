@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::LoadReport;
 use crate::call::{CallError, Client, Head, Reply};
 use crate::requests::TraceTemplate;
+use crate::web::WebClient;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
@@ -33,27 +34,49 @@ pub(super) struct Shared {
     pub stopped: watch::Receiver<bool>,
 }
 
+/// What a request is sent by.
+#[derive(Clone)]
+pub(super) enum Way {
+    Grpc(Client),
+    /// One request after the other.
+    Http(Arc<tokio::sync::Mutex<WebClient>>),
+}
+
+impl Way {
+    async fn call(&mut self, head: &Head, framed: Bytes) -> Result<Reply, CallError> {
+        match self {
+            Way::Grpc(client) => client.call(head, framed).await,
+            Way::Http(client) => client.lock().await.call(head, &framed).await,
+        }
+    }
+}
+
 /// A connection that several workers share and whoever finds it broken replaces.
 pub(super) struct Link {
     target: SocketAddr,
     frame: usize,
+    http: bool,
     /// The live client and its generation; a worker that fails on an older generation changes nothing.
-    live: tokio::sync::Mutex<(u64, Option<Client>)>,
+    live: tokio::sync::Mutex<(u64, Option<Way>)>,
 }
 
 impl Link {
-    pub fn new(target: SocketAddr, frame: usize) -> Link {
-        Link { target, frame, live: (0, None).into() }
+    pub fn new(target: SocketAddr, frame: usize, http: bool) -> Link {
+        Link { target, frame, http, live: (0, None).into() }
     }
 
     /// A client that is not of generation `broken`.
-    async fn client(&self, broken: Option<u64>) -> std::io::Result<(u64, Client)> {
+    async fn client(&self, broken: Option<u64>) -> std::io::Result<(u64, Way)> {
         let mut live = self.live.lock().await;
         match &*live {
             (generation, Some(client)) if broken != Some(*generation) => Ok((*generation, client.clone())),
             _ => {
                 live.1 = None;
-                let client = Client::connect(self.target).await?.frame(self.frame);
+                let client = if self.http {
+                    Way::Http(Arc::new(WebClient::connect(self.target).await?.into()))
+                } else {
+                    Way::Grpc(Client::connect(self.target).await?.frame(self.frame))
+                };
                 *live = (live.0 + 1, Some(client.clone()));
                 Ok((live.0, client))
             }
@@ -64,7 +87,7 @@ impl Link {
 /// A worker's own hold on its link.
 struct Hold {
     link: Arc<Link>,
-    client: Option<(u64, Client)>,
+    client: Option<(u64, Way)>,
     broken: Option<u64>,
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use crate::grpc::{Code, Signal};
@@ -28,6 +29,8 @@ pub enum Answer {
     },
     /// Refuses it with this code and message.
     Status(Code, String),
+    /// Answers with this HTTP status and these headers; has taken it if that is 200. Of gRPC: unavailable.
+    Http(u16, Vec<(String, String)>),
     /// Takes it except for this many items, which it rejects with this message.
     Partial(u64, String),
     /// Never answers; has not taken it.
@@ -53,6 +56,8 @@ pub struct Arrival {
     pub bytes: usize,
     /// The call's `grpc-timeout`.
     pub timeout: Option<Duration>,
+    /// Everything that was sent along.
+    pub headers: HeaderMap,
 }
 
 pub(super) type Script = Box<dyn FnMut(&Arrival) -> Answer + Send>;

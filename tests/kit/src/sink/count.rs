@@ -38,7 +38,7 @@ pub struct SinkSnapshot {
     pub runs: BTreeMap<u64, Arrivals>,
     /// Items in each taken request.
     pub batches: Histogram,
-    /// Requests taken by `grpc-encoding`.
+    /// Requests taken by `grpc-encoding` or `content-encoding`; with `json+` before it if they were JSON.
     pub encodings: BTreeMap<String, u64>,
     /// Connections open now.
     pub connections: u64,
@@ -126,8 +126,39 @@ impl Batch {
         Ok(batch)
     }
 
+    /// The same of OTLP/JSON, by its names; `None` where it makes no sense.
+    pub fn read_json(signal: Signal, message: &[u8]) -> Option<Batch> {
+        let (resources, scopes, items) = match signal {
+            Signal::Traces => ("resourceSpans", "scopeSpans", "spans"),
+            Signal::Metrics => ("resourceMetrics", "scopeMetrics", "metrics"),
+            Signal::Logs => ("resourceLogs", "scopeLogs", "logRecords"),
+        };
+        let message: serde_json::Value = serde_json::from_slice(message).ok()?;
+        let list = |value: &serde_json::Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+        let mut batch = Batch { signal, items: 0, foreign: 0, numbered: Vec::new() };
+        for resource in list(&message, resources) {
+            for scope in list(&resource, scopes) {
+                for item in list(&scope, items) {
+                    match signal {
+                        Signal::Traces => {
+                            let id = |key: &str| hex(item[key].as_str().unwrap_or_default());
+                            batch.numbered(&id("traceId"), &id("spanId"));
+                        }
+                        Signal::Metrics => {
+                            let kinds = ["gauge", "sum", "histogram", "exponentialHistogram", "summary"];
+                            let points =
+                                kinds.iter().map(|kind| list(&item[kind], "dataPoints").len() as u64);
+                            batch.items += points.sum::<u64>();
+                        }
+                        Signal::Logs => batch.items += 1,
+                    }
+                }
+            }
+        }
+        Some(batch)
+    }
+
     fn span(&mut self, span: &[u8]) -> Result<(), Malformed> {
-        self.items += 1;
         let (mut trace_id, mut span_id) = (&[][..], &[][..]);
         for field in wire::fields(span) {
             match field? {
@@ -140,13 +171,23 @@ impl Batch {
                 break;
             }
         }
+        self.numbered(trace_id, span_id);
+        Ok(())
+    }
+
+    fn numbered(&mut self, trace_id: &[u8], span_id: &[u8]) {
+        self.items += 1;
         match (SpanKey::read(trace_id, span_id), self.numbered.last_mut()) {
             (Some(key), Some((run, range))) if key.run == *run && key.seq == range.end => range.end += 1,
             (Some(key), _) => self.numbered.push((key.run, key.seq..key.seq + 1)),
             (None, _) => self.foreign += 1,
         }
-        Ok(())
     }
+}
+
+fn hex(digits: &str) -> Vec<u8> {
+    let bytes = digits.as_bytes().chunks(2);
+    bytes.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 /// Data points of one metric: field 1 of whichever arm of `data` it has.

@@ -1,8 +1,9 @@
-//! The sink: an OTLP/gRPC destination that counts exactly and answers as it is told.
+//! The sink: an OTLP destination that counts exactly and answers as it is told, over gRPC and over HTTP.
 
 mod answer;
 mod count;
 mod serve;
+mod web;
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ pub use answer::{Answer, Arrival};
 use answer::{Plan, Rule};
 pub use count::{Arrivals, SinkSnapshot};
 
-/// A counting OTLP/gRPC server for all three signals, on the runtime that started it.
+/// A counting OTLP server for all three signals, on the runtime that started it. gRPC and HTTP share its port.
 ///
 /// A batch counts as arrived when the sink takes it over: right before the "ok", after whatever delay the
 /// [`Answer`] asks for, and not at all if the caller has gone away by then.
@@ -156,11 +157,31 @@ impl Shared {
         with(&mut self.state.lock())
     }
 
+    /// Counts a request that was read in full, and says how to answer it.
+    fn next(&self, arrival: &Arrival) -> Answer {
+        let answer = self.with(|state| {
+            let arrival = Arrival { index: state.counts.requests, ..arrival.clone() };
+            state.counts.requests += 1;
+            state.plan.next(&arrival)
+        });
+        self.changed.notify_waiters();
+        answer
+    }
+
     /// [`Shared::with`] for changes of the counts: wakes who waits for them.
     fn count<T>(&self, with: impl FnOnce(&mut SinkSnapshot) -> T) -> T {
         let result = self.with(|state| with(&mut state.counts));
         self.changed.notify_waiters();
         result
+    }
+}
+
+/// Serves what the first bytes ask for.
+async fn connection(shared: Arc<Shared>, tcp: TcpStream) {
+    let mut start = [0; 3];
+    match tcp.peek(&mut start).await {
+        Ok(_) if start == *b"POS" => web::connection(shared, tcp).await,
+        _ => serve::connection(shared, tcp).await,
     }
 }
 
@@ -172,7 +193,7 @@ fn listen(listener: TcpListener, shared: Arc<Shared>) -> Listening {
             loop {
                 // Out of descriptors or a peer that left early: neither ends the sink.
                 let Ok((tcp, _)) = listener.accept().await else { continue };
-                connections.spawn(serve::connection(shared.clone(), tcp));
+                connections.spawn(connection(shared.clone(), tcp));
                 while connections.try_join_next().is_some() {}
             }
         };

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use super::count::Batch;
 use super::{Answer, Arrival, Shared, SinkSnapshot};
 use crate::grpc::{Code, FRAME_HEADER, Signal, Status};
-use crate::wire;
 
 /// The largest message taken, before and after decompression.
 const LIMIT: usize = 64 << 20;
@@ -30,10 +29,10 @@ enum Fate {
 }
 
 /// Counts an open connection for as long as it lives.
-struct Open(Arc<Shared>);
+pub(super) struct Open(pub(super) Arc<Shared>);
 
 impl Open {
-    fn new(shared: Arc<Shared>) -> Open {
+    pub(super) fn new(shared: Arc<Shared>) -> Open {
         shared.count(|counts| {
             counts.connections += 1;
             counts.accepted += 1;
@@ -50,10 +49,14 @@ impl Drop for Open {
 
 /// A request that is neither taken nor refused yet. However it ends, dropped at any await included, it is
 /// booked once.
-struct Pending<'a>(Option<&'a Shared>);
+pub(super) struct Pending<'a>(Option<&'a Shared>);
 
-impl Pending<'_> {
-    fn book(mut self, with: impl FnOnce(&mut SinkSnapshot)) {
+impl<'a> Pending<'a> {
+    pub(super) fn new(shared: &'a Shared) -> Pending<'a> {
+        Pending(Some(shared))
+    }
+
+    pub(super) fn book(mut self, with: impl FnOnce(&mut SinkSnapshot)) {
         if let Some(shared) = self.0.take() {
             shared.count(with);
         }
@@ -111,13 +114,17 @@ async fn call(shared: &Shared, request: Request<RecvStream>, mut respond: SendRe
     };
     let encoding = head.headers.get("grpc-encoding").and_then(|value| value.to_str().ok());
     let encoding = encoding.unwrap_or("identity");
-    let pending = Pending(Some(shared));
+    let pending = Pending::new(shared);
     let framed = match read(&mut body).await {
         Ok(framed) => framed,
         Err(None) => return Fate::Keep,
         Err(Some(status)) => return pending.malformed(&mut respond, &status),
     };
-    let message = match decompress(&framed, encoding) {
+    let inflated = match framed[0] {
+        0 => Ok(None),
+        _ => decompress(&framed[FRAME_HEADER..], encoding),
+    };
+    let message = match inflated {
         Ok(message) => message,
         Err(status) => return pending.malformed(&mut respond, &status),
     };
@@ -126,18 +133,14 @@ async fn call(shared: &Shared, request: Request<RecvStream>, mut respond: SendRe
         return pending
             .malformed(&mut respond, &Status::new(Code::INVALID_ARGUMENT, "not an export request"));
     };
-    let answer = shared.with(|state| {
-        let arrival = Arrival {
-            signal,
-            index: state.counts.requests,
-            items: batch.items,
-            bytes: message.len(),
-            timeout: timeout(&head.headers),
-        };
-        state.counts.requests += 1;
-        state.plan.next(&arrival)
+    let answer = shared.next(&Arrival {
+        signal,
+        index: 0,
+        items: batch.items,
+        bytes: message.len(),
+        timeout: timeout(&head.headers),
+        headers: head.headers.clone(),
     });
-    shared.changed.notify_waiters();
     let delay = match &answer {
         Answer::Slow(delay) => Some(Instant::now() + *delay),
         Answer::RateLimited { spans_per_sec } => Some(turn(shared, batch.items, *spans_per_sec)),
@@ -158,11 +161,11 @@ async fn call(shared: &Shared, request: Request<RecvStream>, mut respond: SendRe
         }
         Answer::Partial(rejected, message) => {
             pending.book(take);
-            let (mut partial, mut response) = (Vec::new(), Vec::new());
-            wire::put_uint(&mut partial, 1, rejected);
-            wire::put_bytes(&mut partial, 2, message.as_bytes());
-            wire::put_bytes(&mut response, 1, &partial);
-            accept(&mut respond, &response)
+            accept(&mut respond, &crate::call::partial(rejected, &message))
+        }
+        Answer::Http(..) => {
+            pending.book(refused);
+            refuse(&mut respond, &Status::new(Code::UNAVAILABLE, "the sink was told to speak HTTP"))
         }
         Answer::Unavailable { retry_delay } => {
             pending.book(refused);
@@ -214,18 +217,16 @@ async fn read(body: &mut RecvStream) -> Result<Vec<u8>, Option<Status>> {
     }
 }
 
-/// The message, if it had to be decompressed; `None` if it stands in the frame as it is.
-fn decompress(framed: &[u8], encoding: &str) -> Result<Option<Vec<u8>>, Status> {
-    let packed = &framed[FRAME_HEADER..];
-    let reader: Box<dyn Read + '_> = match (framed[0], encoding) {
-        (0, _) => return Ok(None),
-        (1, "gzip") => Box::new(flate2::read::GzDecoder::new(packed)),
-        (1, "zstd") => match zstd::stream::read::Decoder::with_buffer(packed) {
+/// The message, which is compressed.
+pub(super) fn decompress(packed: &[u8], encoding: &str) -> Result<Option<Vec<u8>>, Status> {
+    let reader: Box<dyn Read + '_> = match encoding {
+        "gzip" => Box::new(flate2::read::GzDecoder::new(packed)),
+        "zstd" => match zstd::stream::read::Decoder::with_buffer(packed) {
             Ok(decoder) => Box::new(decoder),
             Err(error) => return Err(Status::new(Code::INTERNAL, error.to_string())),
         },
-        (flag, _) => {
-            let message = format!("cannot read {encoding:?} with flag {flag}");
+        _ => {
+            let message = format!("cannot read {encoding:?}");
             return Err(Status::new(Code::UNIMPLEMENTED, message));
         }
     };
@@ -242,7 +243,7 @@ fn too_large(length: usize) -> Status {
 }
 
 /// When a sink that takes `per_second` items is done with `items` more.
-fn turn(shared: &Shared, items: u64, per_second: u64) -> Instant {
+pub(super) fn turn(shared: &Shared, items: u64, per_second: u64) -> Instant {
     let takes = Duration::from_secs_f64(items as f64 / per_second.max(1) as f64);
     shared.with(|state| {
         state.busy_until = state.busy_until.max(Instant::now()) + takes;

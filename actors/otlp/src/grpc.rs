@@ -1,0 +1,64 @@
+//! OTLP's three `Export` methods over gRPC.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use watershed_net::{Call, Code, ConnectionRefused, Status, Unary};
+use watershed_stage::delivery::Permit;
+use watershed_stage::{Gate, Intake, TurnedAway};
+
+use crate::answer;
+
+/// The service of one lane.
+pub(crate) struct Service {
+    pub(crate) intake: Intake,
+    pub(crate) gate: Gate,
+    /// How long a sender waits for an answer at most.
+    pub(crate) ack_timeout: Duration,
+}
+
+impl Unary for Service {
+    fn admit(&self, call: &Call, length: u64) -> Result<Permit, Status> {
+        match answer::signal(call.uri.path()) {
+            Some(signal) if self.intake.wants(signal) => {
+                let passed = self.gate.pass(&self.intake, &call.headers, call.peer);
+                passed.map_err(|denied| answer::denied(&denied))?;
+                self.intake.admit(length).map_err(answer::shortage)
+            }
+            Some(signal) => {
+                let message = format!("no pipeline of receiver {} takes {signal}", self.intake.id());
+                Err(Status::new(Code::Unimplemented, message))
+            }
+            None => Err(Status::new(Code::Unimplemented, format!("no method {}", call.uri.path()))),
+        }
+    }
+
+    async fn call(&self, call: Call, message: Bytes, permit: Permit) -> Result<Bytes, Status> {
+        let Some(signal) = answer::signal(call.uri.path()) else {
+            return Err(Status::new(Code::Unimplemented, format!("no method {}", call.uri.path())));
+        };
+        // A fifth of what the sender waits is left for the answer to reach it.
+        let patience =
+            call.timeout.map_or(self.ack_timeout, |timeout| timeout.mul_f64(0.8).min(self.ack_timeout));
+        let patience = patience.saturating_sub(call.arrived.elapsed());
+        let origin = self.gate.origin(call.headers, call.peer);
+        answer::response(self.intake.submit(signal, message, origin, permit, patience).await)?;
+        Ok(Bytes::new())
+    }
+
+    fn refused(&self, status: &Status) {
+        self.intake.turned_away(match status.code {
+            Code::ResourceExhausted => TurnedAway::TooLarge,
+            Code::Unavailable => TurnedAway::Memory,
+            _ => TurnedAway::Transport,
+        });
+    }
+
+    fn panicked(&self, message: &str) {
+        self.intake.panicked(message);
+    }
+
+    fn connection_refused(&self, _reason: ConnectionRefused) {
+        self.intake.turned_away(TurnedAway::Connection);
+    }
+}

@@ -1,0 +1,232 @@
+//! The `otlphttp` exporter: OTLP over HTTP, in binary or in JSON.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, Uri};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use watershed_net::{Code, HttpAnswer, HttpClient, HttpError, Status};
+use watershed_stage::{
+    Batch, Credentials, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial, Payload,
+    QueueSettings, Reference, RetrySettings, Sending, Signal, http_client_settings,
+};
+use watershed_telemetry::json;
+
+use crate::answer;
+use crate::http::{JSON, PROTOBUF};
+
+/// Posts batches to an OTLP destination.
+pub(crate) struct OtlpHttp {
+    client: HttpClient,
+    credentials: Credentials,
+    encoding: Encoding,
+    /// In the order of [`Signal::ALL`].
+    urls: [Option<Uri>; 3],
+}
+
+http_client_settings! {
+    /// Settings of the `otlphttp` exporter, under otelcol's keys and with its defaults.
+    pub(crate) struct Settings {
+        /// The destination, to which `/v1/traces`, `/v1/metrics` and `/v1/logs` are appended.
+        endpoint: Option<String> = None,
+        /// Where traces are posted to, as it is.
+        traces_endpoint: Option<String> = None,
+        /// Where metrics are posted to, as it is.
+        metrics_endpoint: Option<String> = None,
+        /// Where logs are posted to, as it is.
+        logs_endpoint: Option<String> = None,
+        /// How requests are encoded.
+        encoding: Encoding = Encoding::default(),
+        /// The longest one attempt may take; `0s` is as long as the sender waits.
+        timeout: Interval = Interval::secs(30),
+        /// What happens after a failed attempt.
+        retry_on_failure: RetrySettings = RetrySettings::default(),
+        /// What waits before an attempt.
+        sending_queue: QueueSettings = QueueSettings::default(),
+    }
+}
+
+/// How requests are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Encoding {
+    /// Binary.
+    #[default]
+    Proto,
+    /// JSON, at several times the cost.
+    Json,
+}
+
+// === impl Settings ===
+
+impl watershed_stage::Settings for Settings {
+    fn check(&self) -> Vec<KeyError> {
+        let mut errors = self.shared().check();
+        if self.keys().iter().all(|(_, url)| url.is_none()) && self.endpoint.is_none() {
+            errors.push(KeyError::new("endpoint", "at least one endpoint must be specified"));
+        }
+        let common = ("endpoint", self.endpoint.clone());
+        for (key, url) in std::iter::once(common).chain(self.keys()) {
+            let Some(url) = url else { continue };
+            let checked =
+                url.parse().map_err(|_| format!("{url:?} is no URL: write it like \"https://host:4318\""));
+            let checked = checked.and_then(|url| HttpClient::check(&url).map_err(|error| error.to_string()));
+            errors.extend(checked.err().map(|error| KeyError::new(key, error)));
+        }
+        errors.extend(self.retry_on_failure.check().into_iter().map(|error| error.under("retry_on_failure")));
+        errors.extend(self.sending_queue.check().into_iter().map(|error| error.under("sending_queue")));
+        errors
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        self.shared().references()
+    }
+}
+
+impl Settings {
+    /// The endpoints of single signals, in the order of [`Signal::ALL`].
+    fn keys(&self) -> [(&'static str, Option<String>); 3] {
+        [
+            ("traces_endpoint", self.traces_endpoint.clone()),
+            ("metrics_endpoint", self.metrics_endpoint.clone()),
+            ("logs_endpoint", self.logs_endpoint.clone()),
+        ]
+    }
+
+    fn urls(&self) -> [Option<Uri>; 3] {
+        let [traces, metrics, logs] = self.keys().map(|(_, url)| url);
+        let common = |path: &str| {
+            let endpoint = self.endpoint.as_deref()?;
+            Some(format!("{}{path}", endpoint.trim_end_matches('/')))
+        };
+        let urls = [
+            traces.or_else(|| common("/v1/traces")),
+            metrics.or_else(|| common("/v1/metrics")),
+            logs.or_else(|| common("/v1/logs")),
+        ];
+        urls.map(|url| url?.parse().ok())
+    }
+}
+
+// === impl OtlpHttp ===
+
+impl Exporter for OtlpHttp {
+    type Settings = Settings;
+
+    fn sending(settings: &Settings) -> Sending {
+        Sending {
+            timeout: settings.timeout.positive(),
+            retry: settings.retry_on_failure.clone(),
+            queue: settings.sending_queue.clone(),
+        }
+    }
+
+    fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {
+        let (client, credentials) = settings.shared().open(env)?;
+        Ok(Self { client, credentials, encoding: settings.encoding, urls: settings.urls() })
+    }
+
+    fn metadata_keys(&self) -> Vec<String> {
+        self.credentials.metadata_keys()
+    }
+
+    async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
+        let Some(url) = self.url(batch.payload.signal()) else {
+            let reason = format!("there is no endpoint for {}", batch.payload.signal());
+            return Err(ExportError::Permanent { code: Code::Unimplemented as i32, reason: reason.into() });
+        };
+        let headers = self.credentials.headers(batch).await?;
+        let (content_type, json) = match self.encoding {
+            Encoding::Proto => (PROTOBUF, None),
+            Encoding::Json => (JSON, Some([encode(&batch.payload)])),
+        };
+        let pieces = json.as_ref().map_or(batch.payload.requests(), |json| json);
+        let content_type = HeaderValue::from_static(content_type);
+        match self.client.post(url, content_type, &headers, pieces, batch.timeout).await {
+            Ok(answer) => self.read(answer),
+            Err(error) => Err(failure(error)),
+        }
+    }
+}
+
+impl OtlpHttp {
+    fn url(&self, signal: Signal) -> Option<&Uri> {
+        let [traces, metrics, logs] = &self.urls;
+        match signal {
+            Signal::Traces => traces.as_ref(),
+            Signal::Metrics => metrics.as_ref(),
+            Signal::Logs => logs.as_ref(),
+        }
+    }
+
+    /// What an answer means ("OTLP/HTTP Response"): only four statuses ask for the same again.
+    fn read(&self, answer: HttpAnswer) -> Result<Partial, ExportError> {
+        let is_json = answer.headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
+            value.to_str().is_ok_and(|value| value.trim_start().to_ascii_lowercase().starts_with(JSON))
+        });
+        if answer.status.is_success() {
+            // What cannot be read of an answer is no reason to send again what was taken.
+            return Ok(if is_json { partial_json(&answer.body) } else { answer::partial(&answer.body) });
+        }
+        let code = answer::grpc_code(answer.status);
+        let said = if is_json {
+            message_json(&answer.body)
+        } else {
+            Status::from_bytes(&answer.body).message.into()
+        };
+        let reason = match said.trim() {
+            "" => format!("HTTP {}", answer.status),
+            said => format!("HTTP {}: {said}", answer.status),
+        };
+        match answer.status {
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => {
+                Err(ExportError::Retryable { reason: reason.into(), retry_after: answer.retry_after })
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(ExportError::TooLarge { code: code as i32, reason: reason.into() })
+            }
+            status => {
+                if status == StatusCode::UNAUTHORIZED {
+                    self.credentials.rejected();
+                }
+                Err(ExportError::Permanent { code: code as i32, reason: reason.into() })
+            }
+        }
+    }
+}
+
+fn encode(payload: &Payload) -> Bytes {
+    let mut out = Vec::with_capacity(2 * payload.bytes());
+    json::encode_payload(payload, &mut out);
+    out.into()
+}
+
+fn failure(error: HttpError) -> ExportError {
+    let reason = error.to_string().into();
+    if error.kind.is_retryable() {
+        ExportError::Retryable { reason, retry_after: None }
+    } else {
+        ExportError::Permanent { code: Code::Unknown as i32, reason }
+    }
+}
+
+/// `partialSuccess` of a response in JSON, whichever signal's.
+fn partial_json(body: &[u8]) -> Partial {
+    let response: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let success = &response["partialSuccess"];
+    let counts =
+        ["rejectedSpans", "rejectedDataPoints", "rejectedLogRecords"].iter().map(|key| &success[key]);
+    // 64-bit numbers are strings in proto3's JSON, and may be numbers.
+    let rejected = counts.filter_map(|count| count.as_u64().or_else(|| count.as_str()?.parse().ok())).sum();
+    Partial { rejected, message: success["errorMessage"].as_str().unwrap_or_default().to_owned() }
+}
+
+/// The message of a `google.rpc.Status` in JSON.
+fn message_json(body: &[u8]) -> String {
+    let status: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    status["message"].as_str().unwrap_or_default().to_owned()
+}
