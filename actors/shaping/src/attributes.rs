@@ -82,7 +82,7 @@ impl Edit {
         if self.action == Verb::Delete {
             return Some(Action::Delete { key });
         }
-        let value = attribute(self.value.as_ref()?)?;
+        let value = attribute(self.value.as_ref()?)?.into();
         Some(match self.action {
             Verb::Insert => Action::Insert { key, value },
             Verb::Update => Action::Update { key, value },

@@ -44,6 +44,16 @@ impl<'a> Rewrite<'a> {
         Self { source, splices: Vec::new(), fresh: Vec::new(), growth: 0 }
     }
 
+    /// The whole source.
+    pub(crate) fn all(&self) -> Range<usize> {
+        0..self.source.len()
+    }
+
+    /// The bytes at `range`.
+    pub(crate) fn bytes(&self, range: Range<usize>) -> &'a [u8] {
+        self.source.get(range).unwrap_or_default()
+    }
+
     /// The fields of the message at `range`.
     pub(crate) fn fields(&self, range: Range<usize>) -> impl Iterator<Item = Located<'a>> + use<'a> {
         let mut start = range.start;

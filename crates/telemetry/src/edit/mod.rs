@@ -1,0 +1,132 @@
+//! Edits of attributes, on the wire.
+//!
+//! The actions and their meaning are those of otelcol's resource and attributes processors, and so is the
+//! selection of the items they are for.
+//!
+//! Source: opentelemetry-collector-contrib `internal/coreinternal/attraction`, `internal/filter`.
+
+mod action;
+mod draft;
+mod select;
+mod text;
+mod value;
+
+use smallvec::SmallVec;
+
+pub use action::{Action, Conversion, Source};
+pub use select::{Criteria, Library, Selection, Severity, Texts, Wanted};
+pub use value::AttributeValue;
+
+use crate::Payload;
+use crate::edit::draft::Draft;
+use crate::rewrite::{Located, Rewrite};
+use crate::schema::{Kind, Rule};
+use crate::wire;
+
+/// Whose attributes are edited.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Target {
+    /// Each resource's. A group without a resource gets one if an action adds an attribute.
+    Resource,
+    /// Each instrumentation scope's. A group without a scope gets one if an action adds an attribute.
+    Scope,
+    /// Each span's, data point's or log record's.
+    Item,
+}
+
+/// A list of actions to apply in order to the attributes of one target.
+#[derive(Clone, Debug)]
+pub struct AttributeEdits {
+    target: Target,
+    actions: Vec<Action>,
+    selection: Selection,
+}
+
+/// What edits made of a payload.
+#[derive(Clone, Debug)]
+pub struct Edited {
+    /// The payload with the edits made.
+    pub payload: Payload,
+    /// How many values could not be converted and were left as they are.
+    pub unconverted: u64,
+}
+
+impl AttributeEdits {
+    /// The actions see each other's effects: an update after an insert of the same key applies.
+    pub fn new(target: Target, actions: Vec<Action>) -> Self {
+        Self { target, actions, selection: Selection::default() }
+    }
+
+    /// Edits only what is selected. It is items that are: with any other target this changes nothing.
+    #[must_use]
+    pub fn only(self, selection: Selection) -> Self {
+        Self { selection, ..self }
+    }
+
+    /// The payload with the edits made. Items and their order stay; a request in which nothing changes (setting
+    /// the value that is there changes nothing) keeps its very bytes.
+    pub fn apply(&self, payload: &Payload) -> Payload {
+        self.apply_given(payload, &[]).payload
+    }
+
+    /// As [`apply`](Self::apply), with the values that [`Source::Given`] speaks of; `None` is no value.
+    pub fn apply_given(&self, payload: &Payload, given: &[Option<AttributeValue>]) -> Edited {
+        let kind = Kind::request(payload.signal());
+        let mut unconverted = 0;
+        let requests = payload.requests().iter().map(|request| {
+            let mut rewrite = Rewrite::new(request);
+            let mut draft = Draft::default();
+            self.rewrite(&mut rewrite, &mut draft, given, kind);
+            unconverted += draft.unconverted;
+            rewrite.finish().unwrap_or_else(|| request.clone())
+        });
+        let payload = Payload::from_validated(payload.signal(), requests.collect(), payload.items());
+        Edited { payload, unconverted }
+    }
+
+    fn rewrite<'a>(
+        &'a self,
+        rewrite: &mut Rewrite<'a>,
+        draft: &mut Draft<'a>,
+        given: &'a [Option<AttributeValue>],
+        kind: Kind,
+    ) {
+        let owner = match self.target {
+            Target::Resource => Kind::Resource,
+            Target::Scope => Kind::Scope,
+            Target::Item => {
+                return self.selection.walk(rewrite, kind, &mut |rewrite, kind, range| {
+                    draft.begin(kind);
+                    draft.read(rewrite, range.clone());
+                    draft.apply(&self.actions, given);
+                    draft.write(rewrite, range, true);
+                });
+            }
+        };
+        // A resource or scope is edited through the group around it: it may be absent, or in several pieces.
+        rewrite.walk(kind, rewrite.all(), &holds(owner), &mut |rewrite, _, range| {
+            draft.begin(owner);
+            let fields = rewrite.fields(range.clone()).filter(|located| located.field.number == OWNER);
+            let pieces: SmallVec<[Located<'_>; 1]> = fields.collect();
+            pieces.iter().for_each(|piece| draft.read(rewrite, piece.body.clone()));
+            draft.apply(&self.actions, given);
+            for (index, piece) in pieces.iter().enumerate() {
+                let is_last = index + 1 == pieces.len();
+                rewrite.inside(piece, |rewrite| draft.write(rewrite, piece.body.clone(), is_last));
+            }
+            if pieces.is_empty() && draft.adds() {
+                let mut message = Vec::new();
+                draft.put_added(&mut message);
+                rewrite.replace(range.start..range.start, |out| wire::put_bytes_field(out, OWNER, &message));
+            }
+        });
+    }
+}
+
+/// The field of a resource or scope group that holds the resource or scope.
+const OWNER: u32 = 1;
+
+/// Whether a kind is the group around a resource, or a scope.
+fn holds(owner: Kind) -> impl Fn(Kind) -> bool {
+    move |kind| kind.rule(OWNER) == Rule::Message(owner)
+}
