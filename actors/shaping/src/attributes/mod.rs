@@ -1,17 +1,25 @@
-//! `attributes` and `resource`: insert, update, upsert and delete, on the wire bytes.
+//! `attributes` and `resource`: edits of attributes on the wire bytes.
+
+mod edit;
+mod given;
+mod select;
 
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use watershed_stage::{Context, Env, Error, Failure, KeyError, Outlet, Payload, Processor};
-use watershed_telemetry::edit::{Action, AttributeEdits, AttributeValue, Target};
+use watershed_stage::{Context, Counter, Env, Error, Failure, KeyError, Origin, Outlet, Payload, Processor};
+use watershed_telemetry::edit::{AttributeEdits, Edited, Selection, Target};
+
+use crate::attributes::edit::Edit;
+use crate::attributes::given::Given;
+use crate::attributes::select::Match;
 
 /// Edits the attributes of spans, data points and log records.
-pub(crate) struct Attributes(AttributeEdits);
+pub(crate) struct Attributes(Editor);
 
 /// Edits the attributes of resources.
-pub(crate) struct Resource(AttributeEdits);
+pub(crate) struct Resource(Editor);
 
 /// Settings of `attributes`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -20,6 +28,12 @@ pub(crate) struct AttributesSettings {
     /// What to do, in this order.
     #[serde(default)]
     actions: Vec<Edit>,
+    /// Which spans, data points or log records to edit; all if there is none.
+    #[serde(default)]
+    include: Option<Match>,
+    /// Which of them not to edit.
+    #[serde(default)]
+    exclude: Option<Match>,
 }
 
 /// Settings of `resource`.
@@ -31,73 +45,68 @@ pub(crate) struct ResourceSettings {
     attributes: Vec<Edit>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Edit {
-    key: String,
-    action: Verb,
-    #[serde(default)]
-    #[schemars(with = "Option<String>")]
-    value: Option<toml::Value>,
+/// Edits, and what they take from the message's origin.
+#[derive(Debug)]
+struct Edits {
+    edits: AttributeEdits,
+    given: Vec<Given>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum Verb {
-    Insert,
-    Update,
-    Upsert,
-    Delete,
+/// One copy of either processor.
+struct Editor {
+    edits: Edits,
+    unconverted: Counter,
 }
 
-// === impl Edit ===
+// === impl Edits ===
 
-impl Edit {
-    fn errors(&self, list: &str, index: usize) -> Vec<KeyError> {
-        let mut errors = Vec::new();
-        let at = |key: &str| format!("{list}.{index}{key}");
-        if self.key.is_empty() {
-            errors.push(KeyError::new(at(".key"), "an attribute has a name: it must not be empty"));
-        }
-        match (&self.value, self.verb_needs_value()) {
-            (None, true) => errors.push(KeyError::new(at(""), "needs a `value` to write")),
-            (Some(_), false) => errors.push(KeyError::new(at(".value"), "`delete` takes no value")),
-            (Some(value), true) if attribute(value).is_none() => {
-                let kind = value.type_str();
-                let message =
-                    format!("an attribute is a string, an integer, a float or a boolean, not a {kind}");
-                errors.push(KeyError::new(at(".value"), message));
-            }
-            _ => {}
-        }
+impl Edits {
+    fn new(target: Target, list: &[Edit]) -> Self {
+        let mut given = Vec::new();
+        let actions = list.iter().flat_map(|edit| edit.actions(&mut given)).collect();
+        Self { edits: AttributeEdits::new(target, actions), given }
+    }
+
+    fn apply(&self, payload: &Payload, origin: &Origin) -> Edited {
+        let given: Vec<_> = self.given.iter().map(|given| given.value(origin)).collect();
+        self.edits.apply_given(payload, &given)
+    }
+}
+
+// === impl Editor ===
+
+impl Editor {
+    fn new(edits: Edits, env: &Env) -> Self {
+        let pipeline = env.pipeline.as_ref().unwrap_or(&env.id);
+        let unconverted = env.metrics.counter(
+            "watershed_processor_attribute_conversions_failed",
+            "Attributes that could not be converted and were left as they are.",
+            &[("processor", &*env.id), ("pipeline", &**pipeline)],
+        );
+        Self { edits, unconverted }
+    }
+
+    fn handle(&self, payload: &Payload, context: &Context, outlet: &mut Outlet) {
+        let edited = self.edits.apply(payload, &context.origin);
+        self.unconverted.add(edited.unconverted);
+        outlet.send(edited.payload);
+    }
+}
+
+// === impl Attributes, Resource ===
+
+impl watershed_stage::Settings for AttributesSettings {
+    fn check(&self) -> Vec<KeyError> {
+        let mut errors = check(&self.actions, "actions");
+        errors.extend(self.include.iter().flat_map(|include| include.errors("include")));
+        errors.extend(self.exclude.iter().flat_map(|exclude| exclude.errors("exclude")));
         errors
     }
-
-    fn verb_needs_value(&self) -> bool {
-        self.action != Verb::Delete
-    }
-
-    fn action(&self) -> Option<Action> {
-        let key = self.key.clone();
-        if self.action == Verb::Delete {
-            return Some(Action::Delete { key });
-        }
-        let value = attribute(self.value.as_ref()?)?.into();
-        Some(match self.action {
-            Verb::Insert => Action::Insert { key, value },
-            Verb::Update => Action::Update { key, value },
-            Verb::Upsert | Verb::Delete => Action::Upsert { key, value },
-        })
-    }
 }
 
-fn attribute(value: &toml::Value) -> Option<AttributeValue> {
-    match value {
-        toml::Value::String(text) => Some(text.as_str().into()),
-        toml::Value::Integer(number) => Some((*number).into()),
-        toml::Value::Float(number) => Some((*number).into()),
-        toml::Value::Boolean(truth) => Some((*truth).into()),
-        toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => None,
+impl watershed_stage::Settings for ResourceSettings {
+    fn check(&self) -> Vec<KeyError> {
+        check(&self.attributes, "attributes")
     }
 }
 
@@ -108,36 +117,34 @@ fn check(edits: &[Edit], list: &str) -> Vec<KeyError> {
             format!("missing required field \"{list}\": without it nothing is edited"),
         )];
     }
-    edits.iter().enumerate().flat_map(|(index, edit)| edit.errors(list, index)).collect()
+    edits.iter().enumerate().flat_map(|(index, edit)| edit.errors(&format!("{list}.{index}"))).collect()
 }
 
-fn edits(target: Target, edits: &[Edit]) -> AttributeEdits {
-    AttributeEdits::new(target, edits.iter().filter_map(Edit::action).collect())
-}
-
-// === impl Attributes, Resource ===
-
-impl watershed_stage::Settings for AttributesSettings {
-    fn check(&self) -> Vec<KeyError> {
-        check(&self.actions, "actions")
-    }
-}
-
-impl watershed_stage::Settings for ResourceSettings {
-    fn check(&self) -> Vec<KeyError> {
-        check(&self.attributes, "attributes")
+impl AttributesSettings {
+    fn edits(&self) -> Edits {
+        let Edits { edits, given } = Edits::new(Target::Item, &self.actions);
+        let selection = Selection {
+            include: self.include.as_ref().map(Match::criteria),
+            exclude: self.exclude.as_ref().map(Match::criteria),
+        };
+        Edits { edits: edits.only(selection), given }
     }
 }
 
 impl Processor for Attributes {
     type Settings = AttributesSettings;
 
-    fn build(settings: &Arc<Self::Settings>, _env: &Env) -> Result<Self, Failure> {
-        Ok(Self(edits(Target::Item, &settings.actions)))
+    fn build(settings: &Arc<Self::Settings>, env: &Env) -> Result<Self, Failure> {
+        Ok(Self(Editor::new(settings.edits(), env)))
     }
 
-    async fn handle(&mut self, payload: Payload, _: &Arc<Context>, outlet: &mut Outlet) -> Result<(), Error> {
-        outlet.send(self.0.apply(&payload));
+    async fn handle(
+        &mut self,
+        payload: Payload,
+        context: &Arc<Context>,
+        outlet: &mut Outlet,
+    ) -> Result<(), Error> {
+        self.0.handle(&payload, context, outlet);
         Ok(())
     }
 }
@@ -145,12 +152,17 @@ impl Processor for Attributes {
 impl Processor for Resource {
     type Settings = ResourceSettings;
 
-    fn build(settings: &Arc<Self::Settings>, _env: &Env) -> Result<Self, Failure> {
-        Ok(Self(edits(Target::Resource, &settings.attributes)))
+    fn build(settings: &Arc<Self::Settings>, env: &Env) -> Result<Self, Failure> {
+        Ok(Self(Editor::new(Edits::new(Target::Resource, &settings.attributes), env)))
     }
 
-    async fn handle(&mut self, payload: Payload, _: &Arc<Context>, outlet: &mut Outlet) -> Result<(), Error> {
-        outlet.send(self.0.apply(&payload));
+    async fn handle(
+        &mut self,
+        payload: Payload,
+        context: &Arc<Context>,
+        outlet: &mut Outlet,
+    ) -> Result<(), Error> {
+        self.0.handle(&payload, context, outlet);
         Ok(())
     }
 }
@@ -184,9 +196,10 @@ mod tests {
         ExportLogsServiceRequest { resource_logs }
     }
 
-    fn apply(edits: &AttributeEdits, request: &ExportLogsServiceRequest) -> ExportLogsServiceRequest {
+    fn apply(edits: &Edits, request: &ExportLogsServiceRequest) -> ExportLogsServiceRequest {
         let payload = Payload::validate(Signal::Logs, request.encode_to_vec().into()).unwrap();
-        ExportLogsServiceRequest::decode(edits.apply(&payload).to_bytes()).unwrap()
+        let edited = edits.apply(&payload, &Origin::default());
+        ExportLogsServiceRequest::decode(edited.payload.to_bytes()).unwrap()
     }
 
     #[test]
@@ -217,12 +230,12 @@ mod tests {
 
         let attributes: AttributesSettings = toml::from_str(&format!("actions = {actions}")).unwrap();
         assert!(watershed_stage::Settings::check(&attributes).is_empty());
-        let edited = apply(&edits(Target::Item, &attributes.actions), &logs(&before));
+        let edited = apply(&attributes.edits(), &logs(&before));
         assert_eq!(of(&edited), [sorted(&before), sorted(&after)]);
 
         let resource: ResourceSettings = toml::from_str(&format!("attributes = {actions}")).unwrap();
         assert!(watershed_stage::Settings::check(&resource).is_empty());
-        let edited = apply(&edits(Target::Resource, &resource.attributes), &logs(&before));
+        let edited = apply(&Edits::new(Target::Resource, &resource.attributes), &logs(&before));
         assert_eq!(of(&edited), [sorted(&after), sorted(&before)]);
     }
 }
