@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use watershed_shaping::register;
 use watershed_stage::{
-    BatchSettings, BudgetLimit, BudgetSettings, Interval, Part, PartitionSettings, Placement, Registry,
-    Signal, Sizer,
+    BatchSettings, BudgetLimit, BudgetSettings, Interval, Part, PartitionSettings, Registry, Sizer,
 };
 
 /// The keys that are wrong, each with what is said of it.
@@ -130,43 +129,4 @@ fn batch_configures_the_exporters() {
         ],
     );
     assert_errors("batch", "send_batch_sise = 1", &[("send_batch_sise", "unknown field")]);
-}
-
-#[test]
-fn an_edit_says_what_it_does_and_with_what() {
-    for (kind, list) in [("attributes", "actions"), ("resource", "attributes")] {
-        let settings = |edits: &str| format!("{list} = [{edits}]");
-        assert_errors(kind, "", &[("", &format!("missing required field \"{list}\""))]);
-        let bad = settings(
-            "{ key = 'a', action = 'insert', value = 1 },
-             { key = '', action = 'delete' },
-             { key = 'b', action = 'upsert' },
-             { key = 'c', action = 'delete', value = true },
-             { key = 'd', action = 'update', value = [1] }",
-        );
-        let at = |rest: &str| format!("{list}.{rest}");
-        assert_errors(
-            kind,
-            &bad,
-            &[
-                (&at("1.key"), "must not be empty"),
-                (&at("2"), "needs a `value`"),
-                (&at("3.value"), "takes no value"),
-                (&at("4.value"), "not a array"),
-            ],
-        );
-        let unknown = settings("{ key = 'a', action = 'hash' }");
-        assert_errors(kind, &unknown, &[(&at("0.action"), "unknown variant")]);
-        assert_errors(kind, &settings("{ action = 'delete' }"), &[(&at("0"), "missing field `key`")]);
-    }
-}
-
-#[test]
-fn edits_stand_on_every_lane_and_keep_nothing() {
-    let settings = "actions = [{ key = 'a', action = 'delete' }]";
-    let spec = register(Registry::new()).parse_processor("attributes", toml::from_str(settings).unwrap());
-    let spec = spec.unwrap().unwrap();
-    let Part::Stage(stage) = spec.part() else { panic!("a stage") };
-    assert_eq!((stage.placement(), stage.holds()), (Placement::Lane, false));
-    assert_eq!(stage.signals(), Signal::ALL);
 }

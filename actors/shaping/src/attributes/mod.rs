@@ -175,7 +175,7 @@ mod tests {
     use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
     use opentelemetry_proto::tonic::resource::v1::Resource as ProtoResource;
     use prost::Message as _;
-    use watershed_stage::Signal;
+    use watershed_stage::{Identity, Metadata, Signal};
 
     use super::*;
 
@@ -237,5 +237,69 @@ mod tests {
         assert!(watershed_stage::Settings::check(&resource).is_empty());
         let edited = apply(&Edits::new(Target::Resource, &resource.attributes), &logs(&before));
         assert_eq!(of(&edited), [sorted(&after), sorted(&before)]);
+    }
+
+    /// The text attributes that `resource` makes of a message of that origin.
+    fn given(edits: &str, origin: &Origin) -> Vec<(String, Option<Value>)> {
+        let settings: ResourceSettings = toml::from_str(&format!("attributes = [{edits}]")).unwrap();
+        assert_eq!(watershed_stage::Settings::check(&settings), []);
+        let edits = Edits::new(Target::Resource, &settings.attributes);
+        let payload = Payload::validate(Signal::Logs, logs(&[]).encode_to_vec().into()).unwrap();
+        let edited = edits.apply(&payload, origin).payload.to_bytes();
+        let resource = ExportLogsServiceRequest::decode(edited).unwrap().resource_logs.remove(0).resource;
+        resource.unwrap().attributes.into_iter().map(|pair| (pair.key, pair.value.unwrap().value)).collect()
+    }
+
+    #[test]
+    fn values_come_from_the_requests_origin() {
+        let mut headers = http::HeaderMap::new();
+        headers.append("x-tenant", "a".parse().unwrap());
+        headers.append("X-Tenant", "b".parse().unwrap());
+        let identity = Identity([("subject".to_owned(), "ann".to_owned())].into());
+        let origin = Origin {
+            peer: Some("[::ffff:192.0.2.7]:4317".parse().unwrap()),
+            metadata: Metadata::new(headers),
+            auth: Some(Arc::new(identity)),
+            trace: None,
+        };
+        let edits = "{ key = '1', action = 'insert', from_context = 'metadata.x-tenant' },
+                     { key = '2', action = 'upsert', from_context = 'x-tenant' },
+                     { key = '3', action = 'insert', from_context = 'auth.subject' },
+                     { key = '4', action = 'insert', from_context = 'client.address' },
+                     { key = '5', action = 'insert', from_context = 'auth.none' },
+                     { key = '6', action = 'insert', from_context = 'metadata.none', default_value = 7 }";
+        let of = |key: &str, value| (key.to_owned(), Some(value));
+        let all =
+            [of("1", text("a;b")), of("2", text("a;b")), of("3", text("ann")), of("4", text("192.0.2.7"))];
+        let default = of("6", Value::IntValue(7));
+        assert_eq!(given(edits, &origin), [&all[..], std::slice::from_ref(&default)].concat());
+        assert_eq!(given(edits, &Origin::default()), [default]);
+    }
+
+    #[test]
+    fn only_what_is_included_and_not_excluded_is_edited() {
+        let settings = "
+            actions = [{ key = 'list', action = 'upsert', value = ['a', 1] }]
+            include = { match_type = 'regexp', attributes = [{ key = 'kind', value = '^[xy]$' }] }
+            exclude = { match_type = 'strict', attributes = [{ key = 'kind', value = 'y' }] }";
+        let settings: AttributesSettings = toml::from_str(settings).unwrap();
+        assert_eq!(watershed_stage::Settings::check(&settings), []);
+        for (kind, is_edited) in [("x", true), ("y", false), ("xx", false)] {
+            let before = logs(&[pair("kind", text(kind))]);
+            let after = apply(&settings.edits(), &before);
+            assert_eq!(after != before, is_edited, "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_converted_is_told() {
+        let edits = "attributes = [{ key = 'n', action = 'convert', converted_type = 'int' }]";
+        let settings: ResourceSettings = toml::from_str(edits).unwrap();
+        let edits = Edits::new(Target::Resource, &settings.attributes);
+        for (value, unconverted) in [("7", 0), ("seven", 1)] {
+            let request = logs(&[pair("n", text(value))]).encode_to_vec();
+            let payload = Payload::validate(Signal::Logs, request.into()).unwrap();
+            assert_eq!(edits.apply(&payload, &Origin::default()).unconverted, unconverted);
+        }
     }
 }

@@ -289,7 +289,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// Every list of attributes that is the target's.
-fn each(request: &mut Request, target: Target, edit: &mut impl FnMut(&mut Vec<KeyValue>)) {
+pub fn each(request: &mut Request, target: Target, edit: &mut impl FnMut(&mut Vec<KeyValue>)) {
     macro_rules! groups {
         ($request:expr, $groups:ident, $scopes:ident, $items:ident, $edit_item:expr) => {
             for group in &mut $request.$groups {

@@ -11,6 +11,7 @@ mod json_table;
 mod mutate;
 mod oracle;
 mod payload;
+mod select;
 mod split;
 mod view;
 mod wire;
