@@ -85,7 +85,7 @@ impl Edit {
         }
         match self.action {
             Verb::Insert | Verb::Update | Verb::Upsert => {
-                match (self.sources().count(), &self.default_value) {
+                match (self.sources(), &self.default_value) {
                     (0, None) => wrong("", "needs a `value`, `from_attribute` or `from_context`".into()),
                     (0 | 1, _) => {}
                     _ => wrong("", "has several sources of one value: keep one of them".into()),
@@ -124,10 +124,10 @@ impl Edit {
         ]
     }
 
-    fn sources(&self) -> impl Iterator<Item = bool> {
-        [self.value.is_some(), self.from_attribute.is_some(), self.from_context.is_some()]
-            .into_iter()
-            .filter(|is_given| *is_given)
+    /// How many sources of the value are written, the default not counted.
+    fn sources(&self) -> usize {
+        let sources = [self.value.is_some(), self.from_attribute.is_some(), self.from_context.is_some()];
+        sources.into_iter().filter(|is_given| *is_given).count()
     }
 
     /// What it does. What is to be looked up for each message is added to `given`.

@@ -305,7 +305,7 @@ impl<'a> Draft<'a> {
         self.added().next().is_some()
     }
 
-    /// Keys and values.
+    /// Keys and values of those that are added.
     fn added(&self) -> impl Iterator<Item = (&'a [u8], &[u8])> {
         // They stand behind the others.
         let added = self.attributes.iter().rev().take_while(|attribute| attribute.whole.is_none()).count();
@@ -317,25 +317,24 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn put_added(&self, out: &mut Vec<u8>) {
-        for (key, value) in self.added() {
-            self.put(out, wire::bytes_field_len(KEY, key.len()), value, |out| {
-                wire::put_bytes_field(out, KEY, key);
-            });
-        }
+        self.added().for_each(|(key, value)| self.put_plain(out, key, value));
     }
 
     /// Appends an attribute with another value; what else it holds stays.
     fn put_changed(&self, out: &mut Vec<u8>, attribute: &Attribute<'_>, value: &[u8]) {
         if attribute.plain.is_some() {
-            let key = attribute.key;
-            return self.put(out, wire::bytes_field_len(KEY, key.len()), value, |out| {
-                wire::put_bytes_field(out, KEY, key);
-            });
+            return self.put_plain(out, attribute.key, value);
         }
         let others =
             || key_value(attribute.body).filter(|field| field.number != VALUE).map(|field| field.raw);
         let size = others().map(<[u8]>::len).sum();
         self.put(out, size, value, |out| others().for_each(|raw| out.extend_from_slice(raw)));
+    }
+
+    /// Appends an attribute that is key and value.
+    fn put_plain(&self, out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+        let size = wire::bytes_field_len(KEY, key.len());
+        self.put(out, size, value, |out| wire::put_bytes_field(out, KEY, key));
     }
 
     /// Appends an attribute: so many bytes of other fields, and the value.
