@@ -1,5 +1,9 @@
-//! The debug exporter: what arrives, printed.
+//! The debug exporter: what arrives, printed. And the nop exporter, which does not even do that.
 
+mod brief;
+mod detailed;
+mod nop;
+mod points;
 mod text;
 
 use std::cell::Cell;
@@ -11,21 +15,24 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use watershed_stage::{
     Batch, Env, ExportError, Exporter, Failure, KeyError, Partial, Placement, QueueSettings, Registry,
-    RetrySettings, Sending,
+    RetrySettings, Sending, Signal,
 };
+
+use crate::text::Page;
 
 /// Adds the kinds of this family to a registry.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    registry.exporter::<Debug>("debug", &["logging"])
+    registry.exporter::<Debug>("debug", &["logging"]).exporter::<nop::Nop>("nop", &[])
 }
 
 /// Prints what it is sent, to the log.
 struct Debug {
     settings: Arc<DebugSettings>,
-    /// Batches printed in the present second, and when that began.
+    /// When the present second began,
     second: Cell<Instant>,
-    seen: Cell<u64>,
+    /// and how many batches of each signal it has seen.
+    seen: Cell<[u64; 3]>,
 }
 
 /// Settings of `debug`, under otelcol's keys.
@@ -34,9 +41,9 @@ struct Debug {
 struct DebugSettings {
     /// How much is printed of each batch.
     verbosity: Verbosity,
-    /// So many batches are printed each second,
+    /// So many batches of each signal are printed each second,
     sampling_initial: u64,
-    /// and every nth after them.
+    /// and every nth after them; 0 is none.
     sampling_thereafter: u64,
     sending_queue: QueueSettings,
 }
@@ -48,6 +55,8 @@ enum Verbosity {
     Basic,
     /// One line an item besides.
     Normal,
+    /// Every field of every item.
+    Detailed,
 }
 
 // === impl DebugSettings ===
@@ -65,12 +74,7 @@ impl Default for DebugSettings {
 
 impl watershed_stage::Settings for DebugSettings {
     fn check(&self) -> Vec<KeyError> {
-        let mut errors: Vec<KeyError> =
-            self.sending_queue.check().into_iter().map(|error| error.under("sending_queue")).collect();
-        if self.sampling_thereafter == 0 {
-            errors.push(KeyError::new("sampling_thereafter", "must be positive: 1 prints everything"));
-        }
-        errors
+        self.sending_queue.check().into_iter().map(|error| error.under("sending_queue")).collect()
     }
 }
 
@@ -89,22 +93,25 @@ impl Exporter for Debug {
 
     fn build(settings: &Arc<DebugSettings>, _env: &Env) -> Result<Self, Failure> {
         let second = Cell::new(Instant::now());
-        Ok(Self { settings: settings.clone(), second, seen: Cell::new(0) })
+        Ok(Self { settings: settings.clone(), second, seen: Cell::default() })
     }
 
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
-        if self.prints() {
-            let receiver = &*batch.context.receiver;
-            tracing::info!(
-                receiver,
-                pipeline = &*batch.context.pipeline,
-                "{}",
-                text::summary(&batch.payload)
-            );
-            if self.settings.verbosity == Verbosity::Normal {
-                for line in text::lines(&batch.payload) {
-                    tracing::info!("{line}");
-                }
+        let signal = batch.payload.signal();
+        if self.prints(signal) {
+            let (receiver, pipeline) = (&*batch.context.receiver, &*batch.context.pipeline);
+            tracing::info!(receiver, pipeline, "{}", brief::summary(&batch.payload));
+            let mut emit = |text: &str| tracing::info!("{text}");
+            let mut page = Page::new(&mut emit);
+            for (index, group) in batch.payload.resources().enumerate() {
+                // A page takes whatever it is given.
+                let _ = match self.settings.verbosity {
+                    Verbosity::Basic => break,
+                    Verbosity::Normal => brief::lines(&group, &mut page),
+                    Verbosity::Detailed => detailed::resource(index, &group, signal, &mut page),
+                };
+                // Printing is slow: the lane's other work gets its turn between two resources.
+                tokio::task::coop::consume_budget().await;
             }
         }
         Ok(Partial::default())
@@ -112,15 +119,20 @@ impl Exporter for Debug {
 }
 
 impl Debug {
-    fn prints(&self) -> bool {
+    /// As zap's sampler decides, by which otelcol's log is thinned out.
+    fn prints(&self, signal: Signal) -> bool {
         let now = Instant::now();
         if now.duration_since(self.second.get()) >= Duration::from_secs(1) {
             self.second.set(now);
-            self.seen.set(0);
+            self.seen.set([0; 3]);
         }
-        let before = self.seen.replace(self.seen.get() + 1);
-        before < self.settings.sampling_initial
-            || (before + 1 - self.settings.sampling_initial).is_multiple_of(self.settings.sampling_thereafter)
+        let mut seen = self.seen.get();
+        let seen_of = &mut seen[signal as usize];
+        *seen_of += 1;
+        let after = seen_of.saturating_sub(self.settings.sampling_initial);
+        self.seen.set(seen);
+        let nth = self.settings.sampling_thereafter;
+        after == 0 || (nth > 0 && after.is_multiple_of(nth))
     }
 }
 
@@ -138,12 +150,20 @@ mod tests {
     async fn each_second_prints_the_first_and_then_every_so_manieth() {
         let settings = settings("sampling_initial = 2\nsampling_thereafter = 3");
         let (settings, second) = (Arc::new(settings), Cell::new(Instant::now()));
-        let debug = Debug { settings, second, seen: Cell::new(0) };
+        let debug = Debug { settings, second, seen: Cell::default() };
         for _ in 0..2 {
-            let printed: Vec<u32> = (1..=12).filter(|_| debug.prints()).collect();
+            let printed: Vec<u32> = (1..=12).filter(|_| debug.prints(Signal::Logs)).collect();
             assert_eq!(printed, [1, 2, 5, 8, 11]);
+            assert!(debug.prints(Signal::Traces), "each signal is counted by itself");
             tokio::time::advance(Duration::from_secs(1)).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn thereafter_of_zero_prints_the_first_only() {
+        let settings = Arc::new(settings("sampling_thereafter = 0"));
+        let debug = Debug { settings, second: Cell::new(Instant::now()), seen: Cell::default() };
+        assert_eq!((1..=12).filter(|_| debug.prints(Signal::Logs)).count(), 2);
     }
 
     #[test]
@@ -152,9 +172,10 @@ mod tests {
         assert_eq!((default.sampling_initial, default.sampling_thereafter), (2, 1));
         assert_eq!((default.verbosity, default.check()), (Verbosity::Basic, vec![]));
         assert_eq!(settings("verbosity = 'normal'").verbosity, Verbosity::Normal);
-        let errors = settings("sampling_thereafter = 0\nsending_queue.queue_size = 0").check();
+        assert_eq!(settings("verbosity = 'detailed'").verbosity, Verbosity::Detailed);
+        let errors = settings("sending_queue.queue_size = 0").check();
         let keys: Vec<&str> = errors.iter().map(|error| error.key.as_str()).collect();
-        assert_eq!(keys, ["sending_queue.queue_size", "sampling_thereafter"]);
+        assert_eq!(keys, ["sending_queue.queue_size"]);
     }
 
     #[test]
@@ -164,5 +185,13 @@ mod tests {
         let debug = registry.parse_exporter("logging", empty).unwrap().ok().unwrap();
         assert_eq!((debug.placement(), debug.signals()), (Placement::Single, &Signal::ALL[..]));
         assert_eq!(debug.sending().timeout, None);
+    }
+
+    #[test]
+    fn nop_has_no_keys() {
+        let registry = register(Registry::new());
+        let parse = |text: &str| registry.parse_exporter("nop", toml::from_str(text).unwrap()).unwrap();
+        assert!(parse("").is_ok());
+        assert_eq!(parse("verbosity = 'basic'").err().unwrap()[0].key, "verbosity");
     }
 }

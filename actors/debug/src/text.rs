@@ -1,223 +1,196 @@
-//! Telemetry as text: one line a batch, one line an item.
+//! Text as it goes to the log: never more than a page at once, and never a line that the telemetry made up.
 
-use watershed_stage::{Payload, Signal};
-use watershed_telemetry::view::{AnyValueView, Attributes, MetricData, Number, NumberPointView, Value};
+use std::fmt;
+use std::fmt::Write as _;
 
-/// Counts of a batch: `traces: resource spans 2, spans 200, 81234 bytes`.
-pub(crate) fn summary(payload: &Payload) -> String {
-    let (groups, items) = match payload.signal() {
-        Signal::Traces => ("resource spans", "spans"),
-        Signal::Metrics => ("resource metrics", "data points"),
-        Signal::Logs => ("resource logs", "log records"),
-    };
-    let resources = payload.resources().count();
-    format!(
-        "{}: {groups} {resources}, {items} {}, {} bytes",
-        payload.signal(),
-        payload.items(),
-        payload.bytes()
-    )
+use watershed_telemetry::view::{AnyValueView, Attributes, Number, Value};
+
+/// The most that one event of the log holds, in bytes. What is longer goes on in the next.
+pub(crate) const PAGE: usize = 64 << 10;
+
+/// Where text is written. It leaves when a page is full, and at the end of each item.
+pub(crate) struct Page<'a> {
+    text: String,
+    emit: &'a mut dyn FnMut(&str),
 }
 
-/// One line an item: what it is called, and its attributes.
-pub(crate) fn lines(payload: &Payload) -> Vec<String> {
-    let mut lines = Vec::new();
-    for scope in payload.resources().flat_map(|resource| resource.scopes()) {
-        for span in scope.spans() {
-            let (trace, id) = (hex(span.trace_id()), hex(span.span_id()));
-            lines.push(format!("{} {trace} {id}{}", span.name(), pairs(span.attributes())));
+/// Text from outside. A line break in it would read as a line of the log's own, so control characters are escaped.
+pub(crate) struct Clean<'a>(pub(crate) &'a str);
+
+/// Bytes in hex.
+pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
+
+/// A value without its type: `[a,{k=v}]`.
+pub(crate) struct Plain<'a>(pub(crate) AnyValueView<'a>);
+
+/// Attributes on one line, each after a space: ` a=1 b=2`.
+pub(crate) struct Pairs<'a>(pub(crate) Attributes<'a>);
+
+/// A value of a data point or an exemplar.
+pub(crate) struct Figure(pub(crate) Option<Number>);
+
+// === impl Page ===
+
+impl<'a> Page<'a> {
+    pub(crate) fn new(emit: &'a mut dyn FnMut(&str)) -> Self {
+        Self { text: String::new(), emit }
+    }
+
+    /// Ends an item: what is written goes to the log.
+    pub(crate) fn end(&mut self) {
+        let text = self.text.trim_end_matches('\n');
+        if !text.is_empty() {
+            (self.emit)(text);
         }
-        for metric in scope.metrics() {
-            let name = metric.name();
-            match metric.data() {
-                Some(MetricData::Gauge(gauge)) => lines.extend(gauge.data_points().map(|p| number(name, &p))),
-                Some(MetricData::Sum(sum)) => lines.extend(sum.data_points().map(|p| number(name, &p))),
-                Some(MetricData::Histogram(histogram)) => lines.extend(
-                    histogram
-                        .data_points()
-                        .map(|p| format!("{name}{} count={}", pairs(p.attributes()), p.count())),
-                ),
-                Some(MetricData::ExponentialHistogram(histogram)) => lines.extend(
-                    histogram
-                        .data_points()
-                        .map(|p| format!("{name}{} count={}", pairs(p.attributes()), p.count())),
-                ),
-                Some(MetricData::Summary(summary)) => lines.extend(
-                    summary
-                        .data_points()
-                        .map(|p| format!("{name}{} count={}", pairs(p.attributes()), p.count())),
-                ),
-                None => lines.push(name.to_owned()),
+        self.text.clear();
+    }
+}
+
+impl fmt::Write for Page<'_> {
+    fn write_str(&mut self, mut text: &str) -> fmt::Result {
+        while self.text.len() + text.len() > PAGE {
+            let (here, rest) = text.split_at(text.floor_char_boundary(PAGE - self.text.len()));
+            self.text.push_str(here);
+            self.end();
+            text = rest;
+        }
+        self.text.push_str(text);
+        Ok(())
+    }
+}
+
+// === impl Clean ===
+
+impl fmt::Display for Clean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some(at) = rest.find(char::is_control) {
+            let (clean, from) = rest.split_at(at);
+            f.write_str(clean)?;
+            let mut characters = from.chars();
+            characters.next().map_or(Ok(()), |control| write!(f, "{}", control.escape_default()))?;
+            rest = characters.as_str();
+        }
+        f.write_str(rest)
+    }
+}
+
+// === impl Hex ===
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+// === impl Plain ===
+
+impl fmt::Display for Plain<'_> {
+    /// Values nest no deeper than validation lets them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.value() {
+            Value::Empty => Ok(()),
+            Value::Str(text) => Clean(text).fmt(f),
+            Value::Bool(value) => value.fmt(f),
+            Value::Int(value) => value.fmt(f),
+            Value::Double(value) => value.fmt(f),
+            Value::Array(values) => {
+                f.write_char('[')?;
+                separated(f, ',', values.map(Plain))?;
+                f.write_char(']')
             }
+            Value::KvList(pairs) => {
+                f.write_char('{')?;
+                separated(f, ' ', pairs.map(|pair| Pair(pair.key(), pair.value())))?;
+                f.write_char('}')
+            }
+            Value::Bytes(bytes) => Hex(bytes).fmt(f),
         }
-        for record in scope.log_records() {
-            let body = text(record.body());
-            lines.push(format!("{} {body}{}", record.severity_text(), pairs(record.attributes())));
-        }
-    }
-    lines
-}
-
-fn number(name: &str, point: &NumberPointView<'_>) -> String {
-    let value = match point.value() {
-        Some(Number::Int(value)) => value.to_string(),
-        Some(Number::Double(value)) => value.to_string(),
-        None => "no value".to_owned(),
-    };
-    format!("{name}{} {value}", pairs(point.attributes()))
-}
-
-fn pairs(attributes: Attributes<'_>) -> String {
-    attributes.map(|attribute| format!(" {}={}", attribute.key(), text(attribute.value()))).collect()
-}
-
-fn text(value: AnyValueView<'_>) -> String {
-    match value.value() {
-        Value::Empty => String::new(),
-        Value::Str(text) => text.to_owned(),
-        Value::Bool(value) => value.to_string(),
-        Value::Int(value) => value.to_string(),
-        Value::Double(value) => value.to_string(),
-        // Values nest no deeper than validation lets them.
-        Value::Array(values) => format!("[{}]", values.map(text).collect::<Vec<_>>().join(",")),
-        Value::KvList(pairs_in) => format!("{{{}}}", pairs(pairs_in).trim_start()),
-        Value::Bytes(bytes) => hex(bytes),
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn separated<T: fmt::Display>(
+    f: &mut fmt::Formatter<'_>,
+    separator: char,
+    parts: impl Iterator<Item = T>,
+) -> fmt::Result {
+    for (index, part) in parts.enumerate() {
+        if index > 0 {
+            f.write_char(separator)?;
+        }
+        part.fmt(f)?;
+    }
+    Ok(())
+}
+
+// === impl Pairs ===
+
+impl fmt::Display for Pairs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.into_iter().try_for_each(|pair| write!(f, " {}", Pair(pair.key(), pair.value())))
+    }
+}
+
+/// `key=value`
+struct Pair<'a>(&'a str, AnyValueView<'a>);
+
+impl fmt::Display for Pair<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", Clean(self.0), Plain(self.1))
+    }
+}
+
+// === impl Figure ===
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(Number::Int(value)) => value.fmt(f),
+            Some(Number::Double(value)) => value.fmt(f),
+            None => f.write_str("no value"),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-    use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-    use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
-    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
-    use opentelemetry_proto::tonic::metrics::v1::metric::Data;
-    use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value as Point;
-    use opentelemetry_proto::tonic::metrics::v1::{
-        ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, HistogramDataPoint, Metric,
-        NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, Summary, SummaryDataPoint,
-    };
-    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
-    use prost::Message;
-
     use super::*;
 
-    fn any(value: Any) -> AnyValue {
-        AnyValue { value: Some(value) }
-    }
-
-    fn pair(key: &str, value: Any) -> KeyValue {
-        KeyValue { key: key.into(), value: Some(any(value)), ..Default::default() }
-    }
-
-    fn word(word: &str) -> Any {
-        Any::StringValue(word.into())
-    }
-
-    fn payload(signal: Signal, request: &impl Message) -> Payload {
-        Payload::validate(signal, request.encode_to_vec().into()).unwrap()
+    fn pages(write: impl FnOnce(&mut Page<'_>)) -> Vec<String> {
+        let mut pages = Vec::new();
+        let mut emit = |text: &str| pages.push(text.to_owned());
+        write(&mut Page::new(&mut emit));
+        pages
     }
 
     #[test]
-    fn spans() {
-        let span = |name: &str, attributes| Span {
-            name: name.into(),
-            trace_id: vec![0xab; 16],
-            span_id: vec![1; 8],
-            attributes,
-            ..Default::default()
-        };
-        let scope = |spans| ScopeSpans { spans, ..Default::default() };
-        let one = ResourceSpans {
-            scope_spans: vec![
-                scope(vec![span("a", vec![pair("k", word("v")), pair("n", Any::IntValue(-3))])]),
-                scope(vec![span("b", vec![])]),
-            ],
-            ..Default::default()
-        };
-        let request = ExportTraceServiceRequest { resource_spans: vec![one, ResourceSpans::default()] };
-        let payload = payload(Signal::Traces, &request);
-        let bytes = request.encoded_len();
-        assert_eq!(summary(&payload), format!("traces: resource spans 2, spans 2, {bytes} bytes"));
-        let ids = format!("{} {}", "ab".repeat(16), "01".repeat(8));
-        assert_eq!(lines(&payload), [format!("a {ids} k=v n=-3"), format!("b {ids}")]);
+    fn what_is_longer_than_a_page_goes_on_in_the_next_and_nothing_is_lost() {
+        let text = "ä".repeat(PAGE);
+        let written = pages(|page| {
+            write!(page, "x{text}").unwrap();
+            page.end();
+        });
+        assert!(written.len() > 2 && written.iter().all(|page| page.len() <= PAGE));
+        assert_eq!(written.concat(), format!("x{text}"));
     }
 
     #[test]
-    fn metrics_of_all_kinds() {
-        let attributes = || vec![pair("k", word("v"))];
-        let number = |value| NumberDataPoint { value, attributes: attributes(), ..Default::default() };
-        let metric = |name: &str, data| Metric { name: name.into(), data, ..Default::default() };
-        let points = vec![number(Some(Point::AsInt(3))), number(None)];
-        let sum = Sum { data_points: vec![number(Some(Point::AsDouble(1.5)))], ..Default::default() };
-        let histogram = HistogramDataPoint { count: 4, attributes: attributes(), ..Default::default() };
-        let exponential = ExponentialHistogramDataPoint { count: 5, ..Default::default() };
-        let quantiles = SummaryDataPoint { count: 6, ..Default::default() };
-        let metrics = vec![
-            metric("gauge", Some(Data::Gauge(Gauge { data_points: points }))),
-            metric("sum", Some(Data::Sum(sum))),
-            metric(
-                "histogram",
-                Some(Data::Histogram(Histogram { data_points: vec![histogram], ..Default::default() })),
-            ),
-            metric(
-                "exponential",
-                Some(Data::ExponentialHistogram(ExponentialHistogram {
-                    data_points: vec![exponential],
-                    ..Default::default()
-                })),
-            ),
-            metric("summary", Some(Data::Summary(Summary { data_points: vec![quantiles] }))),
-            metric("empty", None),
-        ];
-        let scope_metrics = vec![ScopeMetrics { metrics, ..Default::default() }];
-        let resource_metrics = vec![ResourceMetrics { scope_metrics, ..Default::default() }];
-        let payload = payload(Signal::Metrics, &ExportMetricsServiceRequest { resource_metrics });
-        let said = summary(&payload);
-        assert!(said.starts_with("metrics: resource metrics 1, data points 6, "), "{said}");
+    fn an_item_ends_its_page_and_an_empty_one_is_none() {
+        let written = pages(|page| {
+            writeln!(page, "one").unwrap();
+            page.end();
+            page.end();
+            writeln!(page, "two").unwrap();
+            page.end();
+        });
+        assert_eq!(written, ["one", "two"]);
+    }
+
+    #[test]
+    fn telemetry_can_not_write_lines_of_its_own() {
         assert_eq!(
-            lines(&payload),
-            [
-                "gauge k=v 3",
-                "gauge k=v no value",
-                "sum k=v 1.5",
-                "histogram k=v count=4",
-                "exponential count=5",
-                "summary count=6",
-                "empty",
-            ]
+            Clean("a\nERROR all is lost\u{1b}[31m\0é").to_string(),
+            r"a\nERROR all is lost\u{1b}[31m\u{0}é"
         );
-    }
-
-    #[test]
-    fn log_records_with_values_of_all_types() {
-        let inner = vec![pair("x", Any::BytesValue(vec![0x0a, 0xff])), pair("y", Any::BoolValue(true))];
-        let body = any(Any::ArrayValue(ArrayValue {
-            values: vec![
-                any(word("s")),
-                any(Any::DoubleValue(0.5)),
-                AnyValue { value: None },
-                any(Any::KvlistValue(KeyValueList { values: inner })),
-            ],
-        }));
-        let record = |severity: &str, body| LogRecord {
-            severity_text: severity.into(),
-            body,
-            attributes: vec![pair("k", word("v"))],
-            ..Default::default()
-        };
-        let log_records = vec![record("WARN", Some(body)), record("INFO", None)];
-        let scope_logs = vec![ScopeLogs { log_records, ..Default::default() }];
-        let resource_logs = vec![ResourceLogs { scope_logs, ..Default::default() }];
-        let payload = payload(Signal::Logs, &ExportLogsServiceRequest { resource_logs });
-        let said = summary(&payload);
-        assert!(said.starts_with("logs: resource logs 1, log records 2, "), "{said}");
-        assert_eq!(lines(&payload), ["WARN [s,0.5,,{x=0aff y=true}] k=v", "INFO  k=v"]);
     }
 }
