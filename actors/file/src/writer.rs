@@ -1,0 +1,181 @@
+//! The thread that writes: disks block, and a lane must not.
+
+use std::fs::File;
+use std::io::Result;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use watershed_delivery::Permit;
+use watershed_stage::{Counter, Env};
+
+use crate::log::Log;
+use crate::settings::{Settings, Sync};
+
+/// A record to be written, and who waits for it.
+pub(crate) struct Job {
+    pub record: Vec<u8>,
+    /// The memory of `record`.
+    pub permit: Permit,
+    pub done: oneshot::Sender<Result<()>>,
+}
+
+/// The writing thread of one file, started when it is first needed.
+///
+/// It belongs to the settings and not to an incarnation of the exporter: what was delivered must not be emptied out
+/// because a stage was restarted, and a file has one writer.
+#[derive(Default)]
+pub(crate) struct Shared(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    jobs: Option<SyncSender<Job>>,
+    /// Whether the file was opened before, and is to be gone on with.
+    was_open: bool,
+}
+
+struct Writer {
+    log: Log<File>,
+    jobs: Receiver<Job>,
+    sync: Sync,
+    interval: Duration,
+    /// When what was written is to be forced onto the disk.
+    due: Option<Instant>,
+    path: String,
+    bytes: Counter,
+    errors: Counter,
+}
+
+/// The most records that wait for the thread; those beyond are tried again.
+const QUEUE: usize = 1024;
+
+/// The most records that one `fsync` answers for.
+const GROUP: usize = 64;
+
+/// The time by the clock on the wall.
+fn now() -> Timestamp {
+    #[allow(clippy::disallowed_methods, reason = "files are named by the time, for people")]
+    Timestamp::try_from(std::time::SystemTime::now()).unwrap_or_default()
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Has the file open and its thread running.
+    pub fn start(&self, settings: &Settings, env: &Env) -> Result<()> {
+        let mut state = self.0.lock();
+        if state.jobs.is_some() {
+            return Ok(());
+        }
+        let labels = [("exporter", &*env.id)];
+        let counter = |name, help| env.metrics.counter(name, help, &labels);
+        let mut place = settings.place();
+        place.append |= state.was_open;
+        let rotations = counter("watershed_file_rotations", "Files that were put aside.");
+        let log = Log::open(place, rotations, now())?;
+        let (jobs, inbox) = sync_channel(QUEUE);
+        let writer = Writer {
+            log,
+            jobs: inbox,
+            sync: settings.sync,
+            interval: settings.flush_interval.0,
+            due: None,
+            path: settings.path.clone(),
+            bytes: counter("watershed_file_written_bytes", "Bytes of whole records that were written."),
+            errors: counter("watershed_file_write_errors", "Writes and syncs that failed."),
+        };
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "it runs nothing but writes; should it end all the same, the next export starts another"
+        )]
+        std::thread::Builder::new().name("watershed-file".into()).spawn(|| writer.run())?;
+        *state = State { jobs: Some(jobs), was_open: true };
+        Ok(())
+    }
+
+    /// Hands a record to the thread; `false` if it is too busy to take one.
+    pub fn send(&self, job: Job) -> bool {
+        let mut state = self.0.lock();
+        let sent = state.jobs.as_ref().map(|jobs| jobs.try_send(job));
+        if matches!(sent, Some(Err(TrySendError::Disconnected(_)))) {
+            state.jobs = None;
+        }
+        matches!(sent, Some(Ok(())))
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let next = match self.due {
+                None => self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => self.jobs.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            match next {
+                Ok(job) => self.write(job),
+                Err(RecvTimeoutError::Timeout) => self.sync_due(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.due.is_some_and(|due| due <= Instant::now()) {
+                self.sync_due();
+            }
+        }
+        if self.sync != Sync::Never {
+            self.sync_due();
+        }
+    }
+
+    /// Writes a record, and those that wait behind it.
+    fn write(&mut self, first: Job) {
+        let waiting: Vec<Job> = self.jobs.try_iter().take(GROUP - 1).collect();
+        let mut written = Vec::new();
+        for Job { record, permit, done } in std::iter::once(first).chain(waiting) {
+            // Nobody waits any more: it will be sent again.
+            if done.is_closed() {
+                continue;
+            }
+            let result = self.log.append(&record, now());
+            match &result {
+                Ok(()) => self.bytes.add(record.len() as u64),
+                Err(_) => self.errors.add(1),
+            }
+            drop((record, permit));
+            match result {
+                Ok(()) if self.sync == Sync::Always => written.push(done),
+                // Whoever waited may be gone by now; so be it.
+                result => drop(done.send(result)),
+            }
+        }
+        match self.sync {
+            Sync::Never => {}
+            Sync::Interval => self.due = self.due.or(Some(Instant::now() + self.interval)),
+            Sync::Always => self.answer(written),
+        }
+    }
+
+    /// Answers for records that are only delivered once they are on the disk.
+    fn answer(&mut self, written: Vec<oneshot::Sender<Result<()>>>) {
+        let synced = self.log.sync();
+        if synced.is_err() {
+            self.errors.add(1);
+        }
+        for done in written {
+            let result = synced.as_ref().map(|&()| ()).map_err(|error| error.kind().into());
+            drop(done.send(result));
+        }
+    }
+
+    fn sync_due(&mut self) {
+        self.due = None;
+        if let Err(error) = self.log.sync() {
+            self.errors.add(1);
+            tracing::error!(path = %self.path, %error,
+                "what was written could not be forced onto the disk: a power cut now may lose it");
+        }
+    }
+}
