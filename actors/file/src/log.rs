@@ -223,7 +223,7 @@ impl Handle for File {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::cell::Cell;
     use std::fs;
     use std::path::Path;
@@ -235,10 +235,14 @@ mod tests {
         static ROOM: Cell<usize> = const { Cell::new(usize::MAX) };
         /// Whether a file can be cut.
         static CUTS: Cell<bool> = const { Cell::new(true) };
+        /// Whether what was written reaches the disk.
+        pub(crate) static SYNCS: Cell<bool> = const { Cell::new(true) };
+        /// How often it was to.
+        pub(crate) static SYNCED: Cell<usize> = const { Cell::new(0) };
     }
 
     /// A file on a disk that fills up in the middle of a write.
-    struct Full(File);
+    pub(crate) struct Full(File);
 
     impl Write for Full {
         fn write(&mut self, bytes: &[u8]) -> Result<usize> {
@@ -262,11 +266,21 @@ mod tests {
         }
 
         fn sync(&self) -> Result<()> {
-            Ok(())
+            SYNCED.set(SYNCED.get() + 1);
+            if SYNCS.get() { Ok(()) } else { Err(ErrorKind::Other.into()) }
         }
     }
 
-    fn place(path: &Path) -> Place {
+    /// A log on such a disk, on which all is well so far.
+    pub(crate) fn full(place: Place) -> Log<Full> {
+        ROOM.set(usize::MAX);
+        CUTS.set(true);
+        SYNCS.set(true);
+        SYNCED.set(0);
+        Log::open_through(place, Counter::default(), now(), Full).unwrap()
+    }
+
+    pub(crate) fn place(path: &Path) -> Place {
         Place {
             path: path.to_owned(),
             append: true,
@@ -293,7 +307,7 @@ mod tests {
     fn a_disk_that_fills_up_leaves_whole_records_and_goes_on_when_there_is_room() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a");
-        let mut log = Log::open_through(place(&path), Counter::default(), now(), Full).unwrap();
+        let mut log = full(place(&path));
         ROOM.set(7);
         log.append(b"{1}\n", now()).unwrap();
         assert_eq!(log.append(b"{2}\n", now()).unwrap_err().kind(), ErrorKind::StorageFull);
@@ -380,6 +394,24 @@ mod tests {
         log.append(b"{4}\n", now()).unwrap();
         assert_eq!(text(&path), "{4}\n");
         assert_eq!(text(&directory.path().join("b")), "{1}\n");
+    }
+
+    #[test]
+    fn what_is_put_aside_or_moved_is_forced_onto_the_disk_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let rotation = Some(Rotation { max_bytes: 4, max_days: 0, max_backups: 0, local: false });
+        let mut log = full(Place { rotation, ..place(&path) });
+        for (record, synced) in [("{1}\n", 0), ("{2}\n", 1)] {
+            log.append(record.as_bytes(), now()).unwrap();
+            assert_eq!(SYNCED.get(), synced);
+        }
+        fs::rename(&path, directory.path().join("b")).unwrap();
+        SYNCS.set(false);
+        log.append(b"{3}\n", now()).unwrap_err();
+        // The moved file was asked once: what comes next does not depend on it.
+        log.append(b"{4}\n", now()).unwrap();
+        assert_eq!((SYNCED.get(), text(&path).as_str()), (2, "{4}\n"));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The thread that writes: disks block, and a lane must not.
 
-use std::fs::File;
 use std::io::Result;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 use watershed_delivery::Permit;
 use watershed_stage::{Counter, Env};
 
-use crate::log::Log;
+use crate::log::{Handle, Log};
 use crate::settings::{Settings, Sync};
 
 /// A record to be written, and who waits for it.
@@ -37,8 +36,8 @@ struct State {
     was_open: bool,
 }
 
-struct Writer {
-    log: Log<File>,
+struct Writer<F> {
+    log: Log<F>,
     jobs: Receiver<Job>,
     sync: Sync,
     interval: Duration,
@@ -109,7 +108,7 @@ impl Shared {
 
 // === impl Writer ===
 
-impl Writer {
+impl<F: Handle> Writer<F> {
     fn run(mut self) {
         loop {
             let next = match self.due {
@@ -177,5 +176,55 @@ impl Writer {
             tracing::error!(path = %self.path, %error,
                 "what was written could not be forced onto the disk: a power cut now may lose it");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use watershed_delivery::Budget;
+
+    use super::*;
+    use crate::log::tests::{SYNCED, SYNCS, full, place};
+
+    /// What three who wait are answered, one of whom has gone; and what the file holds then.
+    fn write(sync: Sync, syncs: bool) -> ([bool; 2], String) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let (jobs, inbox) = sync_channel(3);
+        let [first, gone, last] = ["{1}\n", "{2}\n", "{3}\n"].map(|record| {
+            let (done, answer) = oneshot::channel();
+            let permit = Budget::new(10).overdraw(4);
+            jobs.send(Job { record: record.into(), permit, done }).ok().unwrap();
+            answer
+        });
+        drop((jobs, gone));
+        let writer = Writer {
+            log: full(place(&path)),
+            jobs: inbox,
+            sync,
+            interval: Duration::from_secs(3600),
+            due: None,
+            path: String::new(),
+            bytes: Counter::default(),
+            errors: Counter::default(),
+        };
+        SYNCS.set(syncs);
+        writer.run();
+        let answers = [first, last].map(|mut answer| answer.try_recv().unwrap().is_ok());
+        (answers, std::fs::read_to_string(&path).unwrap())
+    }
+
+    #[test]
+    fn all_who_wait_are_answered_and_one_sync_does_for_all() {
+        let both = "{1}\n{3}\n".to_owned();
+        assert_eq!((write(Sync::Never, true), SYNCED.get()), (([true; 2], both.clone()), 0));
+        assert_eq!((write(Sync::Interval, true), SYNCED.get()), (([true; 2], both.clone()), 1));
+        assert_eq!((write(Sync::Always, true), SYNCED.get()), (([true; 2], both), 1));
+    }
+
+    #[test]
+    fn what_did_not_reach_the_disk_is_delivered_only_where_that_was_not_promised() {
+        assert_eq!(write(Sync::Interval, false).0, [true; 2]);
+        assert_eq!(write(Sync::Always, false).0, [false; 2]);
     }
 }
