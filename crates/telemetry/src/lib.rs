@@ -7,6 +7,8 @@
 //! * [`Payload::concat`] and the `split_*` methods batch and cut without decoding;
 //! * [`edit`] writes what changed and copies the ranges around it;
 //! * [`json`] reads OTLP/JSON into wire bytes and writes it from them;
+//! * [`retain`] takes items out;
+//! * [`trace_state`] reads and writes what W3C `tracestate` says of sampling;
 //! * [`wire`] is the protobuf encoding itself, for the few small messages that are read or written whole.
 //!
 //! The crate is pure: no IO, no clock, no actor. Field numbers and names live in one table, `schema`, taken from
@@ -20,10 +22,12 @@ pub mod edit;
 pub mod json;
 mod message;
 mod payload;
+pub mod retain;
 mod rewrite;
 mod schema;
 mod signal;
 mod split;
+pub mod trace_state;
 mod validate;
 pub mod view;
 pub mod wire;

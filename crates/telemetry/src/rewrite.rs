@@ -73,6 +73,35 @@ impl<'a> Rewrite<'a> {
         self.splices.push(Splice { old, new });
     }
 
+    /// As [`replace`](Self::replace), unless the same bytes are there already.
+    pub(crate) fn set(&mut self, old: Range<usize>, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.fresh.len();
+        write(&mut self.fresh);
+        if self.fresh.get(start..) == self.source.get(old.clone()) {
+            self.fresh.truncate(start);
+            return;
+        }
+        let new = start..self.fresh.len();
+        self.growth += new.len() as isize - old.len() as isize;
+        self.splices.push(Splice { old, new });
+    }
+
+    /// Removes a range, with whatever was replaced inside it before.
+    pub(crate) fn remove(&mut self, mut old: Range<usize>) {
+        // The length of a message that is still open lies before the range, and its splice says 0 until then.
+        while let Some(splice) = self.splices.pop_if(|splice| splice.old.start >= old.start) {
+            self.growth -= splice.new.len() as isize - splice.old.len() as isize;
+            self.fresh.truncate(splice.new.start);
+        }
+        self.growth -= old.len() as isize;
+        // Neighbours that go are one hole.
+        if let Some(hole) = self.splices.pop_if(|last| last.new.is_empty() && last.old.end == old.start) {
+            old.start = hole.old.start;
+        }
+        let end = self.fresh.len();
+        self.splices.push(Splice { old, new: end..end });
+    }
+
     /// Rewrites inside a length-delimited field: its length follows what `edit` does to its value.
     pub(crate) fn inside(&mut self, field: &Located<'_>, edit: impl FnOnce(&mut Self)) {
         let slot = self.splices.len();

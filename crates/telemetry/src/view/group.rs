@@ -24,7 +24,7 @@ impl<'a> ResourceGroup<'a> {
     /// The scope groups.
     pub fn scopes(&self) -> impl Iterator<Item = ScopeGroup<'a>> + Clone + use<'a> {
         let signal = self.signal;
-        self.message.list::<Message<'a>>(2).map(move |message| ScopeGroup { signal, message })
+        self.message.list::<Message<'a>>(2).map(move |message| ScopeGroup::new(signal, message))
     }
 
     /// The schema of the resource.
@@ -81,6 +81,10 @@ pub struct ScopeGroup<'a> {
 }
 
 impl<'a> ScopeGroup<'a> {
+    pub(crate) fn new(signal: Signal, message: Message<'a>) -> Self {
+        Self { signal, message }
+    }
+
     /// The instrumentation scope. Empty if absent.
     pub fn scope(&self) -> ScopeView<'a> {
         self.message.child(1)

@@ -40,7 +40,7 @@ pub use metric::{
 };
 pub use point::{
     BucketsView, ExemplarView, ExponentialHistogramPointView, HistogramPointView, Number, NumberPointView,
-    QuantileView, SummaryPointView,
+    PointView, QuantileView, SummaryPointView,
 };
 pub use span::{EventView, LinkView, SpanView, StatusView};
 

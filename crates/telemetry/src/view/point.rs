@@ -4,8 +4,21 @@
 //! times is then to be ignored.
 
 use crate::message::Message;
+use crate::schema::Kind;
 use crate::view::{Attributes, Repeated};
 use crate::wire::Value;
+
+/// What the points of all kinds have.
+macro_rules! each {
+    ($point:expr, $get:ident) => {
+        match $point {
+            PointView::Number(point) => point.$get(),
+            PointView::Histogram(point) => point.$get(),
+            PointView::ExponentialHistogram(point) => point.$get(),
+            PointView::Summary(point) => point.$get(),
+        }
+    };
+}
 
 /// The value of a number data point or an exemplar.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -25,6 +38,51 @@ impl Number {
             Value::Fixed64(bits) => Some(Number::Int(bits as i64)),
             _ => None,
         }
+    }
+}
+
+/// A point of any kind.
+#[derive(Clone, Copy, Debug)]
+pub enum PointView<'a> {
+    /// Of a gauge or a sum.
+    Number(NumberPointView<'a>),
+    /// Of a histogram.
+    Histogram(HistogramPointView<'a>),
+    /// Of an exponential histogram.
+    ExponentialHistogram(ExponentialHistogramPointView<'a>),
+    /// Of a summary.
+    Summary(SummaryPointView<'a>),
+}
+
+impl<'a> PointView<'a> {
+    pub(crate) fn new(kind: Kind, message: Message<'a>) -> Option<Self> {
+        Some(match kind {
+            Kind::NumberDataPoint => Self::Number(message.into()),
+            Kind::HistogramDataPoint => Self::Histogram(message.into()),
+            Kind::ExponentialHistogramDataPoint => Self::ExponentialHistogram(message.into()),
+            Kind::SummaryDataPoint => Self::Summary(message.into()),
+            _ => return None,
+        })
+    }
+
+    /// The point's attributes.
+    pub fn attributes(&self) -> Attributes<'a> {
+        each!(self, attributes)
+    }
+
+    /// The start of the interval; 0 if unknown.
+    pub fn start_time_unix_nano(&self) -> u64 {
+        each!(self, start_time_unix_nano)
+    }
+
+    /// When the value was current.
+    pub fn time_unix_nano(&self) -> u64 {
+        each!(self, time_unix_nano)
+    }
+
+    /// `DataPointFlags`.
+    pub fn flags(&self) -> u32 {
+        each!(self, flags)
     }
 }
 

@@ -1,0 +1,14 @@
+//! Processors that let a part of what comes pass.
+//!
+//! `probabilistic_sampler` decides by each item's own randomness, so that collectors which know nothing of each
+//! other keep the same traces.
+
+mod probabilistic;
+
+use watershed_stage::Registry;
+
+/// Adds the kinds of this family to a registry.
+#[must_use]
+pub fn register(registry: Registry) -> Registry {
+    registry.processor::<probabilistic::Probabilistic>("probabilistic_sampler", &[])
+}
