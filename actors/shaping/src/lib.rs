@@ -6,6 +6,8 @@
 
 mod attributes;
 mod batch;
+mod filter;
+mod filter_paths;
 mod memory_limiter;
 
 use watershed_stage::Registry;
@@ -18,4 +20,5 @@ pub fn register(registry: Registry) -> Registry {
         .batching::<batch::Settings>("batch")
         .processor::<attributes::Attributes>("attributes", &[])
         .processor::<attributes::Resource>("resource", &[])
+        .processor::<filter::Filter>("filter", &[])
 }

@@ -43,7 +43,7 @@ fn batch(settings: &str) -> BatchSettings {
 #[test]
 fn the_family_is_registered() {
     let kinds = register(Registry::new()).processors();
-    assert_eq!(kinds, ["attributes", "batch", "memory_limiter", "resource"]);
+    assert_eq!(kinds, ["attributes", "batch", "filter", "memory_limiter", "resource"]);
 }
 
 #[test]
@@ -129,4 +129,45 @@ fn batch_configures_the_exporters() {
         ],
     );
     assert_errors("batch", "send_batch_sise = 1", &[("send_batch_sise", "unknown field")]);
+}
+
+#[test]
+fn a_filter_says_what_is_wrong_with_a_condition_and_where() {
+    assert_errors("filter", "", &[("", "without a condition")]);
+    assert_errors(
+        "filter",
+        r#"
+        error_mode = "propagate"
+        [traces]
+        span = ['name == "a"', 'nme == "a"', 'attributes == nil', 'kind == SPAN_KIND_SEVER']
+        spanevent = ['span.name = "x"']
+        [metrics]
+        datapoint = ['metric.name', 'name["x"] == 1']
+        [logs]
+        log_record = ['severity_number < SEVERITY_NUMBER_INFO5']"#,
+        &[
+            ("traces.span.1", "column 1: no path `nme`: known are name, kind, status.code"),
+            ("traces.span.2", "write attributes[\"key\"]"),
+            ("traces.span.3", "column 9: no constant `SPAN_KIND_SEVER`"),
+            ("traces.spanevent.0", "column 11: `=` is no operator"),
+            ("metrics.datapoint.0", "is a value, not a condition"),
+            ("metrics.datapoint.1", "no path `name`: known are attributes, value_int"),
+            ("logs.log_record.0", "column 19: no constant"),
+        ],
+    );
+    // otelcol's form before conditions.
+    assert_errors(
+        "filter",
+        "[spans.exclude]\nservices = ['a']\n[metrics.include]\nmetric_names = ['a']\n[logs.exclude]\nx = 1",
+        &[
+            ("spans", "`traces.span`"),
+            ("metrics.include", "`metrics.metric`"),
+            ("logs.exclude", "`logs.log_record`"),
+        ],
+    );
+    assert_errors(
+        "filter",
+        "error_mode = 'loud'\nlogs.log_record = ['true']",
+        &[("error_mode", "unknown variant")],
+    );
 }
