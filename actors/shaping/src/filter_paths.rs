@@ -23,12 +23,15 @@ pub(crate) struct Path {
     keys: Vec<Key>,
 }
 
+/// Paths, and the fields they mean.
+type Table = &'static [(&'static str, Field)];
+
 macro_rules! fields {
     ($($table:ident { $($name:literal $field:ident),* $(,)? })*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         enum Field { $($($field),*),* }
 
-        $(const $table: &[(&str, Field)] = &[$(($name, Field::$field)),*];)*
+        $(const $table: Table = &[$(($name, Field::$field)),*];)*
     };
 }
 
@@ -69,13 +72,7 @@ impl Field {
 
 impl About {
     /// The element's own name and fields, and those of what it is a part of.
-    fn tables(
-        self,
-    ) -> (
-        &'static str,
-        &'static [(&'static str, Field)],
-        Option<(&'static str, &'static [(&'static str, Field)])>,
-    ) {
+    fn tables(self) -> (&'static str, Table, Option<(&'static str, Table)>) {
         match self {
             Self::Span => ("span", SPAN, None),
             Self::SpanEvent => ("spanevent", SPAN_EVENT, Some(("span", SPAN))),
@@ -87,7 +84,7 @@ impl About {
 
     fn field(self, name: &str) -> Option<Field> {
         let (own, fields, outer) = self.tables();
-        let find = |fields: &[(&str, Field)], name: &str| {
+        let find = |fields: Table, name: &str| {
             fields.iter().find(|(known, _)| *known == name).map(|(_, field)| *field)
         };
         let under = |prefix: &str| name.strip_prefix(prefix)?.strip_prefix('.');
@@ -103,7 +100,7 @@ impl About {
     /// All paths, for errors.
     fn known(self) -> String {
         let (_, fields, outer) = self.tables();
-        let names = |fields: &'static [(&str, Field)]| fields.iter().map(|(name, _)| (*name).to_owned());
+        let names = |fields: Table| fields.iter().map(|(name, _)| (*name).to_owned());
         let outer = outer.map(|(prefix, fields)| names(fields).map(move |name| format!("{prefix}.{name}")));
         let all = names(fields).chain(outer.into_iter().flatten()).chain(names(AROUND));
         all.collect::<Vec<_>>().join(", ")

@@ -9,6 +9,8 @@ mod batch;
 mod filter;
 mod filter_paths;
 mod memory_limiter;
+mod resource_detection;
+mod resource_detection_host;
 
 use watershed_stage::Registry;
 
@@ -21,4 +23,5 @@ pub fn register(registry: Registry) -> Registry {
         .processor::<attributes::Attributes>("attributes", &[])
         .processor::<attributes::Resource>("resource", &[])
         .processor::<filter::Filter>("filter", &[])
+        .processor::<resource_detection::ResourceDetection>("resource_detection", &["resourcedetection"])
 }

@@ -43,7 +43,7 @@ fn batch(settings: &str) -> BatchSettings {
 #[test]
 fn the_family_is_registered() {
     let kinds = register(Registry::new()).processors();
-    assert_eq!(kinds, ["attributes", "batch", "filter", "memory_limiter", "resource"]);
+    assert_eq!(kinds, ["attributes", "batch", "filter", "memory_limiter", "resource", "resource_detection"]);
 }
 
 #[test]
@@ -170,4 +170,28 @@ fn a_filter_says_what_is_wrong_with_a_condition_and_where() {
         "error_mode = 'loud'\nlogs.log_record = ['true']",
         &[("error_mode", "unknown variant")],
     );
+}
+
+#[test]
+fn a_detector_and_its_attributes_have_known_names() {
+    assert_errors("resource_detection", "", &[]);
+    assert_errors(
+        "resourcedetection",
+        "detectors = ['env', 'system', 'container', 'k8s']\noverride = false\ntimeout = '2s'\n\
+         [system]\nhostname_sources = ['os']\nresource_attributes = { 'host.id' = { enabled = true } }\n\
+         [k8s.resource_attributes]\n'k8s.pod.label.app' = { enabled = false }",
+        &[],
+    );
+    assert_errors(
+        "resource_detection",
+        "detectors = []\n[system]\nhostname_sources = []\nresource_attributes = { 'host.nam' = { enabled = true } }\n\
+         [container.resource_attributes]\nid = { enabled = true }",
+        &[
+            ("detectors", "known are env, system, container, k8s"),
+            ("system.hostname_sources", "[\"os\"]"),
+            ("system.resource_attributes", "no attribute \"host.nam\": known are host.name, host.id"),
+            ("container.resource_attributes", "known are container.id"),
+        ],
+    );
+    assert_errors("resource_detection", "detectors = ['gcp']", &[("detectors.0", "unknown variant")]);
 }
