@@ -9,6 +9,7 @@ mod batch;
 mod filter;
 mod filter_paths;
 mod memory_limiter;
+pub mod redaction;
 mod resource_detection;
 mod resource_detection_host;
 
@@ -24,4 +25,5 @@ pub fn register(registry: Registry) -> Registry {
         .processor::<attributes::Resource>("resource", &[])
         .processor::<filter::Filter>("filter", &[])
         .processor::<resource_detection::ResourceDetection>("resource_detection", &["resourcedetection"])
+        .processor::<redaction::Redaction>("redaction", &[])
 }

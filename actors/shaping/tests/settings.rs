@@ -43,7 +43,9 @@ fn batch(settings: &str) -> BatchSettings {
 #[test]
 fn the_family_is_registered() {
     let kinds = register(Registry::new()).processors();
-    assert_eq!(kinds, ["attributes", "batch", "filter", "memory_limiter", "resource", "resource_detection"]);
+    let expected =
+        ["attributes", "batch", "filter", "memory_limiter", "redaction", "resource", "resource_detection"];
+    assert_eq!(kinds, expected);
 }
 
 #[test]

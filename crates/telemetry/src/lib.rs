@@ -22,6 +22,7 @@ pub mod edit;
 pub mod json;
 mod message;
 mod payload;
+pub mod redact;
 pub mod retain;
 mod rewrite;
 mod schema;

@@ -39,6 +39,14 @@ pub(crate) struct Rewrite<'a> {
     growth: isize,
 }
 
+/// A point in a rewrite.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    splices: usize,
+    fresh: usize,
+    growth: isize,
+}
+
 impl<'a> Rewrite<'a> {
     pub(crate) fn new(source: &'a [u8]) -> Self {
         Self { source, splices: Vec::new(), fresh: Vec::new(), growth: 0 }
@@ -100,6 +108,18 @@ impl<'a> Rewrite<'a> {
         }
         let end = self.fresh.len();
         self.splices.push(Splice { old, new: end..end });
+    }
+
+    /// Where the rewrite stands, to go back to.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { splices: self.splices.len(), fresh: self.fresh.len(), growth: self.growth }
+    }
+
+    /// Forgets what was replaced since the mark.
+    pub(crate) fn undo(&mut self, mark: Mark) {
+        self.splices.truncate(mark.splices);
+        self.fresh.truncate(mark.fresh);
+        self.growth = mark.growth;
     }
 
     /// Rewrites inside a length-delimited field: its length follows what `edit` does to its value.
