@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use watershed_stage::{Counter, Metrics};
 use watershed_telemetry::redact::{Fate, Place, Policy, Summary, Verdict, is_summary};
 
-use super::preset::{Preset, Sense, Traits};
+use super::preset::{Decoded, Preset, Sense, Traits};
 use super::settings::{self, Action, HashFunction, Settings, compile, compile_all};
 
 /// A redaction, ready to be applied ([`watershed_telemetry::redact::redact`]).
@@ -101,8 +101,11 @@ impl Rules {
         if !self.presets.is_empty() {
             let traits = Traits::of(text);
             let sense = Sense::of(key);
+            let decoded = if traits.has_escapes() { Decoded::of(text) } else { None };
             for (rule, preset) in self.presets.iter().enumerate() {
-                preset.what.find(text, traits, sense, &mut |range| hits.push(Hit { range, rule }));
+                preset
+                    .what
+                    .find(text, decoded.as_ref(), traits, sense, &mut |range| hits.push(Hit { range, rule }));
             }
         }
         if !self.blocked.is_empty() && self.blocked_values.is_match(text) {

@@ -112,7 +112,7 @@ pub(super) fn compile(pattern: &str) -> Result<Regex, regex::Error> {
 }
 
 pub(super) fn compile_all(patterns: &[String]) -> Result<RegexSet, regex::Error> {
-    RegexSetBuilder::new(patterns).size_limit(SIZE_LIMIT.saturating_mul(patterns.len())).build()
+    RegexSetBuilder::new(patterns).size_limit(SIZE_LIMIT.saturating_mul(patterns.len() + 1)).build()
 }
 
 /// One line: where and why.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{ends, starts};
 
 /// What may stand between groups, the same between all.
-const SEPARATORS: [&str; 10] = [" ", "-", ".", "_", "+", "%20", "  ", " - ", "\u{a0}", "\u{2011}"];
+const SEPARATORS: [&str; 9] = [" ", "-", ".", "_", "+", "  ", " - ", "\u{a0}", "\u{2011}"];
 
 pub(super) fn find(text: &str, hit: &mut impl FnMut(Range<usize>)) {
     let mut groups: Vec<Range<usize>> = Vec::new();
@@ -22,19 +22,12 @@ pub(super) fn find(text: &str, hit: &mut impl FnMut(Range<usize>)) {
     windows(text, &groups, hit);
 }
 
-/// The next run of digits, those of percent-encoded bytes left out.
-fn next_group(bytes: &[u8], mut pos: usize) -> Option<Range<usize>> {
-    loop {
-        match bytes.get(pos..)? {
-            [] => return None,
-            [b'%', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => pos += 3,
-            [digit, rest @ ..] if digit.is_ascii_digit() => {
-                let more = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-                return Some(pos..pos + 1 + more);
-            }
-            _ => pos += 1,
-        }
-    }
+/// The next run of digits.
+fn next_group(bytes: &[u8], pos: usize) -> Option<Range<usize>> {
+    let rest = bytes.get(pos..)?;
+    let start = pos + rest.iter().position(u8::is_ascii_digit)?;
+    let digits = bytes.get(start..)?.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    Some(start..start + digits)
 }
 
 fn separator<'t>(text: &'t str, left: &Range<usize>, right: &Range<usize>) -> Option<&'t str> {

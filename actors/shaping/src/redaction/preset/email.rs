@@ -1,65 +1,30 @@
-//! E-mail addresses: RFC 5321, as far as it is used, and RFC 6531 (beyond ASCII). Also percent-encoded, and as
-//! JSON's escape.
+//! E-mail addresses: RFC 5321, as far as it is used, and RFC 6531 (beyond ASCII).
 
 use std::ops::Range;
-
-/// The `@`, in the spellings of URLs and JSON.
-const ATS: [&str; 4] = ["@", "%40", "%2540", "\\u0040"];
 
 /// Ends of file names, where `icon@2x.png` would be an address.
 const FILES: [&str; 12] =
     ["png", "jpg", "jpeg", "gif", "svg", "webp", "js", "mjs", "css", "json", "tgz", "html"];
 
 pub(super) fn find(text: &str, hit: &mut impl FnMut(Range<usize>)) {
-    let bytes = text.as_bytes();
-    let mut from = 0;
-    while let Some((at, after)) = next_at(text, from) {
-        from = after;
-        let start = local_start(bytes, at);
+    for (at, _) in text.match_indices('@') {
+        let start = local_start(text.as_bytes(), at);
         if start < at
-            && let Some(end) = domain_end(text, after)
+            && let Some(end) = domain_end(text, at + 1)
         {
-            from = end;
             hit(start..end);
         }
     }
 }
 
-/// The next `@` at or after `from`: its start and its end.
-fn next_at(text: &str, from: usize) -> Option<(usize, usize)> {
-    let bytes = text.as_bytes().get(from..)?;
-    let starts = bytes.iter().enumerate().filter(|(_, byte)| matches!(byte, b'@' | b'%' | b'\\'));
-    let mut found = starts.filter_map(|(start, _)| {
-        let rest = bytes.get(start..)?;
-        let at = ATS.iter().find(|at| rest.starts_with(at.as_bytes()))?;
-        Some((from + start, from + start + at.len()))
-    });
-    found.next()
-}
-
 /// Where the local part that ends at `end` starts.
 fn local_start(bytes: &[u8], end: usize) -> usize {
     if let [before @ .., b'"'] = bytes.get(..end).unwrap_or_default() {
-        // Quoted; within JSON its quotes are themselves escaped.
         let open = before.iter().rposition(|byte| *byte == b'"');
         return open.filter(|open| end - open <= 66).unwrap_or(end);
     }
-    let mut start = end;
-    while let Some((&byte, before)) = bytes.get(..start).and_then(|before| before.split_last()) {
-        start = match before {
-            // A percent-encoded byte: one of the local part, or what separates it in the URL.
-            [.., b'%', high] if high.is_ascii_hexdigit() && byte.is_ascii_hexdigit() => {
-                match u8::from_str_radix(&format!("{}{}", *high as char, byte as char), 16) {
-                    Ok(decoded) if is_local(decoded) => start - 3,
-                    _ => break,
-                }
-            }
-            // An escape of JSON is not the address's first letter.
-            [.., b'\\'] if matches!(byte, b'n' | b'r' | b't') => break,
-            _ if is_local(byte) => start - 1,
-            _ => break,
-        };
-    }
+    let local = bytes.get(..end).unwrap_or_default().iter().rev().take_while(|byte| is_local(**byte));
+    let start = end - local.count();
     // It begins with a letter, digit or the like.
     let skipped = bytes.get(start..end).unwrap_or_default().iter();
     start + skipped.take_while(|byte| matches!(byte, b'.' | b'-' | b'\'')).count()
@@ -112,9 +77,7 @@ mod tests {
 
     #[test]
     fn what_only_has_an_at_is_none() {
-        for text in
-            ["lodash@4.17.21", "icon@2x.png", "@user", "root@localhost", "a @ b.com", "50%40", "x@.com"]
-        {
+        for text in ["lodash@4.17.21", "icon@2x.png", "@user", "root@localhost", "a @ b.com", "x@.com"] {
             assert!(found(Preset::Email, text).is_empty(), "{text}");
         }
     }

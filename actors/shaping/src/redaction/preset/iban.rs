@@ -118,7 +118,6 @@ fn account_end(bytes: &[u8], start: usize, length: usize) -> Option<usize> {
             }
             // Printed in groups of four.
             [b' ' | b'-' | b'.' | b'+', ..] if number.len() % 4 == 0 => pos += 1,
-            [b'%', b'2', b'0', ..] if number.len() % 4 == 0 => pos += 3,
             _ => return None,
         }
     }

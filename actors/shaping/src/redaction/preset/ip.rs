@@ -40,12 +40,14 @@ fn is_version(text: &str, start: usize) -> bool {
         let name = before.rsplit([' ', ';', '(', '"']).next().unwrap_or_default();
         return name.starts_with(|c: char| c.is_ascii_uppercase()) && !name.contains(['/', ':', '.']);
     }
-    let before = before.trim_end_matches([' ', ':', '=', '"', '\'', '\\', '-', '_', '>', '.']);
-    ["version", "ver", "v", "release", "build", "firmware"].iter().any(|word| {
-        let split = before.len().checked_sub(word.len());
-        let split = split.and_then(|at| Some((at, before.get(at..)?)));
-        split.is_some_and(|(at, end)| end.eq_ignore_ascii_case(word) && starts(before.as_bytes(), at))
-    })
+    let is_after = |text: &str, word: &str| {
+        let split = text.len().checked_sub(word.len()).and_then(|at| Some((at, text.get(at..)?)));
+        split.is_some_and(|(at, end)| end.eq_ignore_ascii_case(word) && starts(text.as_bytes(), at))
+    };
+    // A lone `v` calls only what it is written onto: `v=1.2.3.4` is a value.
+    let named = before.trim_end_matches([' ', ':', '=', '"', '\'', '\\', '>']);
+    is_after(before, "v")
+        || ["version", "ver", "release", "firmware"].iter().any(|word| is_after(named, word))
 }
 
 fn v6(text: &str, hit: &mut impl FnMut(Range<usize>)) {
@@ -97,16 +99,9 @@ fn zone_end(bytes: &[u8], end: usize) -> usize {
 fn runs(bytes: &[u8], is_inside: impl Fn(&u8) -> bool) -> impl Iterator<Item = Range<usize>> {
     let mut pos = 0;
     std::iter::from_fn(move || {
-        loop {
-            match bytes.get(pos..)? {
-                [] => return None,
-                [b'%', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => pos += 3,
-                [byte, ..] if *byte != b'.' && is_inside(byte) => break,
-                _ => pos += 1,
-            }
-        }
-        let start = pos;
-        pos += bytes.get(start..)?.iter().take_while(|byte| is_inside(byte)).count();
+        let rest = bytes.get(pos..)?;
+        let start = pos + rest.iter().position(|byte| *byte != b'.' && is_inside(byte))?;
+        pos = start + bytes.get(start..)?.iter().take_while(|byte| is_inside(byte)).count();
         Some(start..pos)
     })
 }

@@ -4,6 +4,7 @@
 //! [`Traits`], which tell nearly always that there is nothing to find.
 
 mod card;
+mod decoded;
 mod email;
 mod iban;
 mod ip;
@@ -17,6 +18,7 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(super) use decoded::Decoded;
 pub(super) use sense::Sense;
 
 /// What can be looked for by name.
@@ -82,6 +84,11 @@ impl Traits {
         traits
     }
 
+    /// Whether there may be escapes in it.
+    pub(super) fn has_escapes(self) -> bool {
+        self.any(ESCAPE)
+    }
+
     fn any(self, marks: u8) -> bool {
         self.marks & marks != 0
     }
@@ -103,9 +110,26 @@ impl Preset {
     }
 
     /// Gives `hit` every range in which the text holds it. `sense` is what the text's key says that it is.
-    pub(super) fn find(self, text: &str, traits: Traits, sense: Sense, hit: &mut impl FnMut(Range<usize>)) {
+    pub(super) fn find(
+        self,
+        text: &str,
+        decoded: Option<&Decoded>,
+        traits: Traits,
+        sense: Sense,
+        hit: &mut impl FnMut(Range<usize>),
+    ) {
+        let Some(decoded) = decoded else { return self.find_in(text, traits, sense, hit) };
+        let traits_decoded = Traits::of(&decoded.text);
+        self.find_in(&decoded.text, traits_decoded, sense, &mut |range| hit(decoded.source(range)));
+        // A credential may have in it what means something else where it is not escaped: `a%26b` after `pwd=`.
+        if self == Preset::Token {
+            self.find_in(text, traits, sense, hit);
+        }
+    }
+
+    fn find_in(self, text: &str, traits: Traits, sense: Sense, hit: &mut impl FnMut(Range<usize>)) {
         match self {
-            Preset::Email if traits.any(AT | ESCAPE) => email::find(text, hit),
+            Preset::Email if traits.any(AT) => email::find(text, hit),
             Preset::Card if traits.digits >= 13 => card::find(text, hit),
             Preset::Token => token::find(text, traits, sense, hit),
             Preset::Phone if traits.digits >= 7 => phone::find(text, sense, hit),
@@ -116,15 +140,9 @@ impl Preset {
     }
 }
 
-/// Whether a word may start at `at`: before it is no letter and no digit, or the end of an escape.
+/// Whether a word may start at `at`.
 fn starts(text: &[u8], at: usize) -> bool {
-    match text.get(..at).unwrap_or_default() {
-        [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f'] => true,
-        [.., b'\\', b'u', a, b, c, d] if [a, b, c, d].iter().all(|byte| byte.is_ascii_hexdigit()) => true,
-        [.., b'%', a, b] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => true,
-        [.., last] => !last.is_ascii_alphanumeric(),
-        [] => true,
-    }
+    !at.checked_sub(1).and_then(|before| text.get(before)).is_some_and(u8::is_ascii_alphanumeric)
 }
 
 /// Whether a word may end before `at`.
@@ -149,7 +167,8 @@ mod tests {
     /// What a preset finds in a text that stands under no key.
     pub(super) fn found(preset: Preset, text: &str) -> Vec<&str> {
         let mut ranges = Vec::new();
-        preset.find(text, Traits::of(text), Sense::Unknown, &mut |range| ranges.push(range));
+        let (traits, decoded) = (Traits::of(text), Decoded::of(text));
+        preset.find(text, decoded.as_ref(), traits, Sense::Unknown, &mut |range| ranges.push(range));
         ranges.into_iter().map(|range| text.get(range).unwrap()).collect()
     }
 }

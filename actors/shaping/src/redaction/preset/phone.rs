@@ -20,10 +20,10 @@ macro_rules! notation {
 }
 
 static NOTATIONS: [Notation; 6] = [
-    // +1 (415) 555-2671, +49 (0)30 123456, %2B14155552671
-    notation!(8..=16, r"(?:\+|%2[Bb])[1-9][0-9]{0,2}(?:[ .()/\-\u00a0]{0,3}[0-9]){6,14}"),
+    // +1 (415) 555-2671, +49 (0)30 123456, +14155552671
+    notation!(8..=16, r"\+[1-9][0-9]{0,2}(?:[ .()/\-\u00a0]{0,3}[0-9]){6,14}"),
     // 0044 20 7946 0958: only in groups, as order numbers have leading zeros, too
-    notation!(10..=17, r"00[1-9][0-9]{0,2}(?:[ .\-/][0-9(][0-9)]{1,9}){2,5}"),
+    notation!(10..=17, r"00[1-9][0-9]{0,2}(?:[ .\-/][0-9]{2,9}){2,5}"),
     // (415) 555-2671, 415.555.2671, 1-800-555-0199
     notation!(10..=11, r"(?:1[ .\-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .\-])[2-9][0-9]{2}[ .\-][0-9]{4}"),
     // 01 23 45 67 89
@@ -37,7 +37,7 @@ static NOTATIONS: [Notation; 6] = [
 /// A number that is called a telephone number.
 static CALLED: Notation = notation!(
     7..=16,
-    r#"(?i)(?:phone|\btel|mobile|msisdn|fax)[a-z_.\-]{0,10}\\?["']?\s{0,3}(?:[:=]|%3d|%3a)\s{0,3}\\?["']?((?:\+|%2b)?\(?[0-9][0-9 ().\-]{5,18}[0-9])"#
+    r#"(?i)(?:phone|\btel|mobile|msisdn|fax)[a-z_.\-]{0,10}\\?["']?\s{0,3}[:=]\s{0,3}\\?["']?(\+?\(?[0-9][0-9 ().\-]{5,18}[0-9])"#
 );
 
 pub(super) fn find(text: &str, sense: Sense, hit: &mut impl FnMut(Range<usize>)) {
@@ -52,8 +52,9 @@ pub(super) fn find(text: &str, sense: Sense, hit: &mut impl FnMut(Range<usize>))
     }
     for Notation { regex, digits: count } in &NOTATIONS {
         let numbers = regex.find_iter(text).filter(|found| {
-            let found_digits = digits(found.as_str().trim_start_matches("%2"));
-            count.contains(&found_digits) && is_uniform(found.as_str()) && stands_alone(bytes, &found.range())
+            count.contains(&digits(found.as_str()))
+                && is_uniform(found.as_str())
+                && stands_alone(bytes, &found.range())
         });
         numbers.for_each(|found| hit(found.range()));
     }
@@ -67,7 +68,7 @@ fn is_number(text: &str) -> bool {
 
 /// Whether one separator stands between all groups. A number in parentheses is one whatever follows.
 fn is_uniform(text: &str) -> bool {
-    if text.contains(['(', '+', '%']) {
+    if text.contains(['(', '+']) {
         return true;
     }
     let mut separators = text.chars().filter(|c| !c.is_ascii_digit());
@@ -117,7 +118,7 @@ mod tests {
         }
         let mut ranges = Vec::new();
         let text = "4155552671";
-        Preset::Phone.find(text, Traits::of(text), Sense::Phone, &mut |range| ranges.push(range));
+        Preset::Phone.find(text, None, Traits::of(text), Sense::Phone, &mut |range| ranges.push(range));
         assert_eq!(ranges, [0..10]);
     }
 

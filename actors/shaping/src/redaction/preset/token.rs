@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Match, Regex};
 
-use super::{AT, COLON, EQUALS, ESCAPE, Sense, Traits, literal, starts};
+use super::{AT, COLON, EQUALS, Sense, Traits, literal, starts};
 
 macro_rules! regex {
     ($($part:literal),+ $(,)?) => { LazyLock::new(|| literal(concat!($($part),+))) };
@@ -32,18 +32,17 @@ static SHAPED: LazyLock<Regex> = regex!(
 /// `sk-` and more is the end of many a word.
 static SK: LazyLock<Regex> = regex!(r"sk-[A-Za-z0-9_\-]{20,}");
 
-static BEARER: LazyLock<Regex> = regex!(
-    r"(?i)bearer(?:\s|%20|\+){1,3}([a-z0-9._~+/\-]{8,}=*)|basic(?:\s|%20|\+){1,3}([a-z0-9+/_\-]{6,}(?:=|%3D){0,2})"
-);
+static BEARER: LazyLock<Regex> =
+    regex!(r"(?i)bearer[\s+]{1,3}([a-z0-9._~+/\-]{8,}=*)|basic[\s+]{1,3}([a-z0-9+/_\-]{6,}={0,2})");
 
-/// Credentials that are called one. The name, the operator, and the value: escaped, quoted, or bare.
+/// Credentials that are called one. The name, the operator, and the value: quoted, or bare.
 static CALLED: LazyLock<Regex> = regex!(
     r"(?i)(?:(passw(?:or)?d|passwort|passphrase|passcode|pwd)",
     r"|authorization|token|secret|api[_\-]?key|access[_\-]?key(?:[_\-]?id)?|(?:secret|private|auth)[_\-]?key",
     r"|credentials?|jsessionid|phpsessid|sessionid|x-amz-signature|x-goog-signature|[?&]sig(?:nature)?)",
-    r#"\\?["']?(?:\s{0,3}(=>|[:=])\s{0,3}|%3D|%3A)"#,
-    r#"(?:\\"([^"]*?)(?:\\"|\z)|"((?:[^"\\]|\\.)*)|'([^']*)"#,
-    r#"|((?:(?:bearer|basic|token|digest|apikey)(?:\s|%20|\+){1,3})?[^\s"'&;,<>()\[\]{}|\\]+))"#,
+    r#"["']?\s{0,3}(=>|[:=])\s{0,3}"#,
+    r#"(?:"((?:[^"\\]|\\.)*)|'([^']*)"#,
+    r#"|((?:(?:bearer|basic|token|digest|apikey)[\s+]{1,3})?[^\s"'&;,<>()\[\]{}|\\]+))"#,
 );
 
 /// `https://user:password@host`, `https://token@host`, `user:password@tcp(host)`.
@@ -57,7 +56,7 @@ pub(super) fn find(text: &str, traits: Traits, sense: Sense, hit: &mut impl FnMu
         return hit(0..text.len());
     }
     // The shortest there is: `pwd=x`.
-    if traits.len >= 5 && traits.any(EQUALS | COLON | ESCAPE) {
+    if traits.len >= 5 && traits.any(EQUALS | COLON) {
         CALLED
             .captures_iter(text)
             .filter_map(|found| called(text, &found))
@@ -87,7 +86,7 @@ fn group<'t>(found: &Captures<'t>, from: usize) -> Option<Match<'t>> {
 fn called<'t>(text: &'t str, found: &Captures<'t>) -> Option<Match<'t>> {
     let value = group(found, 3)?;
     let is_password = found.get(1).is_some();
-    let is_bare = found.get(6).is_some();
+    let is_bare = found.get(5).is_some();
     // `invalid token: expected a comma` is a sentence, `token: a8f5f167` is not.
     let is_said = is_bare && !is_password && found.get(2).is_some_and(|operator| operator.as_str() == ":");
     let is_word = || value.as_str().bytes().all(|byte| byte.is_ascii_lowercase());

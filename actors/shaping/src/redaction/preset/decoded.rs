@@ -1,0 +1,87 @@
+//! A text as it was before it was put into a URL or into JSON, with the way back.
+
+use std::ops::Range;
+
+/// A text without its escapes.
+pub(in crate::redaction) struct Decoded {
+    pub(in crate::redaction) text: String,
+    /// Where each byte's escape starts in the source, and where the last one ends.
+    starts: Vec<usize>,
+}
+
+/// How often a text may have been escaped: a URL in JSON in JSON.
+const ROUNDS: usize = 4;
+
+impl Decoded {
+    /// `None` if there is no escape in it.
+    pub(in crate::redaction) fn of(source: &str) -> Option<Self> {
+        let mut decoded = Self::once(source)?;
+        for _ in 1..ROUNDS {
+            let Some(next) = Self::once(&decoded.text) else { break };
+            let starts = next.starts.iter().filter_map(|start| decoded.starts.get(*start).copied());
+            decoded = Self { starts: starts.collect(), text: next.text };
+        }
+        Some(decoded)
+    }
+
+    /// The range in the source.
+    pub(in crate::redaction) fn source(&self, range: Range<usize>) -> Range<usize> {
+        let at = |index: usize| self.starts.get(index).copied().unwrap_or_default();
+        at(range.start)..at(range.end)
+    }
+
+    fn once(source: &str) -> Option<Self> {
+        let mut rest = source.as_bytes();
+        let mut text = Vec::with_capacity(rest.len());
+        let mut starts = Vec::with_capacity(rest.len() + 1);
+        while let [first, after @ ..] = rest {
+            starts.push(source.len() - rest.len());
+            let (byte, after) = unescape(*first, after).unwrap_or((*first, after));
+            text.push(byte);
+            rest = after;
+        }
+        starts.push(source.len());
+        if text.len() == source.len() {
+            return None;
+        }
+        // Bytes that are no text were no escapes of one.
+        Some(Self { text: String::from_utf8(text).ok()?, starts })
+    }
+}
+
+/// The byte that an escape stands for, and what follows.
+fn unescape(first: u8, after: &[u8]) -> Option<(u8, &[u8])> {
+    match (first, after) {
+        (b'%', [high, low, after @ ..]) => Some((hex(*high)? << 4 | hex(*low)?, after)),
+        (b'\\', [b'n', after @ ..]) => Some((b'\n', after)),
+        (b'\\', [b'r', after @ ..]) => Some((b'\r', after)),
+        (b'\\', [b't', after @ ..]) => Some((b'\t', after)),
+        (b'\\', [byte @ (b'"' | b'/' | b'\\'), after @ ..]) => Some((*byte, after)),
+        // Beyond ASCII there is nothing that a preset looks for.
+        (b'\\', [b'u', b'0', b'0', high @ b'0'..=b'7', low, after @ ..]) => {
+            Some((hex(*high)? << 4 | hex(*low)?, after))
+        }
+        _ => None,
+    }
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|digit| digit as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_undone_and_found_again() {
+        let source = r"a%2540b %C3%A9 \\u0041\n\/";
+        let decoded = Decoded::of(source).unwrap();
+        assert_eq!(decoded.text, "a@b \u{e9} A\n/");
+        let at = decoded.text.find('@').unwrap();
+        assert_eq!(&source[decoded.source(at..at + 1)], "%2540");
+        assert_eq!(decoded.source(0..decoded.text.len()), 0..source.len());
+        assert!(Decoded::of("100 % of C:\\dir").is_none());
+        assert!(Decoded::of("%FF is no text").is_none());
+    }
+}
