@@ -145,17 +145,22 @@ fn host(address: &str) -> String {
 fn embed(random: &mut Random, kind: &'static str, secret: String) -> Case {
     let s = &secret;
     let number = random.below(1000);
-    let escaped =
-        |text: &str| text.replace('%', "%25").replace('@', "%40").replace(' ', "%20").replace('+', "%2B");
-    let (text, secret) = match random.below(9) {
+    let escaped = |text: &str| {
+        let codes = [("%", "%25"), ("@", "%40"), (" ", "%20"), ("+", "%2B"), (":", "%3A"), ("\n", "%0A")];
+        codes.iter().fold(text.to_owned(), |text, (plain, code)| text.replace(plain, code))
+    };
+    let (text, secret) = match random.below(10) {
         0 => (s.clone(), secret),
         1 => (format!("{LEAD_IN} request {number} of {s} failed {LEAD_OUT}"), secret),
         2 => (format!(r#"{{"a":"{LEAD_IN}","b":"{s}","c":"{LEAD_OUT}"}}"#), secret),
         3 => (format!(r#"{{\"a\":\"{LEAD_IN}\",\"b\":\"{s}\",\"c\":\"{LEAD_OUT}\"}}"#), secret),
-        // The colons of an address are allowed in a query.
         4 => {
             let secret = escaped(s);
             (format!("https://shop.example/{LEAD_IN}?n={number}&v={secret}&x={LEAD_OUT}"), secret)
+        }
+        9 => {
+            let secret = escaped(&escaped(s));
+            (format!("/{LEAD_IN}?next=%2Fpay%3Fn%3D{number}%26v%3D{secret}%26x%3D{LEAD_OUT}"), secret)
         }
         5 => (format!("<{LEAD_IN}>{s}</{LEAD_OUT}>"), secret),
         6 => (format!(r"{LEAD_IN}\n{s}\n{LEAD_OUT}"), secret),

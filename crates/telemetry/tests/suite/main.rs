@@ -13,6 +13,7 @@ mod oracle;
 mod payload;
 mod retain;
 mod select;
+mod redact;
 mod split;
 mod trace_state;
 mod view;

@@ -141,7 +141,9 @@ fn apply(policy: &Letters, request: &mut Request) {
             entries(&mut record.attributes);
             plain(policy, &mut record.severity_text);
             plain(policy, &mut record.event_name);
-            record.body.iter_mut().for_each(|body| drop(value(policy, body, "", Place::Body)));
+            if let Some(body) = &mut record.body {
+                value(policy, body, "", Place::Body);
+            }
         }),
         Request::Metrics(request) => groups!(request, resource_metrics, scope_metrics, metrics, |metric| {
             entries(&mut metric.metadata);
@@ -273,7 +275,10 @@ fn what_a_later_field_supersedes_is_redacted_too() {
     let Request::Traces(request) = Request::decode(Signal::Traces, &after).unwrap() else { panic!("traces") };
     let span = &request.resource_spans[0].scope_spans[0].spans[0];
     let value = span.attributes[0].value.as_ref().unwrap().value.clone();
-    assert_eq!((&*span.name, &*span.attributes[0].key, value), ("GET", "k", Some(Value::StringValue("five".into()))));
+    assert_eq!(
+        (&*span.name, &*span.attributes[0].key, value),
+        ("GET", "k", Some(Value::StringValue("five".into())))
+    );
 }
 
 #[test]
