@@ -55,32 +55,40 @@ fn windows(text: &str, groups: &[Range<usize>], hit: &mut impl FnMut(Range<usize
 fn is_card(text: &str, groups: &[Range<usize>]) -> bool {
     let (Some(first), Some(last)) = (groups.first(), groups.last()) else { return false };
     let count: usize = groups.iter().map(Range::len).sum();
-    if !(13..=19).contains(&count) || !is_grouping(groups) {
-        return false;
-    }
-    let mut pairs = groups.windows(2).map(|pair| separator(text, &pair[0], &pair[1]));
-    let first_separator = pairs.next();
-    if !pairs.all(|separator| Some(separator) == first_separator)
-        || is_hexadecimal(text, first.start..last.end)
-    {
+    if !(13..=19).contains(&count) {
         return false;
     }
     let bytes = groups.iter().flat_map(|group| text.as_bytes().get(group.clone()).unwrap_or_default());
     let mut digits = [0; 19];
     digits.iter_mut().zip(bytes).for_each(|(digit, byte)| *digit = byte - b'0');
     digits.get(..count).is_some_and(|digits| is_issued(digits) && luhn(digits))
+        && is_grouping(text, groups)
+        && !is_hexadecimal(text, first.start..last.end)
 }
 
-/// All groups of one length, the last at most as long; or as American Express, Diners and UnionPay print it.
-fn is_grouping(groups: &[Range<usize>]) -> bool {
-    let lengths: Vec<usize> = groups.iter().map(Range::len).collect();
-    match lengths.as_slice() {
-        [_] | [4, 6, 5] | [4, 6, 4] | [6, 13] | [6, 10] => true,
+/// Between the groups is one separator, and they are all of one length, the last at most as long; or of those that
+/// American Express, Diners and UnionPay print.
+fn is_grouping(text: &str, groups: &[Range<usize>]) -> bool {
+    let mut separators = groups.windows(2).map(|pair| match pair {
+        [left, right] => separator(text, left, right),
+        _ => None,
+    });
+    let first = separators.next();
+    let is_even = || match groups {
         [first, middle @ .., last] => {
-            *first <= 8 && last <= first && middle.iter().all(|length| length == first)
+            first.len() <= 8
+                && last.len() <= first.len()
+                && middle.iter().all(|group| group.len() == first.len())
         }
-        [] => false,
-    }
+        _ => true,
+    };
+    let is_printed = || {
+        [&[4, 6, 5][..], &[4, 6, 4], &[6, 13], &[6, 10]].iter().any(|lengths| {
+            groups.len() == lengths.len()
+                && groups.iter().zip(*lengths).all(|(group, length)| group.len() == *length)
+        })
+    };
+    separators.all(|separator| Some(separator) == first) && (is_even() || is_printed())
 }
 
 /// Whether the digits are a piece of a longer word in hexadecimal: of a hash, or an id.
