@@ -116,10 +116,9 @@ mod tests {
         ] {
             assert!(found(Preset::Phone, text).contains(&number), "{text}: {:?}", found(Preset::Phone, text));
         }
-        let mut ranges = Vec::new();
-        let text = "4155552671";
-        Preset::Phone.find(text, None, Traits::of(text), Sense::Phone, &mut |range| ranges.push(range));
-        assert_eq!(ranges, [0..10]);
+        let (mut found, text) = (Vec::new(), "4155552671");
+        Preset::Phone.find(text, None, Traits::of(text), Sense::Phone, &mut |range| found.push(&text[range]));
+        assert_eq!(found, [text]);
     }
 
     #[test]

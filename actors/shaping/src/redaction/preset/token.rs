@@ -57,10 +57,7 @@ pub(super) fn find(text: &str, traits: Traits, sense: Sense, hit: &mut impl FnMu
     }
     // The shortest there is: `pwd=x`.
     if traits.len >= 5 && traits.any(EQUALS | COLON) {
-        CALLED
-            .captures_iter(text)
-            .filter_map(|found| called(text, &found))
-            .for_each(|found| hit(found.range()));
+        CALLED.captures_iter(text).filter_map(|found| called(&found)).for_each(|found| hit(found.range()));
         if traits.any(AT) {
             let infos = USERINFO.captures_iter(text).filter_map(|found| group(&found, 1));
             infos.for_each(|found| hit(found.range()));
@@ -83,16 +80,15 @@ fn group<'t>(found: &Captures<'t>, from: usize) -> Option<Match<'t>> {
     found.iter().skip(from).flatten().next()
 }
 
-fn called<'t>(text: &'t str, found: &Captures<'t>) -> Option<Match<'t>> {
+fn called<'t>(found: &Captures<'t>) -> Option<Match<'t>> {
     let value = group(found, 3)?;
     let is_password = found.get(1).is_some();
     let is_bare = found.get(5).is_some();
     // `invalid token: expected a comma` is a sentence, `token: a8f5f167` is not.
     let is_said = is_bare && !is_password && found.get(2).is_some_and(|operator| operator.as_str() == ":");
     let is_word = || value.as_str().bytes().all(|byte| byte.is_ascii_lowercase());
-    // `PWD=/home/alice` is a directory.
-    let is_path = || is_bare && value.as_str().starts_with('/') && text.get(value.end()..) == Some("");
-    (!is_placeholder(value.as_str()) && !(is_said && is_word()) && !is_path()).then_some(value)
+    let is_none = is_placeholder(value.as_str()) || is_said && is_word();
+    (!is_none).then_some(value)
 }
 
 fn bearer<'t>(found: &Captures<'t>) -> Option<Match<'t>> {
