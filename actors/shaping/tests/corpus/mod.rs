@@ -361,7 +361,9 @@ pub fn negatives() -> Vec<Case> {
 }
 
 fn negative(random: &mut Random, index: usize) -> Case {
-    const KINDS: [fn(&mut Random) -> (&'static str, &'static str, String); 50] = [
+    /// What it is, its key, its text.
+    type Make = fn(&mut Random) -> (&'static str, &'static str, String);
+    const KINDS: [Make; 50] = [
         |r| ("order number", "order.id", format!("ORD-{}-{}", r.between(2019, 2026), r.digits(6))),
         |r| ("order number, digits", "order.id", r.digits(10)),
         |r| ("order number, groups", "value", format!("{}-{}-{}", r.digits(3), r.digits(7), r.digits(7))),
@@ -492,7 +494,7 @@ fn negative(random: &mut Random, index: usize) -> Case {
         },
     ];
     let (kind, key, text) = KINDS[index % KINDS.len()](random);
-    let is_number = text.len() <= 18 && !text.starts_with('0') && index / KINDS.len() % 2 == 0;
+    let is_number = text.len() <= 18 && !text.starts_with('0') && (index / KINDS.len()).is_multiple_of(2);
     let int = text.parse().ok().filter(|_| is_number);
     Case { kind, key, text, int, secret: String::new() }
 }
