@@ -54,6 +54,10 @@ fn windows(text: &str, groups: &[Range<usize>], hit: &mut impl FnMut(Range<usize
 
 fn is_card(text: &str, groups: &[Range<usize>]) -> bool {
     let (Some(first), Some(last)) = (groups.first(), groups.last()) else { return false };
+    // No issuer's numbers begin otherwise.
+    if !text.as_bytes().get(first.start).is_some_and(|digit| (b'2'..=b'6').contains(digit)) {
+        return false;
+    }
     let count: usize = groups.iter().map(Range::len).sum();
     if !(13..=19).contains(&count) {
         return false;
