@@ -209,7 +209,12 @@ impl<P: Policy> Walk<'_, P> {
             Value::Str(text) => self.0.blocked(text.as_bytes()),
             Value::Int(value) => self.0.blocked(value.to_string().as_bytes()),
             Value::Bytes(bytes) => self.0.blocked(bytes),
-            _ => self.0.blocked(entry.bytes(VALUE)),
+            // All its pieces, which laid end to end are its merge.
+            _ => {
+                let pieces = entry.fields().filter(|field| field.number == VALUE);
+                let pieces: Vec<_> = pieces.filter_map(|field| field.bytes()).collect();
+                self.0.blocked(&pieces.concat())
+            }
         };
         let mut value = Vec::with_capacity(new.len() + 6);
         wire::put_bytes_field(&mut value, STRING, new.as_bytes());

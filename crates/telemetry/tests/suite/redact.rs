@@ -32,8 +32,8 @@ impl Policy for Letters {
         }
     }
 
-    fn blocked(&self, value: &[u8]) -> String {
-        format!("{} bytes", value.len().min(1))
+    fn blocked(&self, _: &[u8]) -> String {
+        "blocked".to_owned()
     }
 
     fn text(&self, text: &str, key: &str) -> Verdict {
@@ -167,12 +167,7 @@ fn entries(policy: &Letters, list: &mut Vec<KeyValue>, place: Place) {
         Fate::Deleted => false,
         Fate::Blocked => {
             if let Some(value) = &mut entry.value {
-                let is_empty = match &value.value {
-                    Some(Value::StringValue(text)) => text.is_empty(),
-                    Some(Value::BytesValue(bytes)) => bytes.is_empty(),
-                    other => other.is_none(),
-                };
-                value.value = Some(Value::StringValue(format!("{} bytes", u8::from(!is_empty))));
+                value.value = Some(Value::StringValue("blocked".to_owned()));
             }
             true
         }
