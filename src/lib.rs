@@ -40,11 +40,17 @@ use watershed_stage::Registry;
 /// The topology that runs where no other is configured: an agent and a gateway in one process.
 pub const DEFAULT_TOPOLOGY: &str = include_str!("../pipelines.toml");
 
-/// Every kind of receiver, processor and exporter that Watershed brings.
+/// Every kind of receiver, processor, exporter and extension that Watershed brings.
 #[must_use]
 pub fn kinds() -> Registry {
-    let families: [fn(Registry) -> Registry; 3] =
-        [watershed_otlp::register, watershed_shaping::register, watershed_debug::register];
+    let families: [fn(Registry) -> Registry; 6] = [
+        watershed_otlp::register,
+        watershed_shaping::register,
+        watershed_sampling::register,
+        watershed_debug::register,
+        watershed_file::register,
+        watershed_auth::register,
+    ];
     families.into_iter().fold(Registry::new(), |registry, register| register(registry))
 }
 

@@ -7,7 +7,7 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_stage::{
-    AuthError, ClientAuth, Env, Extension, Failure, Headers, KeyError, Origin, Provided, Role,
+    AuthError, ClientAuth, Dependence, Env, Extension, Failure, Headers, KeyError, Origin, Provided, Role,
 };
 
 use crate::credentials::secret_value;
@@ -172,12 +172,13 @@ impl ClientAuth for HeadersSetter {
         std::future::ready(self.written(origin)).boxed_local()
     }
 
-    fn metadata_keys(&self) -> Vec<String> {
+    fn depends(&self) -> Dependence {
         let keys = self.rules.iter().filter_map(|rule| match &rule.value {
             Value::Metadata(key) => Some(key.clone()),
             _ => None,
         });
-        keys.collect()
+        let identity = self.rules.iter().any(|rule| matches!(rule.value, Value::Attribute(_)));
+        Dependence { metadata_keys: keys.collect(), identity }
     }
 }
 
@@ -271,7 +272,7 @@ mod tests {
         assert_eq!(written(&setter, &Origin::default()), ["x-fixed=v", "x-scope-orgid=nobody"]);
         let error = setter.written(&origin(&[("tenant", "a"), ("tenant", "b")])).unwrap_err();
         assert!(error.0.contains("`Tenant`"), "{error}");
-        assert_eq!(setter.metadata_keys(), ["Tenant"]);
+        assert_eq!(setter.depends().metadata_keys, ["Tenant"]);
         assert!(setter.written(&Origin::default()).unwrap()[0].1.is_sensitive());
     }
 

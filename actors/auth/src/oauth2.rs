@@ -24,6 +24,7 @@ use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use tokio::time::{Instant, timeout};
 use watershed_stage::{
     AuthError, ClientAuth, Env, Extension, Failure, Headers, Interval, KeyError, Origin, Provided, Role,
+    TlsClientSettings,
 };
 
 use self::token::Token;
@@ -81,6 +82,8 @@ pub(crate) struct Settings {
     scopes: Vec<String>,
     /// Sent with the request for a token: `audience`, `resource`, ...
     endpoint_params: BTreeMap<String, Params>,
+    /// How TLS is spoken to it.
+    tls: TlsClientSettings,
     /// The longest that getting a token may take.
     timeout: Interval,
     /// A token is renewed so long before it expires, or in the middle of its life if that is later.
@@ -105,6 +108,7 @@ impl Default for Settings {
             token_url: String::new(),
             scopes: Vec::new(),
             endpoint_params: BTreeMap::new(),
+            tls: TlsClientSettings::default(),
             timeout: Interval::secs(5),
             expiry_buffer: Interval::secs(300),
         }
@@ -113,7 +117,8 @@ impl Default for Settings {
 
 impl watershed_stage::Settings for Settings {
     fn check(&self) -> Vec<KeyError> {
-        let mut errors = Vec::new();
+        let mut errors: Vec<KeyError> =
+            self.tls.check().into_iter().map(|error| error.under("tls")).collect();
         let mut either = |key: &str, what: &str, value: &Option<String>, file: &Option<String>| {
             let is_set = value.as_ref().is_some_and(|value| !value.is_empty());
             match (is_set, file) {
@@ -204,8 +209,8 @@ impl Extension for OAuth2 {
         &[Role::ClientAuth]
     }
 
-    fn build(settings: &Arc<Settings>, _: &Env) -> Result<Provided, Failure> {
-        let this = Self::new(settings, endpoint::connect(settings)?)?;
+    fn build(settings: &Arc<Settings>, env: &Env) -> Result<Provided, Failure> {
+        let this = Self::new(settings, endpoint::connect(settings, env)?)?;
         Ok(Provided { client_auth: Some(Arc::new(this)), ..Provided::default() })
     }
 }

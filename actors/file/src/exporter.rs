@@ -107,7 +107,7 @@ mod tests {
             |name: &&str| Payload::validate(Signal::Logs, request(name).encode_to_vec().into()).unwrap();
         let payload = Payload::concat(names.iter().map(part)).unwrap();
         let context = Context { receiver: "r".into(), pipeline: "p".into(), origin: Origin::default() };
-        Batch { payload, context: Arc::new(context), timeout: None }
+        Batch { payload, context: Arc::new(context), trace: None, timeout: None }
     }
 
     /// The names in each record of a file.

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::FileExt as _;
 
-use watershed_stage::{ExportError, Payload, Signal};
+use watershed_stage::telemetry::json;
+use watershed_stage::{ExportError, Payload};
 use zstd::bulk::Compressor;
 
 use crate::settings::{Compression, Format, Settings};
@@ -44,20 +45,19 @@ impl Encoder {
 
     /// One record, ready to be written.
     pub fn record(&mut self, payload: &Payload) -> std::result::Result<Vec<u8>, ExportError> {
-        let request = payload.to_bytes();
         let mut record = match self.framing {
             Framing::Lines => Vec::new(),
             Framing::Prefixed => vec![0; 4],
         };
         match (self.format, &mut self.compressor) {
-            (Format::Json, None) => json(payload.signal(), &request, &mut record)?,
-            (Format::Proto, None) => record.extend_from_slice(&request),
+            (Format::Json, None) => json::encode_payload(payload, &mut record),
+            (Format::Proto, None) => record.extend_from_slice(&payload.to_bytes()),
             (Format::Json, Some(compressor)) => {
                 let mut text = Vec::new();
-                json(payload.signal(), &request, &mut text)?;
+                json::encode_payload(payload, &mut text);
                 compress(compressor, &text, &mut record)?;
             }
-            (Format::Proto, Some(compressor)) => compress(compressor, &request, &mut record)?,
+            (Format::Proto, Some(compressor)) => compress(compressor, &payload.to_bytes(), &mut record)?,
         }
         if self.framing == Framing::Lines {
             record.push(b'\n');
@@ -70,11 +70,6 @@ impl Encoder {
         }
         Ok(record)
     }
-}
-
-/// OTLP/JSON of one or several requests laid end to end.
-fn json(_: Signal, _: &[u8], _: &mut Vec<u8>) -> std::result::Result<(), ExportError> {
-    Err(invalid("format = \"json\" is not built yet"))
 }
 
 fn compress(

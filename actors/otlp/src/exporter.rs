@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use watershed_net::{Client, Code};
 use watershed_stage::{
-    Batch, Credentials, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial, QueueSettings,
-    Reference, RetrySettings, Sending, grpc_client_settings,
+    Batch, Credentials, Dependence, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial,
+    QueueSettings, Reference, RetrySettings, Sending, grpc_client_settings,
 };
 
 use crate::answer;
@@ -61,8 +61,8 @@ impl Exporter for OtlpGrpc {
         Ok(Self { client, credentials })
     }
 
-    fn metadata_keys(&self) -> Vec<String> {
-        self.credentials.metadata_keys()
+    fn depends(&self) -> Dependence {
+        self.credentials.depends()
     }
 
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {

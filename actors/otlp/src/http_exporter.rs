@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use watershed_net::{Code, HttpAnswer, HttpClient, HttpError, Status};
 use watershed_stage::{
-    Batch, Credentials, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial, Payload,
-    QueueSettings, Reference, RetrySettings, Sending, Signal, http_client_settings,
+    Batch, Credentials, Dependence, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial,
+    Payload, QueueSettings, Reference, RetrySettings, Sending, Signal, http_client_settings,
 };
 use watershed_telemetry::json;
 
@@ -127,8 +127,8 @@ impl Exporter for OtlpHttp {
         Ok(Self { client, credentials, encoding: settings.encoding, urls: settings.urls() })
     }
 
-    fn metadata_keys(&self) -> Vec<String> {
-        self.credentials.metadata_keys()
+    fn depends(&self) -> Dependence {
+        self.credentials.depends()
     }
 
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {

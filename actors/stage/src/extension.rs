@@ -75,10 +75,19 @@ pub trait ClientAuth: Send + Sync {
     /// The destination did not accept them (401): what was remembered should be found out anew.
     fn rejected(&self) {}
 
-    /// Metadata keys whose values end up in [`ClientAuth::headers`]: messages that differ in them are never merged.
-    fn metadata_keys(&self) -> Vec<String> {
-        Vec::new()
+    /// What [`ClientAuth::headers`] depend on.
+    fn depends(&self) -> Dependence {
+        Dependence::default()
     }
+}
+
+/// What of their origin requests depend on: messages that differ in it are never merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dependence {
+    /// The values of these keys of metadata.
+    pub metadata_keys: Vec<String>,
+    /// Who the sender proved to be.
+    pub identity: bool,
 }
 
 /// Headers to send.
@@ -121,6 +130,16 @@ impl Role {
             Self::ServerAuth => "authenticate senders",
             Self::ClientAuth => "authenticate an exporter",
         }
+    }
+}
+
+// === impl Dependence ===
+
+impl Dependence {
+    /// Whether requests of the two can be one.
+    pub(crate) fn agree(&self, one: &Origin, other: &Origin) -> bool {
+        (!self.identity || one.auth == other.auth)
+            && self.metadata_keys.iter().all(|key| one.metadata.get(key).eq(other.metadata.get(key)))
     }
 }
 

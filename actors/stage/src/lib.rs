@@ -27,8 +27,8 @@ mod settings;
 
 pub use exporter::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
 pub use extension::{
-    AuthError, AuthSettings, ClientAuth, Extension, ExtensionSpec, Extensions, Headers, Provided, Reference,
-    Role, ServerAuth, Unauthenticated,
+    AuthError, AuthSettings, ClientAuth, Dependence, Extension, ExtensionSpec, Extensions, Headers, Provided,
+    Reference, Role, ServerAuth, Unauthenticated,
 };
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use intake::{Intake, TurnedAway};

@@ -9,6 +9,7 @@ use watershed_delivery::Outcome;
 use watershed_supervise::Ticket;
 use watershed_telemetry::{Payload, Signal};
 
+use crate::extension::Dependence;
 use crate::message::Context;
 use crate::origin::TraceContext;
 use crate::settings::{BatchSettings, Sizer, later};
@@ -56,15 +57,16 @@ impl Pending {
         Self { settings, members: Vec::new(), items: 0, bytes: 0, awaited: false, since: now }
     }
 
-    /// Whether a message of `signal` from `context` may be merged with those that are here. `keys` are those that an
-    /// exporter's own requests depend on.
-    pub(super) fn takes(&self, signal: Signal, context: &Context, keys: &[String]) -> bool {
-        let mut keys = self.settings.partition.metadata_keys.iter().chain(keys);
+    /// Whether a message of `signal` from `context` may be merged with those that are here. `depends` is what
+    /// the exporter's own requests depend on.
+    pub(super) fn takes(&self, signal: Signal, context: &Context, depends: &Dependence) -> bool {
+        let mut keys = self.settings.partition.metadata_keys.iter();
         self.members.first().is_some_and(|member| {
             let (ours, theirs) = (&member.context, context);
             member.payload.signal() == signal
                 && (Arc::ptr_eq(&ours.pipeline, &theirs.pipeline) || ours.pipeline == theirs.pipeline)
                 && keys.all(|key| ours.origin.metadata.get(key).eq(theirs.origin.metadata.get(key)))
+                && depends.agree(&ours.origin, &theirs.origin)
         })
     }
 

@@ -14,6 +14,7 @@ use watershed_supervise::{Control, Failure, Lease, Next, Ticket, caught};
 use super::batch::{Job, Member, Pending};
 use super::counters::{Counters, Random};
 use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
+use crate::extension::Dependence;
 use crate::message::Message;
 use crate::settings::BatchSettings;
 
@@ -25,8 +26,7 @@ pub(super) struct Lane<E> {
     pub(super) lease: Lease<Message>,
     /// How many jobs may be in flight on this lane.
     consumers: usize,
-    /// What the exporter's requests depend on.
-    metadata_keys: Vec<String>,
+    depends: Dependence,
     pending: Vec<Pending>,
     /// Jobs that are formed and wait for a consumer.
     pub(super) ready: VecDeque<Job>,
@@ -57,7 +57,7 @@ impl<E: Exporter> Lane<E> {
         let consumers = sending.queue.num_consumers.div_ceil(parts.env.copies.max(1));
         let counters = Counters::new(&parts);
         Self {
-            metadata_keys: exporter.metadata_keys(),
+            depends: exporter.depends(),
             exporter: Rc::new(exporter),
             consumers,
             sending,
@@ -140,7 +140,7 @@ impl<E: Exporter> Lane<E> {
             let member = Member { ticket, payload, context, deadline, awaited };
             return self.ready.push_back(Job::single(member));
         };
-        let takes = |pending: &Pending| pending.takes(payload.signal(), &context, &self.metadata_keys);
+        let takes = |pending: &Pending| pending.takes(payload.signal(), &context, &self.depends);
         let found = self.pending.iter().position(takes);
         let limit = settings.partition.metadata_cardinality_limit;
         let member = Member { ticket, payload, context, deadline, awaited };

@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use watershed_supervise::{Failure, Launch};
 use watershed_telemetry::{Payload, Signal};
 
-use crate::extension::Reference;
+use crate::extension::{Dependence, Reference};
 use crate::message::{Context, Message};
 use crate::origin::TraceContext;
 use crate::registry::{Env, ExporterSpec, Placement, Settings};
@@ -44,9 +44,9 @@ pub trait Exporter: Sized + 'static {
     /// Builds one copy, on the lane it will stand on.
     fn build(settings: &Arc<Self::Settings>, env: &Env) -> Result<Self, Failure>;
 
-    /// Keys of request metadata that its requests depend on: messages that differ in them are never merged.
-    fn metadata_keys(&self) -> Vec<String> {
-        Vec::new()
+    /// What of the messages' origin its requests depend on.
+    fn depends(&self) -> Dependence {
+        Dependence::default()
     }
 
     /// Sends one batch. Dropped when its timeout has passed.

@@ -14,7 +14,7 @@ use watershed_supervise::Failure;
 use super::TlsClientSettings;
 use super::shared::shared_settings;
 use crate::exporter::{Batch, ExportError};
-use crate::extension::{AuthSettings, ClientAuth, Reference, Role};
+use crate::extension::{AuthSettings, ClientAuth, Dependence, Reference, Role};
 use crate::registry::{Env, KeyError, Settings};
 use crate::settings::Interval;
 
@@ -234,9 +234,9 @@ impl Credentials {
         Ok(Self(auth.transpose()?))
     }
 
-    /// Keys of metadata that the headers depend on.
-    pub fn metadata_keys(&self) -> Vec<String> {
-        self.0.as_ref().map(|auth| auth.metadata_keys()).unwrap_or_default()
+    /// What the headers depend on.
+    pub fn depends(&self) -> Dependence {
+        self.0.as_ref().map(|auth| auth.depends()).unwrap_or_default()
     }
 
     /// The headers that a batch is sent with: what lets the exporter in, and the trace it belongs to.
