@@ -99,6 +99,17 @@ pub enum Relay {
     Conventional,
     /// The product
     Watershed,
+    /// The product, over HTTP/1.1 with protobuf at both ends
+    Http,
+    /// The product, with three attribute actions on every span
+    Attributes,
+}
+
+impl Relay {
+    /// Whether it is Watershed, however configured.
+    pub fn is_watershed(self) -> bool {
+        matches!(self, Relay::Watershed | Relay::Http | Relay::Attributes)
+    }
 }
 
 impl fmt::Display for Relay {
@@ -107,6 +118,8 @@ impl fmt::Display for Relay {
             Relay::Floor => "floor",
             Relay::Conventional => "conventional",
             Relay::Watershed => "watershed",
+            Relay::Http => "http",
+            Relay::Attributes => "attributes",
         })
     }
 }

@@ -25,15 +25,15 @@ impl RelayProcess {
     /// Starts `relay` in front of `sink` and waits until it listens.
     pub fn start(relay: Relay, cli: &Cli, sink: SocketAddr, merge: usize) -> anyhow::Result<RelayProcess> {
         let addr = watershed_testkit::reserve();
-        let mut arguments = vec!["--as".to_string(), relay.to_string()];
+        let part = if relay.is_watershed() { Relay::Watershed } else { relay };
+        let mut arguments = vec!["--as".to_string(), part.to_string()];
         let mut option = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
         let mut file = None;
         match relay {
-            Relay::Watershed => {
+            Relay::Watershed | Relay::Http | Relay::Attributes => {
                 let mut config = tempfile::Builder::new().suffix(".toml").tempfile()?;
-                config.write_all(
-                    watershed::config(addr, sink, cli.budget_mib, cli.queue_size(), &cli.ack).as_bytes(),
-                )?;
+                let text = watershed::config(relay, addr, sink, cli);
+                config.write_all(text.as_bytes())?;
                 option("config", config.path().display().to_string());
                 file = Some(config);
             }

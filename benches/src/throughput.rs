@@ -46,7 +46,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let mut turns: Vec<Turn> = Vec::new();
     for round in 0..cli.rounds {
         for relay in &relays {
-            let like = turns.iter().rev().find(|turn| turn.relay == Relay::Watershed);
+            let like = turns.iter().rev().find(|turn| turn.relay.is_watershed());
             let like = like.map(|turn| turn.merge_factor.round() as usize);
             let merge = cli.merge.or(like).unwrap_or(8).max(1);
             let turn = take_turn(cli, &runtime, &mut sink, *relay, round, merge);
@@ -63,13 +63,14 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn loader(cli: &Cli, target: std::net::SocketAddr) -> Loader {
-    Loader::new(target)
+fn loader(cli: &Cli, relay: Relay, target: std::net::SocketAddr) -> Loader {
+    let loader = Loader::new(target)
         .closed(cli.connections.unwrap_or(4), cli.in_flight.unwrap_or(4))
         .spans_per_request(cli.spans)
         .frame(cli.frame_kib << 10)
         // As a client has to: it waits as long as a refusal says, and sends the same again.
-        .retry(true)
+        .retry(true);
+    if relay == Relay::Http { loader.http() } else { loader }
 }
 
 fn take_turn(
@@ -81,7 +82,7 @@ fn take_turn(
     merge: usize,
 ) -> anyhow::Result<Turn> {
     let process = RelayProcess::start(relay, cli, sink.addr, merge)?;
-    let load = loader(cli, process.addr);
+    let load = loader(cli, relay, process.addr);
 
     sink.reset()?;
     let warm = runtime.block_on(load.clone().duration(Duration::from_secs_f64(cli.warmup)).run());
@@ -181,7 +182,8 @@ fn print(cli: &Cli, relays: &[Relay], turns: &[Turn]) {
 pub fn load_alone(cli: &Cli) -> anyhow::Result<()> {
     let target = cli.target.context("--target is missing")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report: LoadReport = runtime.block_on(loader(cli, target).duration(cli.duration(4.0)).run());
+    let report: LoadReport =
+        runtime.block_on(loader(cli, Relay::Watershed, target).duration(cli.duration(4.0)).run());
     eprintln!("{report}");
     println!("{}", serde_json::to_string(&report)?);
     Ok(())

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::cli::{Cli, Relay};
 use watershed::engine::Engine;
 use watershed::engine::config::{Sources, load};
 
@@ -15,12 +16,17 @@ pub fn run_watershed(config: &Path) -> anyhow::Result<()> {
     anyhow::bail!("watershed ended by itself: {ended:?}")
 }
 
-/// An agent's configuration: OTLP in, memory limiter, batch, OTLP out to the sink.
+/// An agent's configuration: OTLP in, memory limiter, batch, OTLP out to the sink; over HTTP, or with three actions
+/// on every span, as `relay` says.
 ///
 /// With `ack` "accepted" its answers mean what those of floor and conventional mean.
-pub fn config(listen: SocketAddr, sink: SocketAddr, budget_mib: u64, queue_size: u64, ack: &str) -> String {
+pub fn config(relay: Relay, listen: SocketAddr, sink: SocketAddr, cli: &Cli) -> String {
+    let (protocol, exporter) = if relay == Relay::Http { ("http", "otlphttp") } else { ("grpc", "otlp") };
+    let attributes = if relay == Relay::Attributes { ", \"attributes\"" } else { "" };
+    let Cli { budget_mib, ack, .. } = cli;
+    let queue_size = cli.queue_size();
     format!(
-        r#"[receivers.otlp.protocols.grpc]
+        r#"[receivers.otlp.protocols.{protocol}]
 endpoint = "{listen}"
 
 [processors.memory_limiter]
@@ -31,7 +37,14 @@ limit_mib = {budget_mib}
 send_batch_size = 8192
 timeout = "200ms"
 
-[exporters.otlp]
+[processors.attributes]
+actions = [
+  {{ key = "deployment.environment.name", action = "upsert", value = "production" }},
+  {{ key = "http.request.method", action = "delete" }},
+  {{ key = "url.path", action = "update", value = "/" }},
+]
+
+[exporters.{exporter}]
 endpoint = "http://{sink}"
 compression = "none"
 tls = {{ insecure = true }}
@@ -39,8 +52,8 @@ sending_queue = {{ queue_size = {queue_size} }}
 
 [pipelines.traces]
 receivers = ["otlp"]
-processors = ["memory_limiter", "batch"]
-exporters = ["otlp"]
+processors = ["memory_limiter", "batch"{attributes}]
+exporters = ["{exporter}"]
 ack = "{ack}"
 "#
     )
