@@ -16,7 +16,7 @@ COPY --from=build /watershed /watershed
 COPY deploy/docker/pipelines.toml /etc/watershed/pipelines.toml
 USER 10001:10001
 # OTLP gRPC; metrics; health.
-EXPOSE 4317 8888 13133
+EXPOSE 4317 4318 8888 13133
 # SIGTERM drains; give it `service.shutdown_timeout` (docker stop --time 40).
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/watershed"]

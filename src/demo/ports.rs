@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 
-/// The port of the default topology's agent.
-const AGENT: u16 = 4317;
+/// The ports of the default topology's agent: gRPC and HTTP.
+const AGENT: [u16; 2] = [4317, 4318];
 
 /// The port of the default topology's gateway.
 const GATEWAY: u16 = 4319;
@@ -19,8 +19,9 @@ pub(super) struct Free {
 
 /// Nothing if the default ports are free.
 pub(super) fn instead() -> io::Result<Option<Free>> {
-    let taken: Vec<String> = [AGENT, GATEWAY]
+    let taken: Vec<String> = AGENT
         .into_iter()
+        .chain([GATEWAY])
         .filter(|port| hold(*port).is_err())
         .map(|port| port.to_string())
         .collect();
@@ -28,22 +29,29 @@ pub(super) fn instead() -> io::Result<Option<Free>> {
         return Ok(None);
     }
     // Held at once, so that they differ.
-    let (agent, gateway) = (hold(0)?, hold(0)?);
-    let (agent, gateway) = (agent.local_addr()?, gateway.local_addr()?);
-    let reason =
-        format!("port {} in use: using {} and {} instead", taken.join(" and "), agent.port(), gateway.port());
-    Ok(Some(Free { reason, overrides: overrides(&agent.to_string(), &gateway.to_string()) }))
+    let held = [hold(0)?, hold(0)?, hold(0)?];
+    let mut ports = [0; 3];
+    for (port, held) in ports.iter_mut().zip(&held) {
+        *port = held.local_addr()?.port();
+    }
+    let reason = format!(
+        "port {} in use: using {} instead",
+        taken.join(" and "),
+        ports.map(|port| port.to_string()).join(", ")
+    );
+    Ok(Some(Free { reason, overrides: overrides(ports) }))
 }
 
 fn hold(port: u16) -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
 }
 
-fn overrides(agent: &str, gateway: &str) -> String {
+fn overrides([grpc, http, gateway]: [u16; 3]) -> String {
     format!(
-        "agent.receivers.otlp.protocols.grpc.endpoint = \"{agent}\"\n\
-         agent.exporters.otlp.endpoint = \"http://{gateway}\"\n\
-         gateway.receivers.otlp.protocols.grpc.endpoint = \"{gateway}\"\n"
+        "agent.receivers.otlp.protocols.grpc.endpoint = \"127.0.0.1:{grpc}\"\n\
+         agent.receivers.otlp.protocols.http.endpoint = \"127.0.0.1:{http}\"\n\
+         agent.exporters.otlp.endpoint = \"http://127.0.0.1:{gateway}\"\n\
+         gateway.receivers.otlp.protocols.grpc.endpoint = \"127.0.0.1:{gateway}\"\n"
     )
 }
 
@@ -56,7 +64,7 @@ mod tests {
     fn the_default_topology_takes_other_ports() {
         let mut sources = Sources::default();
         sources.inline.push(("default".into(), crate::DEFAULT_TOPOLOGY.into()));
-        sources.inline.push(("ports".into(), overrides("127.0.0.1:1", "127.0.0.1:2")));
+        sources.inline.push(("ports".into(), overrides([1, 2, 3])));
         let plan = config::load(&sources, &crate::kinds()).unwrap();
         assert_eq!(plan.warnings, []);
     }

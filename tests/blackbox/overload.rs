@@ -27,7 +27,7 @@ fn changes(agent: &str, gateway: &str, sink: &str) -> String {
     format!(
         r#"
 [agent]
-receivers.otlp.protocols.grpc.endpoint = "{agent}"
+receivers.otlp.protocols = {{ grpc.endpoint = "{agent}", http.endpoint = "127.0.0.1:0" }}
 processors.memory_limiter.limit_mib = 16
 exporters.otlp.endpoint = "http://{gateway}"
 [gateway]
