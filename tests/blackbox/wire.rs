@@ -41,12 +41,12 @@ fn collector(sink: std::net::SocketAddr, grpc: &str, http: &str, exporter: &str,
         r#"
 [receivers.otlp.protocols.grpc]
 endpoint = "127.0.0.1:0"
-ack_timeout = "2s"
+ack_timeout = "1500ms"
 {grpc}
 
 [receivers.otlp.protocols.http]
 endpoint = "127.0.0.1:0"
-ack_timeout = "2s"
+ack_timeout = "1500ms"
 {http}
 
 [exporters.otlp]
@@ -124,11 +124,13 @@ async fn call(engine: &Engine, head: &Head, framed: Bytes) -> Heard {
 /// Sends the same by every way.
 async fn ask_all(engine: &Engine, message: &[u8]) -> [Heard; 3] {
     let head = Head::new(Signal::Traces, None, None);
-    [
-        call(engine, &head, requests::frame(message)).await,
-        post(engine, Way::Protobuf, &[], message).await,
-        post(engine, Way::Json, &[], &to_json(Telemetry::Traces, message)).await,
-    ]
+    let json = to_json(Telemetry::Traces, message);
+    let heard = tokio::join!(
+        call(engine, &head, requests::frame(message)),
+        post(engine, Way::Protobuf, &[], message),
+        post(engine, Way::Json, &[], &json),
+    );
+    heard.into()
 }
 
 /// What the destination says, and what the sender then hears.
@@ -350,7 +352,7 @@ async fn who_waits_while_it_shuts_down_is_asked_to_try_again() {
     let _turn = beside_others().await;
     let sink = Sink::start("127.0.0.1:0").await.unwrap();
     let engine =
-        start(&collector(sink.addr(), "", "", "timeout = \"30s\"", "").replace("\"2s\"", "\"8s\"")).await;
+        start(&collector(sink.addr(), "", "", "timeout = \"30s\"", "").replace("\"1500ms\"", "\"8s\"")).await;
     sink.answer(Answer::Hang);
     let asked = timeout(PATIENCE, async {
         tokio::join!(
@@ -446,4 +448,64 @@ async fn the_http_exporter_obeys_each_answer() {
         assert_eq!((sink.snapshot().spans, sink.snapshot().runs[&7].extra), (33, 0));
         drained(&engine).await;
     }
+}
+
+/// The same of the gRPC exporter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_grpc_exporter_obeys_each_answer() {
+    let _turn = beside_others().await;
+    let sink = Sink::start("127.0.0.1:0").await.unwrap();
+    let engine = start(&collector(sink.addr(), "", "", "", "")).await;
+    let status = |code: Code| Answer::Status(code, "not with me".into());
+    for code in [
+        Code::CANCELLED,
+        Code::DEADLINE_EXCEEDED,
+        Code::ABORTED,
+        Code::OUT_OF_RANGE,
+        Code::UNAVAILABLE,
+        Code::DATA_LOSS,
+    ] {
+        sink.reset();
+        sink.answer_next([status(code)]);
+        assert_eq!(ask_one(&engine, Way::Protobuf).await, (200, false), "{code}");
+        assert_eq!((sink.snapshot().requests, sink.snapshot().taken), (2, 1), "{code}");
+    }
+    let never = [
+        Code::UNKNOWN,
+        Code::INVALID_ARGUMENT,
+        Code::NOT_FOUND,
+        Code::ALREADY_EXISTS,
+        Code::PERMISSION_DENIED,
+        Code::RESOURCE_EXHAUSTED,
+        Code::FAILED_PRECONDITION,
+        Code::UNIMPLEMENTED,
+        Code::INTERNAL,
+        Code::UNAUTHENTICATED,
+    ];
+    for code in never {
+        sink.reset();
+        sink.answer_next([status(code)]);
+        let (_, again) = ask_one(&engine, Way::Protobuf).await;
+        assert_eq!((again, sink.snapshot().requests), (false, 1), "{code}");
+    }
+    // Waited for as long as it said.
+    sink.reset();
+    sink.answer_next([Answer::Unavailable { retry_delay: Some(Duration::from_secs(1)) }]);
+    let since = tokio::time::Instant::now();
+    assert_eq!(ask_one(&engine, Way::Protobuf).await, (200, false));
+    assert!(since.elapsed() >= Duration::from_secs(1));
+    // Partial success is counted once and never sent again.
+    sink.reset();
+    sink.answer_next([Answer::Partial(1, "a bad one".into())]);
+    assert_eq!(ask_one(&engine, Way::Protobuf).await, (200, false));
+    assert_eq!(sink.snapshot().requests, 1);
+    assert_eq!(engine.metrics().total("otelcol_exporter_send_failed_spans"), never.len() as u64 + 1);
+    // Too large together, not too large in parts.
+    sink.reset();
+    let too_large = status(Code::RESOURCE_EXHAUSTED);
+    sink.answer_by(move |arrival| if arrival.items > 10 { too_large.clone() } else { Answer::Ok });
+    let many = TraceTemplate::new(7, 33).message(0);
+    assert_eq!(post(&engine, Way::Protobuf, &[], &many).await, (200, false));
+    assert_eq!((sink.snapshot().spans, sink.snapshot().runs[&7].extra), (33, 0));
+    drained(&engine).await;
 }
