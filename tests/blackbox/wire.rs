@@ -313,17 +313,19 @@ async fn a_sender_that_is_too_much_is_asked_to_wait() {
     let large = TraceTemplate::new(2, 1_500).message(0);
     assert!(large.len() > 1 << 19 && large.len() < 1 << 20, "{}", large.len());
     let mut holding = Client::connect(addresses(&engine)[0]).await.unwrap();
-    let (held, before) = (large.clone(), sink.snapshot().requests);
-    let first = tokio::spawn(async move { holding.export(Signal::Traces, &held).await });
-    assert!(sink.wait_until(|counts| counts.requests > before, PATIENCE).await);
-    let heard = [
-        call(&engine, &Head::new(Signal::Traces, None, None), requests::frame(&large)).await,
-        post(&engine, Way::Protobuf, &[], &large).await,
-        post(&engine, Way::Json, &[], &to_json(Telemetry::Traces, &large)[..large.len()]).await,
-    ];
+    let before = sink.snapshot().requests;
+    let refused = async {
+        assert!(sink.wait_until(|counts| counts.requests > before, PATIENCE).await);
+        let heard = [
+            call(&engine, &Head::new(Signal::Traces, None, None), requests::frame(&large)).await,
+            post(&engine, Way::Protobuf, &[], &large).await,
+            post(&engine, Way::Json, &[], &to_json(Telemetry::Traces, &large)[..large.len()]).await,
+        ];
+        sink.answer(Answer::Ok);
+        heard
+    };
+    let (_, heard) = tokio::join!(holding.export(Signal::Traces, &large), refused);
     assert_eq!(heard, TRY_AGAIN);
-    sink.answer(Answer::Ok);
-    drop(first);
     drained(&engine).await;
 
     // Too often.

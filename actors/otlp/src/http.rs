@@ -88,6 +88,7 @@ impl HttpService for Service {
 
 impl Service {
     /// What is posted, or why it is not taken.
+    #[allow(clippy::result_large_err, reason = "an answer is made once, and goes straight out")]
     fn signal(&self, request: &HttpRequest) -> Result<Signal, HttpResponse> {
         let Paths(paths) = &self.paths;
         let format = format(&request.headers);
