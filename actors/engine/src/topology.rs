@@ -15,7 +15,8 @@ use watershed_delivery::{Budget, Share};
 use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
     Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Message, Metrics, Part,
-    PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer, Tail,
+    PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer, Tail, exporter_ended,
+    processor_ended,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
 
@@ -244,8 +245,9 @@ impl<'a> Builder<'a> {
         let mut cells = Vec::new();
         for lane in 0..copies {
             let cell = Cell::new(format!("{name}@{lane}"), quota.clone());
-            let parts =
-                ExporterParts { env: self.env(&exporter.id, None, lane, copies), batching: batching.clone() };
+            let env = self.env(&exporter.id, None, lane, copies);
+            cell.on_ended(exporter_ended(&env));
+            let parts = ExporterParts { env, batching: batching.clone() };
             let launch = exporter.spec.launch(parts);
             ids.push(self.start(&cell, &name, exporter.critical, lane, launch).await?);
             cells.push(cell);
@@ -281,6 +283,7 @@ impl<'a> Builder<'a> {
                 let branch = |branch: &crate::config::BranchPlan| {
                     let exporter = &exporters[branch.exporter];
                     Branch {
+                        id: self.plan.exporters[branch.exporter].id.clone(),
                         cell: exporter.by_lane[lane].clone(),
                         share: exporter.share.clone(),
                         required: branch.required,
@@ -302,6 +305,7 @@ impl<'a> Builder<'a> {
                 let limits = Limits { requests: Some(MAILBOX), ..Limits::default() };
                 let cell = Cell::new(format!("{name}@{lane}"), Quota::new(limits));
                 let env = self.env(&processor.id, Some(&pipeline.id), lane, copies);
+                cell.on_ended(processor_ended(&env, &pipeline.id, next));
                 let launch = stage.launch(env, next.clone());
                 let id = self.start(&cell, &group, processor.critical, lane, launch).await?;
                 if ids.len() <= position {
@@ -310,7 +314,8 @@ impl<'a> Builder<'a> {
                 ids[position].push(id);
                 cells.push(cell);
             }
-            downstream = self.every_lane(&cells).into_iter().map(Downstream::Cell).collect();
+            let cells = self.every_lane(&cells).into_iter();
+            downstream = cells.map(|cell| Downstream::Cell(processor.id.clone(), cell)).collect();
         }
         Ok(downstream)
     }

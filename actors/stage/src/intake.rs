@@ -1,10 +1,10 @@
 //! The way into a receiver: admission by bytes before a request is read, and the wait for its outcome after.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use watershed_delivery::{Budget, Cause, Exhausted, Guard, Outcome, Permit};
+use watershed_delivery::{Budget, Cause, Exhausted, Fault, Guard, Outcome, Permit};
 use watershed_supervise::{Cell, NoRoom, Weight};
 use watershed_telemetry::Signal;
 
@@ -29,8 +29,19 @@ struct IntakeInner {
     env: Env,
     cell: Cell<Request>,
     signals: Vec<Signal>,
+    transport: &'static str,
+    /// Made when something is first counted, so that a way in that nobody uses shows no series.
+    counts: OnceLock<Counts>,
+}
+
+/// What is counted of one way in: items by signal, requests by how they ended.
+struct Counts {
     accepted: PerSignal,
     refused: PerSignal,
+    failed: PerSignal,
+    success: Counter,
+    refusal: Counter,
+    failure: Counter,
     reasons: Reasons,
 }
 
@@ -69,45 +80,25 @@ struct Reasons {
 impl Intake {
     /// The way into `cell`, for requests of `signals`.
     pub fn new(env: Env, cell: Cell<Request>, signals: Vec<Signal>) -> Self {
-        let (id, metrics) = (&env.id, &env.metrics);
-        let labels = [("receiver", &**id)];
-        let accepted = metrics.per_signal(
-            [
-                "otelcol_receiver_accepted_spans",
-                "otelcol_receiver_accepted_metric_points",
-                "otelcol_receiver_accepted_log_records",
-            ],
-            "Items whose sender was told ok.",
-            &labels,
-        );
-        let refused = metrics.per_signal(
-            [
-                "otelcol_receiver_refused_spans",
-                "otelcol_receiver_refused_metric_points",
-                "otelcol_receiver_refused_log_records",
-            ],
-            "Items whose sender was told to try again, or that they are wrong.",
-            &labels,
-        );
-        let reason = |reason| {
-            metrics.counter(
-                "watershed_receiver_refused_requests",
-                "Requests that were not taken, by reason.",
-                &[("receiver", id), ("reason", reason)],
-            )
-        };
-        let reasons = Reasons {
-            memory: reason("memory"),
-            too_large: reason("too_large"),
-            unauthenticated: reason("unauthenticated"),
-            too_often: reason("rate_limit"),
-            connection: reason("connection"),
-            refused: reason("refused"),
-            rejected: reason("rejected"),
-            panic: reason("panic"),
-            transport: reason("transport"),
-        };
-        Self { inner: Arc::new(IntakeInner { env, cell, signals, accepted, refused, reasons }) }
+        Self::counting(env, cell, signals, "")
+    }
+
+    /// The same way in for what comes over `transport` (`grpc`, `http`), which is counted under that label.
+    #[must_use]
+    pub fn over(&self, transport: &'static str) -> Self {
+        let IntakeInner { env, cell, signals, .. } = &*self.inner;
+        let over = Self::counting(env.clone(), cell.clone(), signals.clone(), transport);
+        over.counts();
+        over
+    }
+
+    fn counting(env: Env, cell: Cell<Request>, signals: Vec<Signal>, transport: &'static str) -> Self {
+        Self { inner: Arc::new(IntakeInner { env, cell, signals, transport, counts: OnceLock::new() }) }
+    }
+
+    fn counts(&self) -> &Counts {
+        let IntakeInner { env, transport, counts, .. } = &*self.inner;
+        counts.get_or_init(|| Counts::new(env, transport))
     }
 
     /// The receiver's id.
@@ -137,7 +128,11 @@ impl Intake {
 
     /// Counts a request that was refused before it was whole.
     pub fn turned_away(&self, why: TurnedAway) {
-        let reasons = &self.inner.reasons;
+        let Counts { reasons, refusal, .. } = self.counts();
+        // A connection is no request.
+        if why != TurnedAway::Connection {
+            refusal.add(1);
+        }
         let reason = match why {
             TurnedAway::Memory => &reasons.memory,
             TurnedAway::TooLarge => &reasons.too_large,
@@ -186,18 +181,96 @@ impl Intake {
 
     /// Tells the supervisor's log of a panic in a connection or request future.
     pub fn panicked(&self, message: &str) {
-        self.inner.reasons.panic.add(1);
+        self.counts().failure.add(1);
+        self.counts().reasons.panic.add(1);
         tracing::error!(receiver = %self.id(), panic = message, "a request panicked; its sender was refused");
     }
 
     fn count(&self, signal: Signal, items: usize, outcome: &Outcome) {
-        let reason = match outcome {
-            Outcome::Refused(_) => &self.inner.reasons.refused,
-            Outcome::Rejected(_) => &self.inner.reasons.rejected,
-            Outcome::Dropped { .. } | Outcome::Delivered => return self.inner.accepted.add(signal, items),
+        let counts = self.counts();
+        let (of_items, of_requests) = match outcome {
+            Outcome::Dropped { .. } | Outcome::Delivered => (&counts.accepted, &counts.success),
+            _ if is_internal(outcome) => (&counts.failed, &counts.failure),
+            _ => (&counts.refused, &counts.refusal),
         };
-        self.inner.refused.add(signal, items);
-        reason.add(1);
+        of_items.add(signal, items);
+        of_requests.add(1);
+        match outcome {
+            Outcome::Refused(_) => counts.reasons.refused.add(1),
+            Outcome::Rejected(_) => counts.reasons.rejected.add(1),
+            Outcome::Dropped { .. } | Outcome::Delivered => {}
+        }
+    }
+}
+
+/// Whether something in here broke, rather than said no.
+fn is_internal(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Refused(refusal) => matches!(refusal.cause, Cause::Failure | Cause::Abandoned),
+        Outcome::Rejected(rejection) => rejection.fault == Fault::Poison,
+        Outcome::Dropped { .. } | Outcome::Delivered => false,
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    fn new(env: &Env, transport: &str) -> Self {
+        let (receiver, metrics) = (&*env.id, &env.metrics);
+        let labels = [("receiver", receiver), ("transport", transport)];
+        let labels = if transport.is_empty() { &labels[..1] } else { &labels[..] };
+        let items = |names, help| metrics.per_signal(names, help, labels);
+        let requests = |outcome| {
+            let labels = [labels, &[("outcome", outcome)]].concat();
+            metrics.counter("otelcol_receiver_requests", "Requests, by how they ended.", &labels)
+        };
+        let reason = |reason| {
+            metrics.counter(
+                "watershed_receiver_refused_requests",
+                "Requests that were not taken, by reason.",
+                &[("receiver", receiver), ("reason", reason)],
+            )
+        };
+        Self {
+            accepted: items(
+                [
+                    "otelcol_receiver_accepted_spans",
+                    "otelcol_receiver_accepted_metric_points",
+                    "otelcol_receiver_accepted_log_records",
+                ],
+                "Items whose sender was told ok.",
+            ),
+            refused: items(
+                [
+                    "otelcol_receiver_refused_spans",
+                    "otelcol_receiver_refused_metric_points",
+                    "otelcol_receiver_refused_log_records",
+                ],
+                "Items whose sender was told to try again, or that they are wrong.",
+            ),
+            failed: items(
+                [
+                    "otelcol_receiver_failed_spans",
+                    "otelcol_receiver_failed_metric_points",
+                    "otelcol_receiver_failed_log_records",
+                ],
+                "Items that were not taken because something in here broke.",
+            ),
+            success: requests("success"),
+            refusal: requests("refused"),
+            failure: requests("failure"),
+            reasons: Reasons {
+                memory: reason("memory"),
+                too_large: reason("too_large"),
+                unauthenticated: reason("unauthenticated"),
+                too_often: reason("rate_limit"),
+                connection: reason("connection"),
+                refused: reason("refused"),
+                rejected: reason("rejected"),
+                panic: reason("panic"),
+                transport: reason("transport"),
+            },
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 // The settings macros name their types the same way inside and outside.
 extern crate self as watershed_stage;
 
+mod edge;
 mod exporter;
 mod extension;
 mod gate;
@@ -25,7 +26,8 @@ mod registry;
 mod route;
 mod settings;
 
-pub use exporter::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
+pub use edge::exporter_ended;
+pub use exporter::{Batch, ExportError, Exporter, ExporterParts, Partial, PipelineBatch, Sending};
 pub use extension::{
     AuthError, AuthSettings, ClientAuth, Dependence, Extension, ExtensionSpec, Extensions, Headers, Provided,
     Reference, Role, ServerAuth, Unauthenticated,
@@ -33,7 +35,7 @@ pub use extension::{
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use intake::{Intake, TurnedAway};
 pub use message::{Body, Context, Message, Request};
-pub use metrics::{Counter, Gauge, Metrics, PerSignal};
+pub use metrics::{Counter, Gauge, Held, Histogram, Level, Metrics, PerSignal};
 pub use network::{
     CompressionSetting, CorsSettings, Credentials, Door, GrpcClientSettings, GrpcServerSettings,
     HttpClientSettings, HttpServerSettings, KeepaliveClientSettings, KeepaliveServerSettings,
@@ -46,7 +48,7 @@ pub use registry::{
     BudgetLimit, BudgetSettings, Env, Error, ExporterSpec, KeyError, Parsed, Part, Placement, ProcessorSpec,
     ReceiverSpec, Registry, Settings, StageSpec, Unknown,
 };
-pub use route::{Ack, Branch, Downstream, Entry, LOST_ITEMS, Ledger, Tail};
+pub use route::{Ack, Branch, Downstream, Entry, LOST_ITEMS, Ledger, Tail, processor_ended};
 pub use settings::{
     BatchSettings, ByteSize, Interval, OnFull, PartitionSettings, QueueSettings, RetrySettings, Sizer,
 };

@@ -1,4 +1,4 @@
-//! Counters and gauges under otelcol's names, and their text exposition.
+//! Counters, gauges and histograms under otelcol's names, and their text exposition.
 //!
 //! A counter is one atomic, shared by the lanes; who counts holds it, so a count costs one addition. Names,
 //! labels and help are looked up once, when a stage is built.
@@ -27,6 +27,26 @@ pub struct Counter(Arc<AtomicU64>);
 #[derive(Clone, Debug, Default)]
 pub struct PerSignal([Counter; 3]);
 
+/// How many of something there are now.
+#[derive(Clone, Debug, Default)]
+pub struct Level(Arc<AtomicU64>);
+
+/// One of those that a [`Level`] counts, for as long as it is held.
+#[derive(Debug)]
+pub struct Held(Arc<AtomicU64>);
+
+/// A distribution: how many values lie below each of its bounds, and their sum.
+#[derive(Clone, Debug)]
+pub struct Histogram(Arc<Buckets>);
+
+#[derive(Debug)]
+struct Buckets {
+    bounds: &'static [u64],
+    /// One a bound, and one for what lies above all of them.
+    counts: Vec<AtomicU64>,
+    sum: AtomicU64,
+}
+
 /// A value read when it is asked for.
 pub type Gauge = Arc<dyn Fn() -> f64 + Send + Sync>;
 
@@ -37,6 +57,8 @@ struct Family {
 
 enum Source {
     Counter(Counter),
+    Level(Level),
+    Histogram(Histogram),
     Gauge(Gauge),
     Count(Gauge),
 }
@@ -54,14 +76,56 @@ impl Metrics {
 
     /// The counter of this name and these labels; the same one each time.
     pub fn counter(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Counter {
+        let same = |source: &Source| match source {
+            Source::Counter(counter) => Some(counter.clone()),
+            _ => None,
+        };
+        self.shared(name, help, labels, same, || Source::Counter(Counter::default())).unwrap_or_default()
+    }
+
+    /// The level of this name and these labels; the same one each time.
+    pub fn level(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Level {
+        let same = |source: &Source| match source {
+            Source::Level(level) => Some(level.clone()),
+            _ => None,
+        };
+        self.shared(name, help, labels, same, || Source::Level(Level::default())).unwrap_or_default()
+    }
+
+    /// The histogram of this name and these labels; the same one each time.
+    pub fn histogram(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        bounds: &'static [u64],
+        labels: &[(&str, &str)],
+    ) -> Histogram {
+        let same = |source: &Source| match source {
+            Source::Histogram(histogram) => Some(histogram.clone()),
+            _ => None,
+        };
+        let new = || Source::Histogram(Histogram::new(bounds));
+        self.shared(name, help, labels, same, new).unwrap_or_else(|| Histogram::new(bounds))
+    }
+
+    /// What is registered under this name and these labels, or else what `new` makes; `None` where it is of
+    /// another kind.
+    fn shared<T>(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&str, &str)],
+        same: impl FnOnce(&Source) -> Option<T>,
+        new: impl FnOnce() -> Source,
+    ) -> Option<T> {
         let mut family =
             self.families.entry(name).or_insert_with(|| Family { help, series: BTreeMap::new() });
-        let source =
-            family.series.entry(self.labels(labels)).or_insert_with(|| Source::Counter(Counter::default()));
-        match source {
-            Source::Counter(counter) => counter.clone(),
-            Source::Gauge(_) | Source::Count(_) => Counter::default(),
-        }
+        same(family.series.entry(self.labels(labels)).or_insert_with(new))
+    }
+
+    /// Shows a counter under one more name: what one addition counts may have to be found under several.
+    pub fn alias(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)], counter: &Counter) {
+        self.register(name, help, labels, Source::Counter(counter.clone()));
     }
 
     /// One counter a signal; `names` in the order of [`Signal::ALL`].
@@ -95,7 +159,7 @@ impl Metrics {
         let Some(family) = self.families.get(name) else { return 0 };
         let counts = family.series.values().filter_map(|source| match source {
             Source::Counter(counter) => Some(counter.get()),
-            Source::Gauge(_) | Source::Count(_) => None,
+            _ => None,
         });
         counts.sum()
     }
@@ -108,7 +172,8 @@ impl Metrics {
         for name in names {
             let Some(family) = self.families.get(name) else { continue };
             let kind = match family.series.values().next() {
-                Some(Source::Gauge(_)) => "gauge",
+                Some(Source::Gauge(_) | Source::Level(_)) => "gauge",
+                Some(Source::Histogram(_)) => "histogram",
                 _ => "counter",
             };
             // Writing to a String can not fail.
@@ -117,6 +182,8 @@ impl Metrics {
             for (labels, source) in &family.series {
                 let _ = match source {
                     Source::Counter(counter) => writeln!(text, "{name}{labels} {}", counter.get()),
+                    Source::Level(level) => writeln!(text, "{name}{labels} {}", level.get()),
+                    Source::Histogram(histogram) => histogram.render(&mut text, name, labels),
                     Source::Gauge(read) | Source::Count(read) => writeln!(text, "{name}{labels} {}", read()),
                 };
             }
@@ -159,12 +226,71 @@ impl Counter {
     }
 }
 
+// === impl Level ===
+
+impl Level {
+    /// Counts one more until it is dropped, wherever and however that happens.
+    #[must_use]
+    pub fn hold(&self) -> Held {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Held(self.0.clone())
+    }
+
+    /// How many there are.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Histogram ===
+
+impl Histogram {
+    fn new(bounds: &'static [u64]) -> Self {
+        let counts = std::iter::repeat_with(AtomicU64::default).take(bounds.len() + 1).collect();
+        Self(Arc::new(Buckets { bounds, counts, sum: AtomicU64::default() }))
+    }
+
+    /// Records a value.
+    pub fn record(&self, value: u64) {
+        let Buckets { bounds, counts, sum } = &*self.0;
+        if let Some(count) = counts.get(bounds.partition_point(|bound| *bound < value)) {
+            count.fetch_add(1, Ordering::Relaxed);
+            sum.fetch_add(value, Ordering::Relaxed);
+        }
+    }
+
+    fn render(&self, text: &mut String, name: &str, labels: &str) -> std::fmt::Result {
+        let Buckets { bounds, counts, sum } = &*self.0;
+        let inner = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix('}')).unwrap_or_default();
+        let comma = if inner.is_empty() { "" } else { "," };
+        let bounds = bounds.iter().map(u64::to_string).chain(std::iter::once("+Inf".to_owned()));
+        let mut total = 0;
+        for (bound, count) in bounds.zip(counts) {
+            total += count.load(Ordering::Relaxed);
+            writeln!(text, "{name}_bucket{{{inner}{comma}le=\"{bound}\"}} {total}")?;
+        }
+        writeln!(text, "{name}_sum{labels} {}", sum.load(Ordering::Relaxed))?;
+        writeln!(text, "{name}_count{labels} {total}")
+    }
+}
+
 // === impl PerSignal ===
 
 impl PerSignal {
+    /// The counter of `signal`.
+    pub fn of(&self, signal: Signal) -> &Counter {
+        by_signal(&self.0, signal)
+    }
+
     /// Adds `items` of `signal`.
     pub fn add(&self, signal: Signal, items: usize) {
-        by_signal(&self.0, signal).add(items as u64);
+        self.of(signal).add(items as u64);
     }
 }
 

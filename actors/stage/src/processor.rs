@@ -13,7 +13,7 @@ use crate::message::{Context, Message, weight_of};
 use crate::metrics::PerSignal;
 use crate::origin::Origin;
 use crate::registry::{Env, Error, Part, Placement, ProcessorSpec, Settings, StageSpec};
-use crate::route::{Downstream, Ledger, Refusal, Rooms, by_deadline};
+use crate::route::{Downstream, Ledger, Refusal, Rooms, Way, by_deadline};
 use crate::settings::later;
 
 /// A stage that stands in a pipeline: it is lent one message at a time and says what goes on.
@@ -86,11 +86,18 @@ pub(crate) struct Configured<P: Processor>(pub(crate) Arc<P::Settings>);
 /// One copy of a processor and all it needs to run.
 struct Host {
     env: Env,
-    downstream: Downstream,
+    way: Way,
     context: Arc<Context>,
     ledger: Arc<Ledger>,
+    counters: Counters,
+}
+
+/// What a processor's copy counts, by signal.
+struct Counters {
     incoming: PerSignal,
     outgoing: PerSignal,
+    refused: PerSignal,
+    dropped: PerSignal,
 }
 
 // === impl Outlet ===
@@ -153,31 +160,15 @@ impl<P: Processor> StageSpec for Configured<P> {
 impl Host {
     fn new(env: Env, downstream: Downstream) -> Self {
         let pipeline = env.pipeline.clone().unwrap_or_else(|| env.id.clone());
-        let labels = [("processor", &*env.id), ("pipeline", &*pipeline)];
-        let items = |names, help| env.metrics.per_signal(names, help, &labels);
-        let incoming = items(
-            [
-                "otelcol_processor_incoming_spans",
-                "otelcol_processor_incoming_metric_points",
-                "otelcol_processor_incoming_log_records",
-            ],
-            "Items handed to the processor.",
-        );
-        let outgoing = items(
-            [
-                "otelcol_processor_outgoing_spans",
-                "otelcol_processor_outgoing_metric_points",
-                "otelcol_processor_outgoing_log_records",
-            ],
-            "Items the processor passed on.",
-        );
+        let counters = Counters::new(&env, &pipeline);
+        let way = Way::new(downstream, &env, &pipeline);
         let context = Arc::new(Context {
             receiver: env.id.clone(),
             pipeline: pipeline.clone(),
             origin: Origin::default(),
         });
         let ledger = Ledger::new(pipeline, &env.metrics);
-        Self { env, downstream, context, ledger, incoming, outgoing }
+        Self { env, way, context, ledger, counters }
     }
 
     async fn run<P: Processor>(self, mut stage: P, mut lease: Lease<Message>) -> Result<(), Failure> {
@@ -238,13 +229,20 @@ impl Host {
         if let Err(error) = handled {
             outlet.staged.clear();
             let outcome = error.outcome(items)?;
-            self.incoming.add(signal, items);
+            self.counters.incoming.add(signal, items);
+            self.counters.refused.add(signal, items);
+            self.way.ended(items, &outcome);
             lease.finish(ticket, outcome);
             return Ok(());
         }
         let output = outlet.take()?;
         // Only now: what is handed to a successor instead would count twice.
-        self.incoming.add(signal, items);
+        self.counters.incoming.add(signal, items);
+        let left_out = items.saturating_sub(output.as_ref().map_or(0, Payload::items));
+        if left_out > 0 {
+            self.counters.dropped.add(signal, left_out);
+            self.way.ended(left_out, &Outcome::Dropped { items: left_out as u64 });
+        }
         let Some(output) = output else {
             lease.finish(ticket, Outcome::Dropped { items: items as u64 });
             return Ok(());
@@ -252,20 +250,24 @@ impl Host {
         let rooms = match self.reserve(&output, lease, deadline).await {
             Ok(rooms) => rooms,
             Err(refusal) => {
+                self.counters.refused.add(output.signal(), output.items());
                 lease.finish(ticket, refusal);
                 return Ok(());
             }
         };
         if lease.is_withdrawn(&ticket) {
-            lease.finish(ticket, Outcome::refused(Cause::Withdrawn, "its sender is gone"));
+            let outcome = Outcome::refused(Cause::Withdrawn, "its sender is gone");
+            self.counters.refused.add(output.signal(), output.items());
+            self.way.ended(output.items(), &outcome);
+            lease.finish(ticket, outcome);
             return Ok(());
         }
         if let Some(taken) = lease.take(ticket) {
             let mut message = taken.mail;
             message.permit = cover(&message, &output);
-            self.outgoing.add(output.signal(), output.items());
+            self.counters.outgoing.add(output.signal(), output.items());
             message.payload = output;
-            self.downstream.send(rooms, message);
+            self.way.send(rooms, message);
         }
         Ok(())
     }
@@ -290,10 +292,10 @@ impl Host {
         match self.reserve(&payload, lease, None).await {
             Err(refusal) => guard.resolve(refusal),
             Ok(rooms) => {
-                self.outgoing.add(payload.signal(), payload.items());
+                self.counters.outgoing.add(payload.signal(), payload.items());
                 let permit = self.env.budget.overdraw(payload.bytes() as u64);
                 let message = Message { payload, context: self.context.clone(), guard, permit, charge: None };
-                self.downstream.send(rooms, message);
+                self.way.send(rooms, message);
             }
         }
         Ok(())
@@ -306,15 +308,80 @@ impl Host {
         deadline: Option<Instant>,
     ) -> Result<Rooms, Outcome> {
         let weight = weight_of(payload);
-        match self.downstream.try_reserve(weight) {
+        match self.way.try_reserve(weight) {
             Ok(rooms) => Ok(rooms),
             Err(Refusal::Now(outcome)) => Err(outcome),
             Err(Refusal::Wait) => {
                 let since = Instant::now();
-                let rooms = by_deadline(deadline, self.downstream.reserve(weight)).await;
+                let rooms =
+                    by_deadline(deadline, self.way.reserve(weight), || self.way.late(weight.items)).await;
                 lease.cell().add_blocked(since.elapsed());
                 rooms
             }
+        }
+    }
+}
+
+// === impl Counters ===
+
+impl Counters {
+    fn new(env: &Env, pipeline: &str) -> Self {
+        let labels = [("processor", &*env.id), ("pipeline", pipeline)];
+        let items = |names, help| env.metrics.per_signal(names, help, &labels);
+        let counters = Self {
+            incoming: items(
+                [
+                    "otelcol_processor_incoming_spans",
+                    "otelcol_processor_incoming_metric_points",
+                    "otelcol_processor_incoming_log_records",
+                ],
+                "Items handed to the processor.",
+            ),
+            outgoing: items(
+                [
+                    "otelcol_processor_outgoing_spans",
+                    "otelcol_processor_outgoing_metric_points",
+                    "otelcol_processor_outgoing_log_records",
+                ],
+                "Items the processor passed on.",
+            ),
+            refused: items(
+                [
+                    "otelcol_processor_refused_spans",
+                    "otelcol_processor_refused_metric_points",
+                    "otelcol_processor_refused_log_records",
+                ],
+                "Items the processor found fault with, or could not pass on.",
+            ),
+            dropped: items(
+                [
+                    "otelcol_processor_dropped_spans",
+                    "otelcol_processor_dropped_metric_points",
+                    "otelcol_processor_dropped_log_records",
+                ],
+                "Items the processor left out on purpose.",
+            ),
+        };
+        counters.alias(env, pipeline);
+        counters
+    }
+
+    /// Shows what is counted under otelcol's other names, newer and older.
+    fn alias(&self, env: &Env, pipeline: &str) {
+        let accepted = [
+            "otelcol_processor_accepted_spans",
+            "otelcol_processor_accepted_metric_points",
+            "otelcol_processor_accepted_log_records",
+        ];
+        for (signal, accepted) in Signal::ALL.into_iter().zip(accepted) {
+            let labels = [("processor", &*env.id), ("pipeline", pipeline), ("otel_signal", signal.as_str())];
+            let alias = |name, labels, counter: &PerSignal| {
+                let help = "As incoming and outgoing by signal, under otelcol's other name.";
+                env.metrics.alias(name, help, labels, counter.of(signal));
+            };
+            alias("otelcol_processor_incoming_items", &labels, &self.incoming);
+            alias("otelcol_processor_outgoing_items", &labels, &self.outgoing);
+            alias(accepted, &labels[..2], &self.outgoing);
         }
     }
 }

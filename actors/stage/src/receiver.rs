@@ -23,7 +23,7 @@ use crate::intake::Intake;
 use crate::message::{Body, Context, Message, Request, weight_of};
 use crate::metrics::by_signal;
 use crate::registry::{Env, Error, Placement, ReceiverSpec, Settings};
-use crate::route::{Entry, Refusal, Rooms, by_deadline};
+use crate::route::{Entry, Refusal, Rooms, Way, by_deadline};
 
 /// A source of telemetry.
 pub trait Receiver: Sized + 'static {
@@ -95,6 +95,8 @@ pub(crate) struct Configured<R: Receiver>(pub(crate) Arc<R::Settings>);
 struct Host<R> {
     stage: R,
     parts: ReceiverParts,
+    /// Its ways on, in the order of the entries.
+    ways: [Vec<Way>; 3],
 }
 
 // === impl Configured ===
@@ -122,7 +124,7 @@ impl<R: Receiver> ReceiverSpec for Configured<R> {
             let (settings, parts) = (settings.clone(), parts.clone());
             async move {
                 let stage = R::build(&settings, &parts.env)?;
-                Host { stage, parts }.serve(lease).await
+                Host::new(stage, parts).serve(lease).await
             }
             .boxed_local()
         })
@@ -132,6 +134,12 @@ impl<R: Receiver> ReceiverSpec for Configured<R> {
 // === impl Host ===
 
 impl<R: Receiver> Host<R> {
+    fn new(stage: R, parts: ReceiverParts) -> Self {
+        let way = |entry: &Entry| Way::new(entry.downstream.clone(), &parts.env, &entry.pipeline);
+        let ways = parts.entries.each_ref().map(|entries| entries.iter().map(way).collect());
+        Self { stage, parts, ways }
+    }
+
     async fn serve(self, mut lease: Lease<Request>) -> Result<(), Failure> {
         lease.started();
         let mut source = std::pin::pin!(caught(self.stage.run(self.parts.intake.clone())).fuse());
@@ -205,9 +213,13 @@ impl<R: Receiver> Host<R> {
         by_signal::<Vec<Entry>>(&self.parts.entries, signal)
     }
 
+    fn ways(&self, signal: Signal) -> &[Way] {
+        by_signal::<Vec<Way>>(&self.ways, signal)
+    }
+
     fn try_reserve(&self, payload: &Payload) -> Result<Vec<Rooms>, Refusal> {
         let weight = weight_of(payload);
-        self.entries(payload.signal()).iter().map(|entry| entry.downstream.try_reserve(weight)).collect()
+        self.ways(payload.signal()).iter().map(|way| way.try_reserve(weight)).collect()
     }
 
     async fn wait(
@@ -221,25 +233,26 @@ impl<R: Receiver> Host<R> {
             let _turn = turn.lock().await;
             self.reserve(&payload).await
         };
-        let rooms = by_deadline(deadline, rooms).await;
+        let late = || self.ways(payload.signal()).iter().for_each(|way| way.late(payload.items()));
+        let rooms = by_deadline(deadline, rooms, late).await;
         (ticket, payload, rooms)
     }
 
     /// Room in every pipeline. While one is waited for, nothing is held in the others: they have other senders,
     /// and what frees the one may have to pass through them.
     async fn reserve(&self, payload: &Payload) -> Result<Vec<Rooms>, Outcome> {
-        let (entries, weight) = (self.entries(payload.signal()), weight_of(payload));
+        let (ways, weight) = (self.ways(payload.signal()), weight_of(payload));
         let mut full = 0;
         'wait: loop {
-            let mut rooms = Vec::with_capacity(entries.len());
-            let mut waited = match entries.get(full) {
-                Some(entry) => Some(entry.downstream.reserve(weight).await?),
+            let mut rooms = Vec::with_capacity(ways.len());
+            let mut waited = match ways.get(full) {
+                Some(way) => Some(way.reserve(weight).await?),
                 None => None,
             };
-            for (index, entry) in entries.iter().enumerate() {
+            for (index, way) in ways.iter().enumerate() {
                 let room = match waited.take_if(|_| index == full) {
                     Some(room) => Ok(room),
-                    None => entry.downstream.try_reserve(weight),
+                    None => way.try_reserve(weight),
                 };
                 match room {
                     Ok(room) => rooms.push(room),
@@ -263,7 +276,11 @@ impl<R: Receiver> Host<R> {
     ) {
         let rooms = match rooms {
             Ok(rooms) if !lease.is_withdrawn(&ticket) => rooms,
-            Ok(_) => return lease.finish(ticket, Outcome::refused(Cause::Withdrawn, "its sender is gone")),
+            Ok(_) => {
+                let outcome = Outcome::refused(Cause::Withdrawn, "its sender is gone");
+                self.ways(payload.signal()).iter().for_each(|way| way.ended(payload.items(), &outcome));
+                return lease.finish(ticket, outcome);
+            }
             Err(outcome) => return lease.finish(ticket, outcome),
         };
         let entries = self.entries(payload.signal());
@@ -275,13 +292,14 @@ impl<R: Receiver> Host<R> {
         let Request { origin, guard, permit, .. } = taken.mail;
         permit.cover(payload.bytes() as u64);
         let guards = guard.split(entries.len());
-        for ((entry, rooms), guard) in entries.iter().zip(rooms).zip(guards) {
+        let ways = self.ways(payload.signal()).iter();
+        for (((entry, way), rooms), guard) in entries.iter().zip(ways).zip(rooms).zip(guards) {
             let context = Context {
                 receiver: self.parts.env.id.clone(),
                 pipeline: entry.pipeline.clone(),
                 origin: origin.clone(),
             };
-            entry.downstream.send(
+            way.send(
                 rooms,
                 Message {
                     payload: payload.clone(),

@@ -12,15 +12,17 @@ use tokio::time::Instant;
 use watershed_delivery::{Cause, Charge, Guard, Holder, Outcome, Share};
 use watershed_supervise::{Cell, NoRoom, Room, Weight};
 
+use crate::edge::{Edge, MEMORY, QUEUE_FULL};
 use crate::message::Message;
 use crate::metrics::{Counter, Metrics, PerSignal};
+use crate::registry::Env;
 use crate::settings::OnFull;
 
 /// What lies behind a stage.
 #[derive(Clone)]
 pub enum Downstream {
-    /// The next processor of the pipeline.
-    Cell(Cell<Message>),
+    /// The next processor of the pipeline, by its id.
+    Cell(Arc<str>, Cell<Message>),
     /// The pipeline's exporters.
     Tail(Arc<Tail>),
 }
@@ -46,6 +48,8 @@ pub struct Tail {
 
 /// One exporter of a pipeline.
 pub struct Branch {
+    /// Its id.
+    pub id: Arc<str>,
     /// Its queue on this lane.
     pub cell: Cell<Message>,
     /// Its part of the role's memory, beside the bounds of the queue itself.
@@ -68,7 +72,7 @@ pub enum Ack {
 }
 
 /// How long a sender is asked to wait for a queue that is full: what one batch takes to leave, more or less.
-const QUEUE_FULL: Duration = Duration::from_millis(200);
+const QUEUE_WAIT: Duration = Duration::from_millis(200);
 
 /// The counter of what was lost after its sender had its "ok".
 pub const LOST_ITEMS: &str = "watershed_pipeline_lost_items";
@@ -85,11 +89,28 @@ struct Custody {
     items: u64,
 }
 
-/// Room in every branch that will have the message.
-pub(crate) struct Rooms(SmallVec<[Option<Reserved>; 2]>);
+/// The way on as the stage sees it that it leaves, with the arrows to what lies behind.
+pub(crate) struct Way {
+    downstream: Downstream,
+    /// In the order of the branches.
+    edges: Vec<Edge>,
+}
+
+/// Room in every branch that will have the message; why not in each of the others.
+pub(crate) struct Rooms(SmallVec<[Result<Reserved, &'static str>; 2]>);
 
 /// Room in one queue, and its charge to the queue's share of memory.
 type Reserved = (Room<Message>, Option<Charge>);
+
+/// Why a branch has no room.
+enum Full {
+    /// Its queue is full.
+    Queue,
+    /// Its share of memory is used up.
+    Memory,
+    /// It is down.
+    Down(Outcome),
+}
 
 /// Why there are no rooms.
 pub(crate) enum Refusal {
@@ -100,40 +121,54 @@ pub(crate) enum Refusal {
 }
 
 /// Waits for room no longer than anybody waits for the message: it would keep its memory from others for nothing.
+/// Calls `late` where that is why there is none.
 pub(crate) async fn by_deadline<T>(
     deadline: Option<Instant>,
     room: impl Future<Output = Result<T, Outcome>>,
+    late: impl FnOnce(),
 ) -> Result<T, Outcome> {
     match deadline {
         None => room.await,
         Some(deadline) => tokio::time::timeout_at(deadline, room).await.unwrap_or_else(|_| {
+            late();
             Err(Outcome::refused(Cause::Deadline, "no room in its pipeline before the deadline"))
         }),
     }
 }
 
-// === impl Downstream ===
+// === impl Way ===
 
-impl Downstream {
+impl Way {
+    pub(crate) fn new(downstream: Downstream, env: &Env, pipeline: &Arc<str>) -> Self {
+        let edge = |to: &Arc<str>| Edge::new(&env.metrics, pipeline, &env.id, to);
+        let edges = match &downstream {
+            Downstream::Cell(id, _) => vec![edge(id)],
+            Downstream::Tail(tail) => tail.branches.iter().map(|branch| edge(&branch.id)).collect(),
+        };
+        Self { downstream, edges }
+    }
+
     /// Room in every branch that must have a message of this weight, without waiting.
     pub(crate) fn try_reserve(&self, weight: Weight) -> Result<Rooms, Refusal> {
-        match self {
-            Self::Cell(cell) => match cell.try_reserve(weight) {
-                Ok(room) => Ok(Rooms(smallvec![Some((room, None))])),
+        match &self.downstream {
+            Downstream::Cell(_, cell) => match cell.try_reserve(weight) {
+                Ok(room) => Ok(Rooms(smallvec![Ok((room, None))])),
                 Err(NoRoom::Full) => Err(Refusal::Wait),
-                Err(closed) => Err(Refusal::Now(down(cell, closed))),
+                Err(closed) => Err(Refusal::Now(self.refused(0, weight, Full::Down(down(cell, closed))))),
             },
-            Self::Tail(tail) => {
+            Downstream::Tail(tail) => {
                 let mut rooms = SmallVec::new();
-                for branch in &tail.branches {
+                for (index, branch) in tail.branches.iter().enumerate() {
                     match branch.try_reserve(weight) {
-                        Ok(room) => rooms.push(Some(room)),
-                        Err(refusal) if branch.blocks() => return Err(refusal),
-                        Err(refusal) if branch.required => return Err(refusal.at_once()),
-                        Err(_) => rooms.push(None),
+                        Ok(room) => rooms.push(Ok(room)),
+                        Err(Full::Queue) if branch.blocks() => return Err(Refusal::Wait),
+                        Err(full) if branch.required => {
+                            return Err(Refusal::Now(self.refused(index, weight, full)));
+                        }
+                        Err(full) => rooms.push(Err(full.reason())),
                     }
                 }
-                tail.checked(rooms)
+                self.checked(tail, rooms, weight).map_err(Refusal::Now)
             }
         }
     }
@@ -141,71 +176,117 @@ impl Downstream {
     /// Room in every branch that must have a message of this weight, waiting for those that block: first, in an
     /// order that is the same for all who wait, so that no two can each hold what the other waits for.
     pub(crate) async fn reserve(&self, weight: Weight) -> Result<Rooms, Outcome> {
-        match self {
-            Self::Cell(cell) => match cell.reserve(weight).await {
-                Ok(room) => Ok(Rooms(smallvec![Some((room, None))])),
-                Err(closed) => Err(down(cell, closed)),
+        match &self.downstream {
+            Downstream::Cell(_, cell) => match cell.reserve(weight).await {
+                Ok(room) => Ok(Rooms(smallvec![Ok((room, None))])),
+                Err(closed) => Err(self.refused(0, weight, Full::Down(down(cell, closed)))),
             },
-            Self::Tail(tail) => {
+            Downstream::Tail(tail) => {
                 let mut blocking: SmallVec<[usize; 2]> =
                     (0..tail.branches.len()).filter(|index| tail.branches[*index].blocks()).collect();
                 blocking.sort_by_key(|index| Arc::as_ptr(tail.branches[*index].cell.quota()));
-                let mut rooms: SmallVec<[Option<Reserved>; 2]> = tail.branches.iter().map(|_| None).collect();
+                let mut rooms: SmallVec<[_; 2]> = tail.branches.iter().map(|_| Err(QUEUE_FULL)).collect();
                 for index in blocking {
-                    let branch = &tail.branches[index];
-                    rooms[index] = Some(branch.reserve(weight).await.map_err(Refusal::outcome)?);
+                    let room = tail.branches[index].reserve(weight).await;
+                    rooms[index] = Ok(room.map_err(|full| self.refused(index, weight, full))?);
                 }
-                for (branch, room) in
-                    tail.branches.iter().zip(&mut rooms).filter(|(branch, _)| !branch.blocks())
+                for (index, branch) in tail.branches.iter().enumerate().filter(|(_, branch)| !branch.blocks())
                 {
-                    *room = match branch.try_reserve(weight) {
-                        Ok(room) => Some(room),
-                        Err(refusal) if branch.required => return Err(refusal.outcome()),
-                        Err(_) => None,
+                    rooms[index] = match branch.try_reserve(weight) {
+                        Ok(room) => Ok(room),
+                        Err(full) if branch.required => return Err(self.refused(index, weight, full)),
+                        Err(full) => Err(full.reason()),
                     };
                 }
-                tail.checked(rooms).map_err(Refusal::outcome)
+                self.checked(tail, rooms, weight)
             }
         }
     }
 
+    /// A message that no branch would have must not be taken, unless each of them was told to drop.
+    fn checked(
+        &self,
+        tail: &Tail,
+        rooms: SmallVec<[Result<Reserved, &'static str>; 2]>,
+        weight: Weight,
+    ) -> Result<Rooms, Outcome> {
+        let drops = || tail.branches.iter().all(|branch| branch.on_full == OnFull::Drop);
+        if rooms.iter().any(Result::is_ok) || drops() {
+            return Ok(Rooms(rooms));
+        }
+        for (edge, room) in self.edges.iter().zip(rooms) {
+            edge.refused(weight.items, room.err().unwrap_or(QUEUE_FULL));
+        }
+        Err(Full::Queue.outcome())
+    }
+
     /// Sends a message into the rooms reserved for it.
     pub(crate) fn send(&self, rooms: Rooms, message: Message) {
-        match self {
-            Self::Cell(_) => {
-                if let Some((room, _)) = rooms.0.into_iter().flatten().next() {
-                    room.send(message);
+        match &self.downstream {
+            Downstream::Cell(..) => {
+                for (edge, (room, _)) in self.edges.iter().zip(rooms.0.into_iter().flatten()) {
+                    edge.passed(message.payload.items());
+                    return room.send(message);
                 }
             }
-            Self::Tail(tail) => tail.send(rooms, message),
+            Downstream::Tail(tail) => tail.send(&self.edges, rooms, message),
         }
     }
+
+    /// Books items that came this far and do not go on.
+    pub(crate) fn ended(&self, items: usize, outcome: &Outcome) {
+        self.edges.iter().for_each(|edge| edge.ended(items, outcome));
+    }
+
+    /// Books items that were waiting for room when their deadline passed.
+    pub(crate) fn late(&self, items: usize) {
+        let waits = |index: usize| match &self.downstream {
+            Downstream::Cell(..) => true,
+            Downstream::Tail(tail) => tail.branches.get(index).is_some_and(Branch::blocks),
+        };
+        for (_, edge) in self.edges.iter().enumerate().filter(|(index, _)| waits(*index)) {
+            edge.refused(items, Cause::Deadline.as_str());
+        }
+    }
+
+    /// Books that one branch has no room for what it must have; what its sender is told.
+    fn refused(&self, index: usize, weight: Weight, full: Full) -> Outcome {
+        if let Some(edge) = self.edges.get(index) {
+            edge.refused(weight.items, full.reason());
+        }
+        full.outcome()
+    }
+}
+
+/// Counts what the cell of a processor ends by itself, on the arrows by which it would have gone on.
+pub fn processor_ended(
+    env: &Env,
+    pipeline: &Arc<str>,
+    downstream: &Downstream,
+) -> impl Fn(&Message, &Outcome) + Send + Sync + use<> {
+    let way = Way::new(downstream.clone(), env, pipeline);
+    move |message, outcome| way.ended(message.payload.items(), outcome)
 }
 
 // === impl Tail ===
 
 impl Tail {
-    /// A message that no branch would have must not be taken, unless each of them was told to drop.
-    fn checked(&self, rooms: SmallVec<[Option<Reserved>; 2]>) -> Result<Rooms, Refusal> {
-        let drops = || self.branches.iter().all(|branch| branch.on_full == OnFull::Drop);
-        if rooms.iter().any(Option::is_some) || drops() {
-            Ok(Rooms(rooms))
-        } else {
-            Err(Refusal::Wait.at_once())
-        }
-    }
-
-    fn send(&self, rooms: Rooms, message: Message) {
+    fn send(&self, edges: &[Edge], rooms: Rooms, message: Message) {
         let Message { payload, context, guard, permit, .. } = message;
-        for (branch, room) in self.branches.iter().zip(rooms.0) {
-            let Some((room, charge)) = room else {
-                branch.enqueue_failed.add(payload.signal(), payload.items());
-                continue;
+        for ((branch, edge), room) in self.branches.iter().zip(edges).zip(rooms.0) {
+            let (room, charge) = match room {
+                Ok(reserved) => reserved,
+                Err(reason) => {
+                    branch.enqueue_failed.add(payload.signal(), payload.items());
+                    edge.dropped(payload.items(), reason);
+                    continue;
+                }
             };
             let guard = match self.ack {
                 Ack::Delivered if branch.required => guard.fork(),
                 Ack::Delivered | Ack::Accepted => self.ledger.hold(payload.items()),
             };
+            edge.passed(payload.items());
             room.send(Message {
                 payload: payload.clone(),
                 context: context.clone(),
@@ -227,41 +308,48 @@ impl Branch {
         self.required && self.on_full == OnFull::Block
     }
 
-    fn try_reserve(&self, weight: Weight) -> Result<Reserved, Refusal> {
+    fn try_reserve(&self, weight: Weight) -> Result<Reserved, Full> {
         match self.cell.try_reserve(weight) {
             Ok(room) => self.charged(room, weight),
-            Err(NoRoom::Full) => Err(Refusal::Wait),
-            Err(closed) => Err(Refusal::Now(down(&self.cell, closed))),
+            Err(NoRoom::Full) => Err(Full::Queue),
+            Err(closed) => Err(Full::Down(down(&self.cell, closed))),
         }
     }
 
-    async fn reserve(&self, weight: Weight) -> Result<Reserved, Refusal> {
+    async fn reserve(&self, weight: Weight) -> Result<Reserved, Full> {
         match self.cell.reserve(weight).await {
             // Once there is room by count, memory is not waited for: that wait could hold up what would free it.
-            Ok(room) => self.charged(room, weight).map_err(Refusal::at_once),
-            Err(closed) => Err(Refusal::Now(down(&self.cell, closed))),
+            Ok(room) => self.charged(room, weight),
+            Err(closed) => Err(Full::Down(down(&self.cell, closed))),
         }
     }
 
-    fn charged(&self, room: Room<Message>, weight: Weight) -> Result<Reserved, Refusal> {
+    fn charged(&self, room: Room<Message>, weight: Weight) -> Result<Reserved, Full> {
         match self.share.try_charge(weight.bytes as u64) {
             Some(charge) => Ok((room, Some(charge))),
-            None => Err(Refusal::Wait.at_once()),
+            None => Err(Full::Memory),
         }
     }
 }
 
-// === impl Refusal ===
+// === impl Full ===
 
-impl Refusal {
-    fn at_once(self) -> Self {
-        Self::Now(self.outcome())
+impl Full {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Queue => QUEUE_FULL,
+            Self::Memory => MEMORY,
+            Self::Down(Outcome::Refused(refusal)) => refusal.cause.as_str(),
+            Self::Down(_) => Cause::Failure.as_str(),
+        }
     }
 
     fn outcome(self) -> Outcome {
         match self {
-            Self::Now(outcome) => outcome,
-            Self::Wait => Outcome::refused_for(Cause::Overload, "sending queue is full", QUEUE_FULL),
+            Self::Queue | Self::Memory => {
+                Outcome::refused_for(Cause::Overload, "sending queue is full", QUEUE_WAIT)
+            }
+            Self::Down(outcome) => outcome,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -34,7 +34,12 @@ struct Inner<M> {
     /// When a sender who found no room last had the lane swept.
     swept: Mutex<Option<Instant>>,
     lane: Mutex<Lane<M>>,
+    /// Told of what the cell ends by itself.
+    ended: OnceLock<Box<Ended<M>>>,
 }
+
+/// Hears of a message and of the outcome it is about to have.
+type Ended<M> = dyn Fn(&M, &Outcome) + Send + Sync;
 
 /// Room for one message, held from the reservation until the message is finished. Returned on drop.
 #[must_use = "room that is dropped is returned"]
@@ -82,8 +87,15 @@ impl<M: Mail> Cell<M> {
                 pulse: Arc::default(),
                 swept: Mutex::default(),
                 lane: Mutex::new(Lane::new()),
+                ended: OnceLock::new(),
             }),
         }
+    }
+
+    /// Has `ended` told of every message that the cell ends by itself: poison, withdrawn mail, what it held when
+    /// it was torn down. What a stage finishes is the stage's to count. Only the first call counts.
+    pub fn on_ended(&self, ended: impl Fn(&M, &Outcome) + Send + Sync + 'static) {
+        let _ = self.inner.ended.set(Box::new(ended));
     }
 
     /// The stage's name.
@@ -209,7 +221,7 @@ impl<M: Mail> Cell<M> {
         let waker = lane.waker.take();
         drop(lane);
         for entry in all {
-            entry.settle(Outcome::Refused(refusal.clone()));
+            self.end(entry, Outcome::Refused(refusal.clone()));
         }
         if let Some(waker) = waker {
             waker.wake();
@@ -226,8 +238,16 @@ impl<M: Mail> Cell<M> {
     /// Settles what was withdrawn. Not under the lock.
     pub(crate) fn cut(&self, withdrawn: Vec<Entry<M>>) {
         for entry in withdrawn {
-            entry.settle(Outcome::refused(Cause::Withdrawn, "nobody waits for it any more"));
+            self.end(entry, Outcome::refused(Cause::Withdrawn, "nobody waits for it any more"));
         }
+    }
+
+    /// Ends a message that its stage has not finished. Not under the lock.
+    pub(crate) fn end(&self, entry: Entry<M>, outcome: Outcome) {
+        if let Some(ended) = self.inner.ended.get() {
+            ended(&entry.mail, &outcome);
+        }
+        entry.settle(outcome);
     }
 
     fn check_open(&self) -> Result<(), NoRoom> {
@@ -284,7 +304,7 @@ impl<M: Mail> Room<M> {
             let outcome = Outcome::Refused(refusal.clone());
             lane.refused += 1;
             drop(lane);
-            return entry.settle(outcome);
+            return cell.end(entry, outcome);
         }
         lane.queue.push_back(entry);
         let waker = lane.waker.take();

@@ -96,7 +96,7 @@ impl<M: Mail> Cell<M> {
         }
         drop(lane);
         for (entry, outcome) in ended {
-            entry.settle(outcome);
+            self.end(entry, outcome);
         }
         Recovery { progressed, excused }
     }

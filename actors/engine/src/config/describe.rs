@@ -73,7 +73,7 @@ impl RolePlan {
         };
         let own = exporter.sending.queue.batch.as_ref().map(|settings| (settings, "its own setting"));
         let from_pipeline =
-            exporter.batching.get(&pipeline.id).map(|settings| (settings, "the pipeline's batching"));
+            exporter.batching.get(&pipeline.id).map(|batch| (&batch.settings, "the pipeline's batching"));
         let batching = match own.or(from_pipeline) {
             Some((settings, origin)) => format!("batches {} ({origin})", batches(settings)),
             None => "no batching".to_owned(),

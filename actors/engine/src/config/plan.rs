@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use watershed_stage::{
-    Ack, BatchSettings, BudgetLimit, BudgetSettings, ExporterSpec, ExtensionSpec, OnFull, ProcessorSpec,
+    Ack, BudgetLimit, BudgetSettings, ExporterSpec, ExtensionSpec, OnFull, PipelineBatch, ProcessorSpec,
     ReceiverSpec, Sending, Signal,
 };
 
@@ -82,7 +82,7 @@ pub struct ExporterPlan {
     pub sending: Sending,
     /// How what comes from a pipeline is batched, where a `batch` processor says so and the exporter's own
     /// `sending_queue.batch` does not.
-    pub batching: HashMap<Arc<str>, BatchSettings>,
+    pub batching: HashMap<Arc<str>, PipelineBatch>,
 }
 
 /// An extension.

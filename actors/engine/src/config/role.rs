@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use watershed_stage::{
-    BatchSettings, BudgetSettings, ExporterSpec, ExtensionSpec, Part, ProcessorSpec, ReceiverSpec, Reference,
-    Registry, Signal,
+    BatchSettings, BudgetSettings, ExporterSpec, ExtensionSpec, Part, PipelineBatch, ProcessorSpec,
+    ReceiverSpec, Reference, Registry, Signal,
 };
 
 use super::components::Class;
@@ -226,7 +226,8 @@ impl Role<'_> {
                 let own = format!("the exporter's own `sending_queue.batch` wins over processor `{id}`");
                 notes.push(format!("exporter `{}`: {own}", exporter.id));
             } else {
-                exporter.batching.insert(pipeline.id.clone(), settings.clone());
+                let batch = PipelineBatch { processor: id.clone(), settings: settings.clone() };
+                exporter.batching.insert(pipeline.id.clone(), batch);
             }
         }
         notes

@@ -55,7 +55,7 @@ fn one_collector() {
     assert_eq!((&*pipeline.id, pipeline.signals.as_slice()), ("traces", [Signal::Traces].as_slice()));
     assert!(pipeline.processors.is_empty(), "batch and memory_limiter are no stages");
     assert_eq!(pipeline.ack, Ack::Delivered);
-    assert_eq!(role.exporters[0].batching["traces"].min_size, 100);
+    assert_eq!(role.exporters[0].batching["traces"].settings.min_size, 100);
     assert!(role.receivers[0].critical && !role.exporters[0].critical);
     assert_eq!(plan.service.metrics.as_deref(), Some("127.0.0.1:8888"));
     assert_eq!(plan.service.shutdown_timeout, Duration::from_secs(30));

@@ -2,6 +2,7 @@
 //! request.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -9,8 +10,10 @@ use watershed_delivery::Outcome;
 use watershed_supervise::Ticket;
 use watershed_telemetry::{Payload, Signal};
 
+use super::counters::BatchProcessor;
 use crate::extension::Dependence;
 use crate::message::Context;
+use crate::metrics::Held;
 use crate::origin::TraceContext;
 use crate::settings::{BatchSettings, Sizer, later};
 
@@ -35,6 +38,8 @@ pub(super) struct Pending {
     bytes: usize,
     awaited: bool,
     since: Instant,
+    /// What counts it, and that it is there, where a `batch` processor has it formed.
+    counted: Option<(Rc<BatchProcessor>, Held)>,
 }
 
 /// A batch on its way: the messages it settles, and what is still to be sent for them.
@@ -53,8 +58,19 @@ pub(super) struct Job {
 // === impl Pending ===
 
 impl Pending {
-    pub(super) fn new(settings: BatchSettings, now: Instant) -> Self {
-        Self { settings, members: Vec::new(), items: 0, bytes: 0, awaited: false, since: now }
+    pub(super) fn new(settings: BatchSettings, now: Instant, processor: Option<&Rc<BatchProcessor>>) -> Self {
+        let counted = processor.map(|processor| (processor.clone(), processor.forming.hold()));
+        Self { settings, members: Vec::new(), items: 0, bytes: 0, awaited: false, since: now, counted }
+    }
+
+    /// The `batch` processor that has it formed.
+    pub(super) fn processor(&self) -> Option<&BatchProcessor> {
+        self.counted.as_ref().map(|(processor, _)| &**processor)
+    }
+
+    /// Items and bytes.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.items, self.bytes)
     }
 
     /// Whether a message of `signal` from `context` may be merged with those that are here. `depends` is what

@@ -8,6 +8,7 @@ use watershed_delivery::{Cause, Fault, Outcome};
 use watershed_supervise::{Failure, Mail as _};
 
 use super::batch::{Job, Member};
+use super::counters::GivenUp;
 use super::lane::{Done, Lane};
 use super::{ExportError, Exporter, Partial};
 use crate::message::Message;
@@ -27,7 +28,7 @@ impl<E: Exporter> Lane<E> {
             }
             Done::Tried(job, Err(ExportError::TooLarge { code, reason })) => self.cut_up(job, code, reason),
             Done::Tried(job, Err(ExportError::Permanent { code, reason })) => {
-                self.rejected(job, code, reason)
+                self.rejected(job, GivenUp::Rejected, code, reason);
             }
         }
         Ok(())
@@ -37,7 +38,7 @@ impl<E: Exporter> Lane<E> {
         if let Some(part) = job.parts.pop_front() {
             let rejected = usize::try_from(partial.rejected).unwrap_or(usize::MAX).min(part.items());
             self.counters.sent.add(part.signal(), part.items() - rejected);
-            self.counters.failed.add(part.signal(), rejected);
+            self.counters.failed(part.signal(), rejected, GivenUp::Partial);
             if (rejected > 0 || !partial.message.is_empty()) && self.may_log() {
                 tracing::warn!(exporter = %self.parts.env.id, rejected, message = %partial.message,
                     "the destination took only a part, or warned");
@@ -105,7 +106,7 @@ impl<E: Exporter> Lane<E> {
             return;
         }
         if job.parts.front().is_none_or(|part| part.items() < 2) {
-            return self.rejected(job, code, reason);
+            return self.rejected(job, GivenUp::TooLarge, code, reason);
         }
         if let Some(part) = job.parts.pop_front() {
             let half = part.items().div_ceil(2);
@@ -116,7 +117,7 @@ impl<E: Exporter> Lane<E> {
         self.proceed(job);
     }
 
-    fn rejected(&mut self, mut job: Job, code: i32, reason: Cow<'static, str>) {
+    fn rejected(&mut self, mut job: Job, why: GivenUp, code: i32, reason: Cow<'static, str>) {
         if job.members.len() > 1 {
             // One of them may be to blame; the others are not to suffer for it.
             self.ready.extend(job.members.drain(..).map(Job::single));
@@ -124,7 +125,7 @@ impl<E: Exporter> Lane<E> {
         }
         if let Some(part) = job.parts.pop_front() {
             let items = part.items();
-            self.counters.failed.add(part.signal(), items);
+            self.counters.failed(part.signal(), items, why);
             if self.may_log() {
                 tracing::error!(exporter = %self.parts.env.id, error = %reason, code, dropped_items = items,
                     "Exporting failed. Dropping data.");
@@ -140,21 +141,31 @@ impl<E: Exporter> Lane<E> {
         let left = if job.members.len() == 1 { Some(job.items()) } else { None };
         for member in std::mem::take(&mut job.members) {
             let items = left.unwrap_or(member.payload.items());
-            self.counters.failed.add(member.payload.signal(), items);
+            self.counters.failed(member.payload.signal(), items, GivenUp::Exhausted);
             if self.may_log() {
                 tracing::error!(exporter = %self.parts.env.id, error = %reason, dropped_items = items,
                     "Exporting failed. No more retries left. Dropping data.");
             }
             let reason = format!("no more retries left: {reason}");
             let outcome = Outcome::rejected(Fault::Exhausted, items as u64, reason);
-            self.lease.finish(member.ticket, job.outcome.clone().join(outcome));
+            self.finish(member, job.outcome.clone().join(outcome));
         }
     }
 
     pub(super) fn settle(&self, job: Job) {
         for member in job.members {
-            self.lease.finish(member.ticket, job.outcome.clone());
+            self.finish(member, job.outcome.clone());
         }
+    }
+
+    fn finish(&self, member: Member, outcome: Outcome) {
+        self.book(&member, &outcome);
+        self.lease.finish(member.ticket, outcome);
+    }
+
+    /// Books a message on the arrow to the destination.
+    fn book(&self, member: &Member, outcome: &Outcome) {
+        self.counters.outward.settled(&member.context.pipeline, member.payload.items(), outcome);
     }
 
     /// Refuses those whose sender will have gone by the time of the next attempt, while it can still hear.
@@ -178,9 +189,10 @@ impl<E: Exporter> Lane<E> {
         for member in job.members.extract_if(.., |member| which(member)) {
             // What was never tried says nothing of the exporter: it is no progress, and no proof.
             if job.attempts == 0 {
+                self.book(&member, outcome);
                 self.lease.give_back(member.ticket, outcome.clone());
             } else {
-                self.lease.finish(member.ticket, outcome.clone());
+                self.finish(member, outcome.clone());
             }
         }
         if job.members.len() < before {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use watershed_supervise::{Control, Failure, Lease, Next, Ticket, caught};
 
 use super::batch::{Job, Member, Pending};
-use super::counters::{Counters, Random};
+use super::counters::{Counters, Random, Trigger};
 use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
 use crate::extension::Dependence;
 use crate::message::Message;
@@ -55,7 +55,7 @@ pub(super) enum Done {
 impl<E: Exporter> Lane<E> {
     pub(super) fn new(exporter: E, sending: Sending, parts: ExporterParts, lease: Lease<Message>) -> Self {
         let consumers = sending.queue.num_consumers.div_ceil(parts.env.copies.max(1));
-        let counters = Counters::new(&parts);
+        let counters = Counters::new(&parts, &sending);
         Self {
             depends: exporter.depends(),
             exporter: Rc::new(exporter),
@@ -143,32 +143,43 @@ impl<E: Exporter> Lane<E> {
         let takes = |pending: &Pending| pending.takes(payload.signal(), &context, &self.depends);
         let found = self.pending.iter().position(takes);
         let limit = settings.partition.metadata_cardinality_limit;
+        let pipeline = context.pipeline.clone();
         let member = Member { ticket, payload, context, deadline, awaited };
+        let new = |lane: &Self| Pending::new(settings.clone(), now, lane.counters.processor(&pipeline));
         let mut pending = match found {
             Some(index) if !alone => self.pending.swap_remove(index),
-            _ => Pending::new(settings.clone(), now),
+            _ => new(self),
         };
         if pending.overflows(&member.payload) {
-            let full = std::mem::replace(&mut pending, Pending::new(settings, now));
-            self.ready.push_back(full.into_job());
+            let full = std::mem::replace(&mut pending, new(self));
+            self.close(full, Trigger::Size);
         }
         pending.push(member);
-        if alone || pending.is_full() {
-            self.ready.push_back(pending.into_job());
+        if alone {
+            self.close(pending, Trigger::Alone);
+        } else if pending.is_full() {
+            self.close(pending, Trigger::Size);
         } else {
             self.pending.push(pending);
         }
         if self.pending.len() > limit
             && let Some(oldest) = (0..self.pending.len()).min_by_key(|index| self.pending[*index].flush_at())
         {
-            self.ready.push_back(self.pending.swap_remove(oldest).into_job());
+            let oldest = self.pending.swap_remove(oldest);
+            self.close(oldest, Trigger::Cardinality);
         }
+    }
+
+    /// A batch that grows no more.
+    fn close(&mut self, pending: Pending, trigger: Trigger) {
+        self.counters.formed(&pending, trigger);
+        self.ready.push_back(pending.into_job());
     }
 
     fn batching(&self, pipeline: &Arc<str>) -> Option<&BatchSettings> {
         let queue = &self.sending.queue;
         // Without a queue nothing waits, so nothing can be waited for.
-        let batch = queue.batch.as_ref().or_else(|| self.parts.batching.get(pipeline));
+        let batch = queue.batch.as_ref().or_else(|| Some(&self.parts.batching.get(pipeline)?.settings));
         batch.filter(|_| queue.enabled)
     }
 
@@ -178,10 +189,21 @@ impl<E: Exporter> Lane<E> {
             let now = Instant::now();
             let idle = self.running.is_empty();
             let draining = self.drain_deadline().is_some();
-            let due = |pending: &mut Pending| {
-                draining || (idle && pending.is_awaited()) || pending.flush_at() <= now
+            let due = |pending: &Pending| {
+                if draining {
+                    Some(Trigger::Drain)
+                } else if pending.flush_at() <= now {
+                    Some(Trigger::Timeout)
+                } else {
+                    (idle && pending.is_awaited()).then_some(Trigger::Idle)
+                }
             };
-            self.ready.extend(self.pending.extract_if(.., due).map(Pending::into_job));
+            for pending in std::mem::take(&mut self.pending) {
+                match due(&pending) {
+                    Some(trigger) => self.close(pending, trigger),
+                    None => self.pending.push(pending),
+                }
+            }
         }
         while self.running.len() < self.consumers {
             let Some(job) = self.ready.pop_front() else { break };
@@ -210,9 +232,13 @@ impl<E: Exporter> Lane<E> {
         };
         let Some(payload) = job.parts.front().cloned() else { return self.settle(job) };
         let batch = Batch { payload, context: first.context.clone(), trace: job.trace().cloned(), timeout };
-        job.started.get_or_insert(now);
+        if job.started.is_none() {
+            job.started = Some(now);
+            self.counters.first_sent(&batch.payload);
+        }
         let exporter = self.exporter.clone();
         self.counters.requests.add(1);
+        let in_flight = self.counters.in_flight.hold();
         self.running.push(Box::pin(async move {
             let late = |_| {
                 let reason = format!("no answer within {:?}", timeout.unwrap_or_default()).into();
@@ -223,6 +249,7 @@ impl<E: Exporter> Lane<E> {
                 None => export.await,
                 Some(timeout) => tokio::time::timeout(timeout, export).await.unwrap_or_else(late),
             };
+            drop(in_flight);
             match result {
                 Ok(result) => Done::Tried(job, result),
                 Err(panic) => Done::Panicked(panic),

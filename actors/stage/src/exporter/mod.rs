@@ -122,7 +122,16 @@ pub struct ExporterParts {
     /// Id, lane, budget, metrics.
     pub env: Env,
     /// How batches are formed of what comes from each pipeline, where its `batch` processor says so.
-    pub batching: Arc<HashMap<Arc<str>, BatchSettings>>,
+    pub batching: Arc<HashMap<Arc<str>, PipelineBatch>>,
+}
+
+/// How what comes from one pipeline is batched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PipelineBatch {
+    /// The `batch` processor that says so.
+    pub processor: Arc<str>,
+    /// What it says.
+    pub settings: BatchSettings,
 }
 
 /// An exporter kind with its settings.

@@ -11,8 +11,9 @@ use crate::processor::processor;
 
 const LOST: [&str; 3] = ["lost_spans", "lost_metric_points", "lost_log_records"];
 
-fn branch(bench: &Bench, end: &End, required: bool, on_full: OnFull) -> Branch {
+pub fn branch(bench: &Bench, end: &End, required: bool, on_full: OnFull) -> Branch {
     Branch {
+        id: end.cell.name().clone(),
         cell: end.cell.clone(),
         share: bench.share.clone(),
         required,
@@ -21,7 +22,7 @@ fn branch(bench: &Bench, end: &End, required: bool, on_full: OnFull) -> Branch {
     }
 }
 
-async fn pipeline(bench: &Bench, ack: Ack, branches: Vec<Branch>) -> Cell<Message> {
+pub async fn pipeline(bench: &Bench, ack: Ack, branches: Vec<Branch>) -> Cell<Message> {
     let ledger = Ledger::new("traces".into(), &bench.metrics);
     processor(bench, "", Downstream::Tail(Arc::new(Tail { branches, ack, ledger }))).await
 }

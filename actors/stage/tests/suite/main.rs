@@ -3,6 +3,7 @@
 
 mod batching;
 mod common;
+mod edges;
 mod fanout;
 mod kinds;
 mod metrics;

@@ -48,3 +48,47 @@ fn each_signal_counts_under_its_own_name() {
         assert!(text.contains(line), "{text}");
     }
 }
+
+#[test]
+fn a_histogram_counts_what_lies_at_or_below_each_bound() {
+    let metrics = Metrics::default();
+    let sizes = metrics.histogram("size", "Sizes.", &[10, 100], &[("id", "a")]);
+    // Whoever asks again has the same.
+    metrics.histogram("size", "Sizes.", &[10, 100], &[("id", "a")]).record(10);
+    [11, 100, 101].into_iter().for_each(|size| sizes.record(size));
+    metrics.histogram("bare", "Without labels.", &[1], &[]).record(1);
+    let expected = "# HELP bare Without labels.\n\
+                    # TYPE bare histogram\n\
+                    bare_bucket{le=\"1\"} 1\n\
+                    bare_bucket{le=\"+Inf\"} 1\n\
+                    bare_sum 1\n\
+                    bare_count 1\n\
+                    # HELP size Sizes.\n\
+                    # TYPE size histogram\n\
+                    size_bucket{id=\"a\",le=\"10\"} 1\n\
+                    size_bucket{id=\"a\",le=\"100\"} 3\n\
+                    size_bucket{id=\"a\",le=\"+Inf\"} 4\n\
+                    size_sum{id=\"a\"} 222\n\
+                    size_count{id=\"a\"} 4\n";
+    assert_eq!(metrics.render(), expected);
+}
+
+#[test]
+fn a_level_falls_when_what_it_counts_is_dropped() {
+    let metrics = Metrics::default();
+    let level = metrics.level("in_flight", "Calls.", &[]);
+    let held = [level.hold(), metrics.level("in_flight", "Calls.", &[]).hold()];
+    assert_eq!(level.get(), 2);
+    assert!(metrics.render().contains("# TYPE in_flight gauge\nin_flight 2\n"));
+    drop(held);
+    assert_eq!(level.get(), 0);
+}
+
+#[test]
+fn an_alias_shows_the_same_count() {
+    let metrics = Metrics::default();
+    let counter = metrics.counter("first", "F.", &[]);
+    metrics.alias("second", "S.", &[("x", "1")], &counter);
+    counter.add(3);
+    assert!(metrics.render().contains("\nsecond{x=\"1\"} 3\n"), "{}", metrics.render());
+}

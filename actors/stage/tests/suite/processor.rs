@@ -33,7 +33,7 @@ fn what_it_passes_on_carries_the_debts_of_what_it_was_given() {
     paused(async {
         let bench = Bench::new();
         let mut end = End::new(&bench, "end", 9);
-        let cell = processor(&bench, "", Downstream::Cell(end.cell.clone())).await;
+        let cell = processor(&bench, "", Downstream::Cell("end".into(), end.cell.clone())).await;
         // Two outputs are one message.
         on_handle(|payload| async move { Ok(vec![payload, spans([10, 11])]) });
         let receipt = bench.awaited(&cell, spans([1]), secs(8));
@@ -53,7 +53,7 @@ fn nothing_passed_on_is_dropped_by_policy() {
     paused(async {
         let bench = Bench::new();
         let end = End::new(&bench, "end", 9);
-        let cell = processor(&bench, "", Downstream::Cell(end.cell.clone())).await;
+        let cell = processor(&bench, "", Downstream::Cell("end".into(), end.cell.clone())).await;
         on_handle(|_| async { Ok(Vec::new()) });
         let dropped = bench.awaited(&cell, spans([1, 2]), secs(8)).await;
         assert_eq!(dropped, Outcome::Dropped { items: 2 });
@@ -70,7 +70,7 @@ fn an_error_ends_the_message_and_not_the_stage() {
     paused(async {
         let bench = Bench::new();
         let mut end = End::new(&bench, "end", 9);
-        let cell = processor(&bench, "", Downstream::Cell(end.cell.clone())).await;
+        let cell = processor(&bench, "", Downstream::Cell("end".into(), end.cell.clone())).await;
         on_handle(|payload| async move {
             match ids(&payload)[0] {
                 1 => Err(Error::reject("wrong")),
@@ -93,7 +93,7 @@ fn a_panic_repeats_nothing_and_loses_nothing() {
     paused(async {
         let bench = Bench::new();
         let mut end = End::new(&bench, "end", 9);
-        let cell = processor(&bench, "", Downstream::Cell(end.cell.clone())).await;
+        let cell = processor(&bench, "", Downstream::Cell("end".into(), end.cell.clone())).await;
         let broke = Rc::new(Cell::new(0));
         let breaks = broke.clone();
         on_handle(move |payload| {
@@ -134,7 +134,7 @@ fn outputs_of_several_signals_are_not_silently_lost() {
     paused(async {
         let bench = Bench::new();
         let end = End::new(&bench, "end", 9);
-        let cell = processor(&bench, "", Downstream::Cell(end.cell.clone())).await;
+        let cell = processor(&bench, "", Downstream::Cell("end".into(), end.cell.clone())).await;
         on_handle(|traces| async move { Ok(vec![traces, payload(Signal::Logs, [2])]) });
         let outcome = bench.awaited(&cell, spans([1]), secs(8)).await;
         assert_refused(&outcome, Cause::Failure);
@@ -159,7 +159,8 @@ fn ticks_come_in_time_however_full_the_queue_is() {
             vec![spans([99])]
         });
         let start = Instant::now();
-        let cell = processor(&bench, "interval = '50ms'", Downstream::Cell(end.cell.clone())).await;
+        let cell =
+            processor(&bench, "interval = '50ms'", Downstream::Cell("end".into(), end.cell.clone())).await;
         let receipts: Vec<_> = (0..20).map(|id| bench.awaited(&cell, spans([id]), secs(8))).collect();
         let mut order = Vec::new();
         while order.len() < 23 {
@@ -192,12 +193,18 @@ fn an_interval_of_nothing_is_no_panic() {
             counted.set(counted.get() + 1);
             Vec::new()
         });
-        let cell = processor(&bench, "interval = '0s'", Downstream::Cell(end.cell.clone())).await;
+        let cell =
+            processor(&bench, "interval = '0s'", Downstream::Cell("end".into(), end.cell.clone())).await;
         until("ticks", || ticks.get() > 3).await;
         assert_eq!(cell.observe().generation, 1);
         bench.end().await;
         let bench = Bench::new();
-        let cell = processor(&bench, "interval = '5000000000000h'", Downstream::Cell(end.cell.clone())).await;
+        let cell = processor(
+            &bench,
+            "interval = '5000000000000h'",
+            Downstream::Cell("end".into(), end.cell.clone()),
+        )
+        .await;
         assert_eq!(cell.observe().generation, 1);
         bench.end().await;
     });
@@ -210,7 +217,7 @@ fn a_drain_passes_on_what_the_stage_kept() {
         let mut end = End::new(&bench, "end", 9);
         on_handle(|_| async { Ok(Vec::new()) });
         on_drain(|| vec![spans([7, 8])]);
-        let cell = processor(&bench, "", Downstream::Cell(end.cell.clone())).await;
+        let cell = processor(&bench, "", Downstream::Cell("end".into(), end.cell.clone())).await;
         let kept = bench.held(&cell, spans([7, 8]));
         let reports = bench.drain().await;
         assert_eq!((reports[0].drained, kept.outcome()), (1, Some(Outcome::Dropped { items: 2 })));
@@ -224,7 +231,7 @@ fn a_full_queue_behind_it_is_waited_for_and_the_wait_is_seen() {
     paused(async {
         let bench = Bench::new();
         let mut end = End::new(&bench, "end", 1);
-        let cell = processor(&bench, "", Downstream::Cell(end.cell.clone())).await;
+        let cell = processor(&bench, "", Downstream::Cell("end".into(), end.cell.clone())).await;
         let first = bench.held(&cell, spans([1]));
         until("the queue is full", || !end.is_empty()).await;
         let second = bench.awaited(&cell, spans([2]), secs(8));
@@ -251,7 +258,7 @@ fn a_full_queue_is_waited_for_no_longer_than_anybody_waits() {
     paused(async {
         let bench = Bench::new();
         let mut end = End::new(&bench, "end", 1);
-        let cell = processor(&bench, "", Downstream::Cell(end.cell.clone())).await;
+        let cell = processor(&bench, "", Downstream::Cell("end".into(), end.cell.clone())).await;
         let first = bench.held(&cell, spans([1]));
         until("the queue is full", || !end.is_empty()).await;
         let left = bench.budget.used();
@@ -275,7 +282,7 @@ fn a_queue_that_is_torn_down_refuses() {
     paused(async {
         let bench = Bench::new();
         let end = End::new(&bench, "end", 9);
-        let cell = processor(&bench, "", Downstream::Cell(end.cell.clone())).await;
+        let cell = processor(&bench, "", Downstream::Cell("end".into(), end.cell.clone())).await;
         end.cell.close("gone");
         assert_refused(&bench.awaited(&cell, spans([1]), secs(8)).await, Cause::Failure);
         bench.end().await;
@@ -288,6 +295,7 @@ fn an_edited_copy_is_counted_beside_its_original() {
         let bench = Bench::new();
         let mut ends = [End::new(&bench, "a", 9), End::new(&bench, "b", 9)];
         let branches = ends.iter().map(|end| Branch {
+            id: end.cell.name().clone(),
             cell: end.cell.clone(),
             share: bench.share.clone(),
             required: true,

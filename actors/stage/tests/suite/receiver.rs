@@ -48,7 +48,7 @@ async fn receiver_on(bench: Bench, settings: &str, feeds: [Vec<Downstream>; 3], 
 }
 
 fn feed(end: &End) -> Downstream {
-    Downstream::Cell(end.cell.clone())
+    Downstream::Cell("end".into(), end.cell.clone())
 }
 
 impl Rig {
@@ -260,6 +260,7 @@ fn a_required_exporter_that_is_full_refuses_early() {
         let bench = Bench::new();
         let (mut a, mut b) = (End::new(&bench, "a", 9), End::new(&bench, "b", 1));
         let branch = |end: &End| Branch {
+            id: end.cell.name().clone(),
             cell: end.cell.clone(),
             share: bench.share.clone(),
             required: true,
@@ -291,6 +292,7 @@ fn however_many_wait_only_one_holds_room_beside_a_full_exporter() {
         let full: Vec<_> =
             (0..9).map(|_| ends[1].cell.try_reserve(Weight { requests: 1, ..Weight::default() })).collect();
         let branch = |end: &End| Branch {
+            id: end.cell.name().clone(),
             cell: end.cell.clone(),
             share: bench.share.clone(),
             required: true,
