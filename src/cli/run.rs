@@ -56,7 +56,7 @@ async fn serve(plan: Plan) -> Exit {
     };
     let timeout = plan.service.shutdown_timeout;
     let started = tokio::select! {
-        started = Engine::start(plan) => started,
+        started = Engine::start(plan.clone()) => started,
         signal = signals.next() => {
             tracing::info!(signal, "stopped before it had started");
             return Exit::Drained;
@@ -66,9 +66,8 @@ async fn serve(plan: Plan) -> Exit {
         Ok(engine) => Arc::new(engine),
         Err(error) => return could_not_start(&error),
     };
-    for listening in engine.addresses() {
-        let (role, receiver) = (&*listening.role, &*listening.receiver);
-        tracing::info!(role, receiver, address = %listening.address, "listening");
+    for (role, route) in plan.routes(engine.addresses()) {
+        tracing::info!(role = &*role, "{route}");
     }
     watched.serve(engine.clone());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");

@@ -144,9 +144,9 @@ async fn it_shows_what_it_does() {
     let (status, text) = http::get(program.metrics, "/metrics").await.unwrap();
     assert_eq!(status, 200);
     for (series, value) in [
-        ("otelcol_receiver_accepted_spans{receiver=\"otlp\"}", 2_000.0),
-        ("otelcol_receiver_accepted_metric_points{receiver=\"otlp\"}", 5.0),
-        ("otelcol_receiver_accepted_log_records{receiver=\"otlp\"}", 7.0),
+        ("otelcol_receiver_accepted_spans{receiver=\"otlp\",transport=\"grpc\"}", 2_000.0),
+        ("otelcol_receiver_accepted_metric_points{receiver=\"otlp\",transport=\"grpc\"}", 5.0),
+        ("otelcol_receiver_accepted_log_records{receiver=\"otlp\",transport=\"grpc\"}", 7.0),
         ("otelcol_exporter_sent_spans{exporter=\"otlp\"}", 2_000.0),
         ("otelcol_exporter_sent_metric_points{exporter=\"otlp\"}", 5.0),
         ("otelcol_exporter_sent_log_records{exporter=\"otlp\"}", 7.0),

@@ -11,6 +11,7 @@ mod demo;
 mod drain;
 mod harness;
 mod isolation;
+mod metrics;
 mod overload;
 mod panics;
 mod peers;

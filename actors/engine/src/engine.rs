@@ -44,6 +44,8 @@ pub struct Address {
     pub role: Arc<str>,
     /// The receiver it belongs to.
     pub receiver: Arc<str>,
+    /// The receiver's key that names it: `protocols.grpc.endpoint`.
+    pub key: &'static str,
     /// The address, with the port the system chose where the configuration says 0.
     pub address: SocketAddr,
 }
@@ -209,13 +211,7 @@ async fn root(
             .zip(roles.iter().map(|role| role.budget.clone()))
             .collect(),
     ));
-    let addresses = roles.iter().flat_map(|role| {
-        role.addresses.iter().map(|(receiver, address)| Address {
-            role: role.name.clone(),
-            receiver: receiver.clone(),
-            address: *address,
-        })
-    });
+    let addresses = roles.iter().flat_map(|role| role.addresses.iter().cloned());
     let _ = started.send(Ok(Started { supervisor: supervisor.clone(), addresses: addresses.collect() }));
 
     let (critical, timeout) = loop {

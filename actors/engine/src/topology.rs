@@ -14,13 +14,14 @@ use tokio::sync::mpsc;
 use watershed_delivery::{Budget, Share};
 use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
-    Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Message, Metrics, Part,
-    PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer, Tail, exporter_ended,
-    processor_ended,
+    Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Listener, Message, Metrics,
+    Part, PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer, Tail,
+    exporter_ended, processor_ended,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
 
 use crate::config::{PipelinePlan, Plan, RolePlan};
+use crate::engine::Address;
 use crate::gauges;
 
 /// Requests a receiver's or processor's mailbox holds on one lane. Memory is bounded by the budget; this only
@@ -83,8 +84,8 @@ pub(crate) struct Site {
 pub(crate) struct Role {
     pub(crate) name: Arc<str>,
     pub(crate) budget: Arc<Budget>,
-    /// Addresses listened on, with the receiver each belongs to.
-    pub(crate) addresses: Vec<(Arc<str>, SocketAddr)>,
+    /// Addresses listened on.
+    pub(crate) addresses: Vec<Address>,
     /// Those addresses as they are written, by which the sockets are closed.
     pub(crate) listening: Vec<String>,
     /// Told first when the role drains.
@@ -109,6 +110,8 @@ struct Builder<'a> {
 struct Bound {
     receiver: Arc<str>,
     address: String,
+    key: &'static str,
+    transport: &'static str,
     serve: Arc<Serve>,
     socket: Arc<Socket>,
 }
@@ -186,7 +189,8 @@ impl<'a> Builder<'a> {
                 }
                 let env = self.env(&receiver.id, None, 0, 1);
                 let serve = (listener.open)(&env).map_err(|source| StartError::Stage { name, source })?;
-                bound.push(Bound { receiver: receiver.id.clone(), address: listener.address, serve, socket });
+                let Listener { address, key, transport, .. } = listener;
+                bound.push(Bound { receiver: receiver.id.clone(), address, key, transport, serve, socket });
             }
         }
         Ok(bound)
@@ -219,11 +223,17 @@ impl<'a> Builder<'a> {
         let (alive, serving) = mpsc::channel(1);
         let mut addresses = Vec::new();
         let mut listening = Vec::new();
-        for Bound { receiver, address, serve, socket } in bound {
-            addresses.push((receiver.clone(), socket.local_addr()));
+        for Bound { receiver, address, key, transport, serve, socket } in bound {
+            addresses.push(Address {
+                role: self.plan.name.clone(),
+                receiver: receiver.clone(),
+                key,
+                address: socket.local_addr(),
+            });
             listening.push(address);
             if let Some(intakes) = built.intakes.get(&receiver) {
-                let lanes = self.lanes(&serve, intakes, &stop, &alive);
+                let intakes: Vec<Intake> = intakes.iter().map(|intake| intake.over(transport)).collect();
+                let lanes = self.lanes(&serve, &intakes, &stop, &alive);
                 let (stop, alive) = (stop.clone(), alive.clone());
                 actix_rt::spawn(async move {
                     socket.deal(lanes, stop).await;

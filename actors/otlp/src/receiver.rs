@@ -130,11 +130,12 @@ fn over_grpc(settings: GrpcServerSettings) -> Listener {
     Listener {
         address: settings.endpoint.clone().unwrap_or_else(|| "localhost:4317".to_owned()),
         key: "protocols.grpc.endpoint",
+        transport: "grpc",
+        security: settings.security(),
         open: Arc::new(move |env| {
             let (door, Interval(ack_timeout)) = (settings.open(env)?, settings.ack_timeout);
             let serve: Arc<Serve> = Arc::new(move |intake, connections, stop| {
-                let service =
-                    grpc::Service { intake: intake.over("grpc"), gate: door.gate.clone(), ack_timeout };
+                let service = grpc::Service { intake, gate: door.gate.clone(), ack_timeout };
                 Box::pin(serve(Arc::new(service), connections, door.options.clone(), stop))
             });
             Ok(serve)
@@ -147,11 +148,12 @@ fn over_http(settings: Http) -> Listener {
     Listener {
         address: settings.endpoint.clone().unwrap_or_else(|| "localhost:4318".to_owned()),
         key: "protocols.http.endpoint",
+        transport: "http",
+        security: shared.security(),
         open: Arc::new(move |env| {
             let (door, Interval(ack_timeout)) = (shared.open(env)?, shared.ack_timeout);
             let paths = settings.paths();
             let serve: Arc<Serve> = Arc::new(move |intake, connections, stop| {
-                let intake = intake.over("http");
                 let service = Service { intake, gate: door.gate.clone(), ack_timeout, paths: paths.clone() };
                 Box::pin(serve_http(Arc::new(service), connections, door.options.clone(), stop))
             });

@@ -43,7 +43,7 @@ pub use network::{
 };
 pub use origin::{Identity, Metadata, NoTraceParent, Origin, TraceContext};
 pub use processor::{Outlet, Processor};
-pub use receiver::{Listener, Open, Receiver, ReceiverParts, Serve};
+pub use receiver::{Listener, Open, Receiver, ReceiverParts, Security, Serve};
 pub use registry::{
     BudgetLimit, BudgetSettings, Env, Error, ExporterSpec, KeyError, Parsed, Part, Placement, ProcessorSpec,
     ReceiverSpec, Registry, Settings, StageSpec, Unknown,

@@ -67,8 +67,21 @@ pub struct Listener {
     pub address: String,
     /// The key that names it, for messages: `protocols.grpc.endpoint`.
     pub key: &'static str,
+    /// What is spoken, as a label: `grpc`, `http`.
+    pub transport: &'static str,
+    /// Who can read along, and who may send.
+    pub security: Security,
     /// Makes ready to serve: reads certificates, finds extensions. Called once, for all lanes.
     pub open: Arc<Open>,
+}
+
+/// What stands between a listener and the network. The default is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Security {
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// The extension that is asked who may send.
+    pub auth: Option<String>,
 }
 
 /// Makes a listener ready.
@@ -97,6 +110,18 @@ struct Host<R> {
     parts: ReceiverParts,
     /// Its ways on, in the order of the entries.
     ways: [Vec<Way>; 3],
+}
+
+// === impl Security ===
+
+impl std::fmt::Display for Security {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.tls { "TLS" } else { "plain text" })?;
+        match &self.auth {
+            Some(auth) => write!(f, ", auth `{auth}`"),
+            None => Ok(()),
+        }
+    }
 }
 
 // === impl Configured ===

@@ -1,12 +1,13 @@
 //! A plan in words: what is promised and why, what is batched where, how much memory there is.
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
-use watershed_stage::{Ack, BatchSettings, OnFull, Sizer};
+use watershed_stage::{Ack, BatchSettings, Listener, OnFull, Sizer};
 
 use super::memory::MIB;
-use super::plan::{BranchPlan, PipelinePlan, Plan, RolePlan};
-use super::wording;
+use super::plan::{BranchPlan, PipelinePlan, Plan, ReceiverPlan, RolePlan};
+use crate::engine::Address;
 
 /// Width of what stands before a line's text.
 const LABEL: usize = 12;
@@ -20,6 +21,16 @@ impl Plan {
         // Writing to a string does not fail.
         let _ = self.roles.iter().try_for_each(|role| role.describe(&mut text));
         text
+    }
+
+    /// Each pipeline in one line, after its role: where it listens, what it passes, where it ends, and what its
+    /// "ok" means. Ports are those of `listening` where it has them.
+    pub fn routes(&self, listening: &[Address]) -> Vec<(Arc<str>, String)> {
+        let of = |role: &RolePlan| {
+            let routes = role.pipelines.iter().map(|pipeline| role.route(pipeline, listening));
+            routes.map(|route| (role.name.clone(), route)).collect::<Vec<_>>()
+        };
+        self.roles.iter().flat_map(of).collect()
     }
 }
 
@@ -44,22 +55,50 @@ impl RolePlan {
             Ack::Accepted => "accepted: it lies in the queues of the exporters",
             Ack::Delivered => "delivered: every required exporter's destination has it",
         };
-        writeln!(out, "  pipeline {} ({})", pipeline.id, signals.join(", "))?;
-        line(out, 4, "ok means", &format!("{means} ({})", pipeline.ack_reason))?;
-        let receivers = pipeline.receivers.iter().filter_map(|receiver| self.receivers.get(*receiver));
-        line(out, 4, "receivers", &wording::list(receivers.map(|receiver| &*receiver.id)))?;
-        if !pipeline.processors.is_empty() {
-            line(
-                out,
-                4,
-                "processors",
-                &wording::list(pipeline.processors.iter().map(|processor| &*processor.id)),
-            )?;
-        }
+        writeln!(out, "  {}", self.route(pipeline, &[]))?;
+        line(out, 4, "signals", &signals.join(", "))?;
+        line(out, 4, "ok means", means)?;
         for branch in &pipeline.exporters {
             line(out, 4, "exporter", &self.branch(pipeline, branch))?;
         }
         pipeline.notes.iter().try_for_each(|note| line(out, 4, "note", note))
+    }
+
+    /// A pipeline in one line: where it listens, what it passes, where it ends, and what its "ok" means.
+    fn route(&self, pipeline: &PipelinePlan, listening: &[Address]) -> String {
+        let receivers = pipeline.receivers.iter().filter_map(|receiver| self.receivers.get(*receiver));
+        let receivers: Vec<String> = receivers.map(|receiver| self.listens(receiver, listening)).collect();
+        let exporter = |branch: &BranchPlan| {
+            let id = &self.exporters.get(branch.exporter)?.id;
+            Some(if branch.required { id.to_string() } else { format!("{id} (optional)") })
+        };
+        let exporters: Vec<String> = pipeline.exporters.iter().filter_map(exporter).collect();
+        let mut way = receivers.join(", ");
+        for processor in &pipeline.processors {
+            let _ = write!(way, " -> {}", processor.id);
+        }
+        let ack = match pipeline.ack {
+            Ack::Accepted => "accepted",
+            Ack::Delivered => "delivered",
+        };
+        let (id, why) = (&pipeline.id, &pipeline.ack_reason);
+        format!("pipeline {id}: {way} -> {}; ack = {ack}: {why}", exporters.join(", "))
+    }
+
+    /// A receiver and its addresses: those listened on, or else those that are configured.
+    fn listens(&self, receiver: &ReceiverPlan, listening: &[Address]) -> String {
+        let at = |listener: Listener| {
+            let found = listening.iter().find(|address| {
+                (&address.role, &address.receiver, address.key) == (&self.name, &receiver.id, listener.key)
+            });
+            let address = found.map_or(listener.address, |found| found.address.to_string());
+            format!("{} {address}, {}", listener.transport, listener.security)
+        };
+        let places: Vec<String> = receiver.spec.listeners().into_iter().map(at).collect();
+        if places.is_empty() {
+            return receiver.id.to_string();
+        }
+        format!("{} ({})", receiver.id, places.join("; "))
     }
 
     fn branch(&self, pipeline: &PipelinePlan, branch: &BranchPlan) -> String {

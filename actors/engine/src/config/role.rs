@@ -318,6 +318,16 @@ impl Role<'_> {
         let mut taken: HashMap<String, Arc<str>> = HashMap::new();
         for receiver in &self.plan.receivers {
             for listener in receiver.spec.listeners() {
+                if !listener.security.tls && !is_loopback(&listener.address) {
+                    let at = self.receivers.key(&receiver.id, listener.key);
+                    let message = format!(
+                        "receiver `{}` takes plain text from other machines: anybody on the way can read it",
+                        receiver.id
+                    );
+                    let help =
+                        format!("give `{}` a `tls` beside it, if the network is not yours", listener.key);
+                    report.warn(at.as_ref(), message, Some(help));
+                }
                 if listener.address.ends_with(":0") {
                     continue;
                 }
@@ -337,6 +347,12 @@ impl Role<'_> {
             }
         }
     }
+}
+
+/// Whether only this machine can reach an address.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 /// The components that a list of a pipeline names. What is wrong with the list is reported.

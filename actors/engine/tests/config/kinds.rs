@@ -60,6 +60,8 @@ impl Receiver for Otlp {
             Some(Listener {
                 address: server.endpoint.clone(),
                 key,
+                transport: if key.contains("grpc") { "grpc" } else { "http" },
+                security: watershed_stage::Security::default(),
                 open: Arc::new(|_| Ok(Arc::new(|_, _, _| Box::pin(async {})))),
             })
         };

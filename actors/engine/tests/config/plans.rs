@@ -134,15 +134,32 @@ fn a_plan_is_described() {
     let text = plan(ROLES).describe();
     let gateway = text.split("gateway\n").nth(1).unwrap();
     for line in [
-        "  pipeline traces/sampled (traces)",
-        "    ok means    accepted: it lies in the queues of the exporters (`tail_sampling` holds data)",
-        "    processors  `attributes`, `tail_sampling`",
-        "    ok means    delivered: every required exporter's destination has it (nothing in the pipeline holds data)",
+        "  pipeline traces/sampled: otlp (grpc localhost:4320, plain text), zipkin -> attributes -> tail_sampling -> \
+         otlp/a (optional), otlp/b (optional); ack = accepted: `tail_sampling` holds data",
+        "    signals     traces",
+        "    ok means    accepted: it lies in the queues of the exporters",
+        "    ok means    delivered: every required exporter's destination has it",
         "    exporter    `otlp/b`, optional, drops when full, batches of 8192 items or 200ms (its own setting)",
         "    exporter    `otlp/a`, required, refuses when full, batches of 8192 items or 200ms (the pipeline's batching)",
         "    note        exporter `otlp/b`: the exporter's own `sending_queue.batch` wins over processor `batch`",
     ] {
         assert!(gateway.lines().any(|other| other == line), "{line}\nis not in\n{gateway}");
+    }
+}
+
+#[test]
+fn plain_text_from_other_machines_is_told() {
+    let warned = |endpoint: &str| {
+        let text = GOOD.replace("endpoint = \"localhost:4317\"", &format!("endpoint = \"{endpoint}\""));
+        assert!(text.contains(&format!("\"{endpoint}\"")), "{text}");
+        let plan = plan(&text);
+        plan.warnings.iter().any(|warning| warning.message.contains("takes plain text from other machines"))
+    };
+    for local in ["localhost:1", "127.0.0.2:1", "[::1]:1"] {
+        assert!(!warned(local), "{local}");
+    }
+    for open in ["0.0.0.0:1", "[::]:1", "example.com:1"] {
+        assert!(warned(open), "{open}");
     }
 }
 

@@ -12,6 +12,7 @@ use super::TlsServerSettings;
 use super::shared::shared_settings;
 use crate::extension::{AuthSettings, Reference, Role};
 use crate::gate::{Gate, RateLimitSettings};
+use crate::receiver::Security;
 use crate::registry::{Env, KeyError, Settings};
 use crate::settings::{ByteSize, Interval};
 
@@ -149,6 +150,11 @@ impl Settings for GrpcServerSettings {
 }
 
 impl GrpcServerSettings {
+    /// What stands before its door, for people.
+    pub fn security(&self) -> Security {
+        security(self.tls.as_ref(), self.auth.as_ref())
+    }
+
     /// The door of one listener.
     pub fn open(&self, env: &Env) -> Result<Door<ServerOptions>, Failure> {
         let mut options = ServerOptions::new(env.budget.clone());
@@ -200,6 +206,11 @@ impl Settings for HttpServerSettings {
 }
 
 impl HttpServerSettings {
+    /// What stands before its door, for people.
+    pub fn security(&self) -> Security {
+        security(self.tls.as_ref(), self.auth.as_ref())
+    }
+
     /// The door of one listener.
     pub fn open(&self, env: &Env) -> Result<Door<HttpServerOptions>, Failure> {
         let mut options = HttpServerOptions::new(env.budget.clone());
@@ -228,6 +239,10 @@ impl CorsSettings {
             max_age: (self.max_age > 0).then_some(std::time::Duration::from_secs(self.max_age.into())),
         }
     }
+}
+
+fn security(tls: Option<&TlsServerSettings>, auth: Option<&AuthSettings>) -> Security {
+    Security { tls: tls.is_some(), auth: auth.map(|auth| auth.authenticator.clone()) }
 }
 
 /// What both kinds of server check of what stands around them.
