@@ -43,15 +43,17 @@ pub const DEFAULT_TOPOLOGY: &str = include_str!("../pipelines.toml");
 /// Every kind of receiver, processor, exporter and extension that Watershed brings.
 #[must_use]
 pub fn kinds() -> Registry {
-    let families: [fn(Registry) -> Registry; 6] = [
+    let families: &[fn(Registry) -> Registry] = &[
         watershed_otlp::register,
         watershed_shaping::register,
         watershed_sampling::register,
         watershed_debug::register,
         watershed_file::register,
         watershed_auth::register,
+        #[cfg(feature = "self-telemetry")]
+        watershed_self_telemetry::register,
     ];
-    families.into_iter().fold(Registry::new(), |registry, register| register(registry))
+    families.iter().fold(Registry::new(), |registry, register| register(registry))
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::panic::PanicHookInfo;
 use crate::engine::config::LogEncoding;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The environment variable that wins over the configuration and loses to the flag.
 const VARIABLE: &str = "WATERSHED_LOG";
@@ -32,15 +34,17 @@ pub(crate) fn install(level: &str, format: Format, progress: bool) -> Result<(),
              \"info,watershed_otlp=debug\" (--log-level, {VARIABLE} or service.telemetry.logs.level)"
         )
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(stderr().is_terminal())
         .with_writer(move || Log::new(progress));
-    let installed = match format {
-        Format::Text => builder.try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+    let lines = match format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    installed.map_err(|error| format!("the log could not be installed: {error}"))?;
+    let log = tracing_subscriber::registry().with(filter).with(lines);
+    #[cfg(feature = "self-telemetry")]
+    let log = log.with(watershed_self_telemetry::log_layer());
+    log.try_init().map_err(|error| format!("the log could not be installed: {error}"))?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }

@@ -15,7 +15,7 @@ use watershed_delivery::{Budget, Share};
 use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
     Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Listener, Message, Metrics,
-    Part, PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer, Tail,
+    Part, PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer, Tail, Tracing,
     exporter_ended, processor_ended,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
@@ -102,6 +102,7 @@ struct Builder<'a> {
     site: &'a Site,
     plan: &'a RolePlan,
     metrics: Metrics,
+    tracing: Tracing,
     budget: Arc<Budget>,
     extensions: Extensions,
 }
@@ -161,7 +162,8 @@ impl<'a> Builder<'a> {
         let metrics =
             if plan.roles.len() > 1 { site.metrics.scoped("role", &role.name) } else { site.metrics.clone() };
         let budget = Budget::new(role.budget.admission);
-        let mut builder = Self { site, plan: role, metrics, budget, extensions: Extensions::default() };
+        let (tracing, extensions) = (Tracing::default(), Extensions::default());
+        let mut builder = Self { site, plan: role, metrics, tracing, budget, extensions };
         let mut extensions = HashMap::new();
         for extension in &role.extensions {
             let env = builder.env(&extension.id, None, 0, 1);
@@ -425,6 +427,7 @@ impl<'a> Builder<'a> {
             copies,
             budget: self.budget.clone(),
             metrics: self.metrics.clone(),
+            tracing: self.tracing.clone(),
             extensions: self.extensions.clone(),
         }
     }

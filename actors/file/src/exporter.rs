@@ -75,7 +75,7 @@ mod tests {
     use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
     use prost::Message;
     use watershed_delivery::Budget;
-    use watershed_stage::{Context, Extensions, Metrics, Origin, Payload, Registry, Signal};
+    use watershed_stage::{Context, Extensions, Metrics, Origin, Payload, Registry, Signal, Tracing};
 
     use super::*;
 
@@ -87,6 +87,7 @@ mod tests {
             copies: 1,
             budget: Budget::new(1 << 20),
             metrics: Metrics::default(),
+            tracing: Tracing::default(),
             extensions: Extensions::default(),
         }
     }

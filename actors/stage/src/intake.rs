@@ -11,6 +11,7 @@ use watershed_telemetry::Signal;
 use crate::message::{Body, Counted, Request};
 use crate::metrics::{Counter, PerSignal};
 use crate::origin::Origin;
+use crate::own::Ended;
 use crate::registry::Env;
 
 /// How long any sender waits for an answer at most.
@@ -155,13 +156,17 @@ impl Intake {
         &self,
         signal: Signal,
         body: impl Into<Body>,
-        origin: Origin,
+        mut origin: Origin,
         permit: Permit,
         patience: Duration,
     ) -> Outcome {
         let body = body.into();
         let deadline = Instant::now() + patience.min(LONGEST_WAIT);
         let items = Arc::new(Counted::default());
+        let span = self.inner.env.tracing.request(self.id(), signal, origin.trace.as_ref());
+        if let Some(span) = &span {
+            origin.trace = Some(span.context().clone());
+        }
         let weight = Weight { requests: 1, items: 0, bytes: body.bytes.len() };
         let outcome = match self.inner.cell.try_reserve(weight) {
             Ok(room) => {
@@ -176,6 +181,9 @@ impl Intake {
             Err(NoRoom::Closed(_)) => Outcome::refused(Cause::Shutdown, "the receiver is down"),
         };
         self.count(signal, items.get(), &outcome);
+        if let Some(span) = span {
+            span.end(items.get(), &Ended::from(&outcome));
+        }
         with_hint(outcome)
     }
 

@@ -19,6 +19,7 @@ mod message;
 mod metrics;
 mod network;
 mod origin;
+mod own;
 mod processor;
 mod read;
 mod receiver;
@@ -35,13 +36,14 @@ pub use extension::{
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use intake::{Intake, TurnedAway};
 pub use message::{Body, Context, Message, Request};
-pub use metrics::{Counter, Gauge, Held, Histogram, Level, Metrics, PerSignal};
+pub use metrics::{Counter, Gauge, Held, Histogram, Kind, Labels, Level, Metrics, PerSignal, Reading, Value};
 pub use network::{
     CompressionSetting, CorsSettings, Credentials, Door, GrpcClientSettings, GrpcServerSettings,
     HttpClientSettings, HttpServerSettings, KeepaliveClientSettings, KeepaliveServerSettings,
     TlsClientSettings, TlsServerSettings,
 };
 pub use origin::{Identity, Metadata, NoTraceParent, Origin, TraceContext};
+pub use own::{Ended, Recording, Span, Tracer, Tracing, Work, Worker, is_hushed};
 pub use processor::{Outlet, Processor};
 pub use receiver::{Listener, Open, Receiver, ReceiverParts, Security, Serve};
 pub use registry::{

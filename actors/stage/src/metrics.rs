@@ -50,9 +50,54 @@ struct Buckets {
 /// A value read when it is asked for.
 pub type Gauge = Arc<dyn Fn() -> f64 + Send + Sync>;
 
+/// A metric as it stands: all of its series.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// Its name.
+    pub name: &'static str,
+    /// What it says, for people.
+    pub help: &'static str,
+    /// What its series are.
+    pub kind: Kind,
+    /// Its series, sorted by their labels.
+    pub series: Vec<(Labels, Value)>,
+}
+
+/// What the series of a metric are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// They only grow.
+    Counter,
+    /// They may fall, too.
+    Gauge,
+    /// They are distributions, which only grow.
+    Histogram,
+}
+
+/// Labels by name, in the order in which they were given.
+pub type Labels = Arc<[(Box<str>, Box<str>)]>;
+
+/// What was read of a series.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Of a counter or a level.
+    Whole(u64),
+    /// Of a gauge, or of a count that is kept elsewhere.
+    Real(f64),
+    /// Of a histogram.
+    Distribution {
+        /// Upper bounds, rising, each itself below it.
+        bounds: &'static [u64],
+        /// How many values lie between a bound and the one before it, and above the last.
+        counts: Vec<u64>,
+        /// The sum of all values.
+        sum: u64,
+    },
+}
+
 struct Family {
     help: &'static str,
-    series: BTreeMap<String, Source>,
+    series: BTreeMap<Labels, Source>,
 }
 
 enum Source {
@@ -164,41 +209,54 @@ impl Metrics {
         counts.sum()
     }
 
-    /// Everything in the Prometheus text exposition format 0.0.4.
+    /// Every metric as it is now, sorted by name: of what was registered, that which carries all labels of this clone.
+    pub fn read(&self) -> Vec<Reading> {
+        let base = self.labels(&[]);
+        let mut readings: Vec<Reading> = self
+            .families
+            .iter()
+            .filter_map(|family| {
+                let ours = family.series.iter().filter(|(labels, _)| labels.starts_with(&base));
+                Some(Reading {
+                    name: family.key(),
+                    help: family.help,
+                    kind: family.series.values().next()?.kind(),
+                    series: ours.map(|(labels, source)| (labels.clone(), source.read())).collect(),
+                })
+            })
+            .filter(|reading| !reading.series.is_empty())
+            .collect();
+        readings.sort_unstable_by_key(|reading| reading.name);
+        readings
+    }
+
+    /// The same in the Prometheus text exposition format 0.0.4.
     pub fn render(&self) -> String {
-        let mut names: Vec<&'static str> = self.families.iter().map(|family| *family.key()).collect();
-        names.sort_unstable();
         let mut text = String::new();
-        for name in names {
-            let Some(family) = self.families.get(name) else { continue };
-            let kind = match family.series.values().next() {
-                Some(Source::Gauge(_) | Source::Level(_)) => "gauge",
-                Some(Source::Histogram(_)) => "histogram",
-                _ => "counter",
+        for Reading { name, help, kind, series } in self.read() {
+            let kind = match kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
             };
             // Writing to a String can not fail.
-            let help = family.help.replace('\\', r"\\").replace('\n', r"\n");
+            let help = help.replace('\\', r"\\").replace('\n', r"\n");
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (labels, source) in &family.series {
-                let _ = match source {
-                    Source::Counter(counter) => writeln!(text, "{name}{labels} {}", counter.get()),
-                    Source::Level(level) => writeln!(text, "{name}{labels} {}", level.get()),
-                    Source::Histogram(histogram) => histogram.render(&mut text, name, labels),
-                    Source::Gauge(read) | Source::Count(read) => writeln!(text, "{name}{labels} {}", read()),
-                };
+            for (labels, value) in series {
+                let _ = value.render(&mut text, name, &label_text(&labels));
             }
         }
         text
     }
 
-    fn labels(&self, labels: &[(&str, &str)]) -> String {
+    fn labels(&self, labels: &[(&str, &str)]) -> Labels {
         let base = self.base.iter().map(|(name, value)| (*name, &**value));
-        label_text(&base.chain(labels.iter().copied()).collect::<Vec<_>>())
+        base.chain(labels.iter().copied()).map(|(name, value)| (name.into(), value.into())).collect()
     }
 }
 
 /// `{a="b",c="d"}`, escaped as the exposition format asks; empty for no labels.
-fn label_text(labels: &[(&str, &str)]) -> String {
+fn label_text(labels: &[(Box<str>, Box<str>)]) -> String {
     if labels.is_empty() {
         return String::new();
     }
@@ -210,6 +268,48 @@ fn label_text(labels: &[(&str, &str)]) -> String {
     }
     text.push('}');
     text
+}
+
+// === impl Source ===
+
+impl Source {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Counter(_) | Self::Count(_) => Kind::Counter,
+            Self::Level(_) | Self::Gauge(_) => Kind::Gauge,
+            Self::Histogram(_) => Kind::Histogram,
+        }
+    }
+
+    fn read(&self) -> Value {
+        match self {
+            Self::Counter(counter) => Value::Whole(counter.get()),
+            Self::Level(level) => Value::Whole(level.get()),
+            Self::Histogram(histogram) => histogram.read(),
+            Self::Gauge(read) | Self::Count(read) => Value::Real(read()),
+        }
+    }
+}
+
+// === impl Value ===
+
+impl Value {
+    fn render(&self, text: &mut String, name: &str, labels: &str) -> std::fmt::Result {
+        let (bounds, counts, sum) = match self {
+            Self::Whole(value) => return writeln!(text, "{name}{labels} {value}"),
+            Self::Real(value) => return writeln!(text, "{name}{labels} {value}"),
+            Self::Distribution { bounds, counts, sum } => (bounds, counts, sum),
+        };
+        let inner = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix('}')).unwrap_or_default();
+        let comma = if inner.is_empty() { "" } else { "," };
+        let bounds = bounds.iter().map(u64::to_string).chain(std::iter::once("+Inf".to_owned()));
+        let mut total = 0;
+        for (bound, count) in bounds.zip(counts) {
+            total += count;
+            writeln!(text, "{name}_bucket{{{inner}{comma}le=\"{bound}\"}} {total}")?;
+        }
+        writeln!(text, "{name}_sum{labels} {sum}\n{name}_count{labels} {total}")
+    }
 }
 
 // === impl Counter ===
@@ -265,18 +365,10 @@ impl Histogram {
         }
     }
 
-    fn render(&self, text: &mut String, name: &str, labels: &str) -> std::fmt::Result {
+    fn read(&self) -> Value {
         let Buckets { bounds, counts, sum } = &*self.0;
-        let inner = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix('}')).unwrap_or_default();
-        let comma = if inner.is_empty() { "" } else { "," };
-        let bounds = bounds.iter().map(u64::to_string).chain(std::iter::once("+Inf".to_owned()));
-        let mut total = 0;
-        for (bound, count) in bounds.zip(counts) {
-            total += count.load(Ordering::Relaxed);
-            writeln!(text, "{name}_bucket{{{inner}{comma}le=\"{bound}\"}} {total}")?;
-        }
-        writeln!(text, "{name}_sum{labels} {}", sum.load(Ordering::Relaxed))?;
-        writeln!(text, "{name}_count{labels} {total}")
+        let counts = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        Value::Distribution { bounds, counts, sum: sum.load(Ordering::Relaxed) }
     }
 }
 

@@ -12,6 +12,7 @@ use watershed_telemetry::{Payload, Signal};
 use crate::message::{Context, Message, weight_of};
 use crate::metrics::PerSignal;
 use crate::origin::Origin;
+use crate::own::Hush;
 use crate::registry::{Env, Error, Part, Placement, ProcessorSpec, Settings, StageSpec};
 use crate::route::{Downstream, Ledger, Refusal, Rooms, Way, by_deadline};
 use crate::settings::later;
@@ -224,7 +225,8 @@ impl Host {
         let handled = {
             let _busy = lease.busy();
             // Unwinding ends here, before the stage is dropped: its `Drop` may panic, too.
-            caught(stage.handle(payload, &context, outlet)).await?
+            Hush::during(context.origin.trace.as_ref(), caught(stage.handle(payload, &context, outlet)))
+                .await?
         };
         if let Err(error) = handled {
             outlet.staged.clear();

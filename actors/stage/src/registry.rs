@@ -15,6 +15,7 @@ use crate::exporter::{Exporter, ExporterParts, Sending};
 use crate::extension::{Extension, ExtensionSpec, Extensions, Reference};
 use crate::message::{Message, Request};
 use crate::metrics::Metrics;
+use crate::own::Tracing;
 use crate::processor::Processor;
 use crate::read::read;
 use crate::receiver::{Listener, Receiver, ReceiverParts};
@@ -87,6 +88,8 @@ pub struct Env {
     pub budget: Arc<Budget>,
     /// Where to register counters.
     pub metrics: Metrics,
+    /// Where spans go.
+    pub tracing: Tracing,
     /// What is shared by id.
     pub extensions: Extensions,
 }

@@ -181,11 +181,17 @@ impl Job {
         latest
     }
 
-    /// The trace that all of it belongs to, if it is one.
+    /// The traces that its messages belong to.
+    pub(super) fn traces(&self) -> impl Iterator<Item = Option<&TraceContext>> {
+        self.members.iter().map(|member| member.context.origin.trace.as_ref())
+    }
+
+    /// The trace that all of it belongs to, if it is one. Of what Watersheds tell of themselves any will do.
     pub(super) fn trace(&self) -> Option<&TraceContext> {
-        let mut traces = self.members.iter().map(|member| member.context.origin.trace.as_ref());
+        let mut traces = self.traces();
         let first = traces.next()??;
-        traces.all(|trace| trace == Some(first)).then_some(first)
+        let agrees = |trace: &TraceContext| trace == first || (first.is_own() && trace.is_own());
+        traces.all(|trace| trace.is_some_and(agrees)).then_some(first)
     }
 
     /// How many items are still to be sent.

@@ -12,6 +12,7 @@ use super::counters::GivenUp;
 use super::lane::{Done, Lane};
 use super::{ExportError, Exporter, Partial};
 use crate::message::Message;
+use crate::own::Hush;
 use crate::settings::later;
 
 /// The longest wait between two attempts while the exporter drains.
@@ -19,6 +20,10 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 
 impl<E: Exporter> Lane<E> {
     pub(super) fn done(&mut self, done: Done) -> Result<(), Failure> {
+        let _hush = match &done {
+            Done::Waited(job) | Done::Tried(job, _) => Hush::over(job.trace()),
+            Done::Panicked(_) => None,
+        };
         match done {
             Done::Panicked(failure) => return Err(failure),
             Done::Waited(job) => self.attempt(job),

@@ -16,6 +16,7 @@ use super::counters::{Counters, Random, Trigger};
 use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
 use crate::extension::Dependence;
 use crate::message::Message;
+use crate::own::{Ended, Hush};
 use crate::settings::BatchSettings;
 
 /// An exporter on one lane, and everything between it and its queue.
@@ -231,7 +232,10 @@ impl<E: Exporter> Lane<E> {
             (timeout, remaining) => timeout.or(remaining),
         };
         let Some(payload) = job.parts.front().cloned() else { return self.settle(job) };
-        let batch = Batch { payload, context: first.context.clone(), trace: job.trace().cloned(), timeout };
+        let id = &self.parts.env.id;
+        let span = self.parts.env.tracing.attempt(id, payload.signal(), job.traces());
+        let trace = span.as_ref().map(|span| span.context()).or_else(|| job.trace()).cloned();
+        let batch = Batch { payload, context: first.context.clone(), trace, timeout };
         if job.started.is_none() {
             job.started = Some(now);
             self.counters.first_sent(&batch.payload);
@@ -244,14 +248,19 @@ impl<E: Exporter> Lane<E> {
                 let reason = format!("no answer within {:?}", timeout.unwrap_or_default()).into();
                 Ok(Err(ExportError::Retryable { reason, retry_after: None }))
             };
-            let export = caught(exporter.export(&batch));
+            let export = Hush::during(batch.trace.as_ref(), caught(exporter.export(&batch)));
             let result = match timeout {
                 None => export.await,
                 Some(timeout) => tokio::time::timeout(timeout, export).await.unwrap_or_else(late),
             };
             drop(in_flight);
             match result {
-                Ok(result) => Done::Tried(job, result),
+                Ok(result) => {
+                    if let Some(span) = span {
+                        span.end(batch.payload.items(), &Ended::from(&result));
+                    }
+                    Done::Tried(job, result)
+                }
                 Err(panic) => Done::Panicked(panic),
             }
         }));

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Cause, Fault, Guard, Holder, Outcome, Receipt, Share};
-use watershed_stage::{Context, Env, Extensions, Message, Metrics, Origin, Payload, Registry, Signal};
+use watershed_stage::{
+    Context, Env, Extensions, Message, Metrics, Origin, Payload, Registry, Signal, Tracing,
+};
 use watershed_supervise::{
     Cell, ChildId, ChildSpec, DrainReport, Launch, Lease, Limits, Mail, Next, Policy, Quota, Supervisor,
     Taken, Weight,
@@ -189,6 +191,7 @@ impl Bench {
             copies: 1,
             budget: self.budget.clone(),
             metrics: self.metrics.clone(),
+            tracing: Tracing::default(),
             extensions: Extensions::default(),
         }
     }
