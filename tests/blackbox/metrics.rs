@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use watershed::stage::Signal;
 use watershed_testkit::call::Client;
+use watershed_testkit::grpc::Signal;
 use watershed_testkit::{Loader, Sink, requests, reserve, wait_until};
 
 use crate::harness::process::Program;
