@@ -71,8 +71,10 @@ impl ItemEdit {
 
     /// Sets an attribute, or adds it.
     pub fn set_attribute(&mut self, key: &'static str, value: impl Into<AttributeValue>) {
-        self.attributes.retain(|(set, _)| *set != key);
-        self.attributes.push((key, value.into()));
+        match self.attributes.iter_mut().find(|(set, _)| *set == key) {
+            Some((_, set)) => *set = value.into(),
+            None => self.attributes.push((key, value.into())),
+        }
     }
 
     fn clear(&mut self) {

@@ -96,8 +96,12 @@ impl<'a> Rewrite<'a> {
 
     /// Removes a range, with whatever was replaced inside it before.
     pub(crate) fn remove(&mut self, mut old: Range<usize>) {
-        // The length of a message that is still open lies before the range, and its splice says 0 until then.
-        while let Some(splice) = self.splices.pop_if(|splice| splice.old.start >= old.start) {
+        // The length of a message that is still open lies before the range, and its splice says 0 until then. What
+        // was inserted right where the range begins belongs to what stands before it.
+        let is_inside = |splice: &mut Splice| {
+            splice.old.start > old.start || (splice.old.start == old.start && !splice.old.is_empty())
+        };
+        while let Some(splice) = self.splices.pop_if(is_inside) {
             self.growth -= splice.new.len() as isize - splice.old.len() as isize;
             self.fresh.truncate(splice.new.start);
         }
