@@ -1,6 +1,7 @@
 //! The commands that only look: `validate`, `components`, `graph`.
 
 use super::Exit;
+use super::keys;
 use super::out::{complain, print};
 use super::source::Choice;
 use crate::stage::Registry;
@@ -19,22 +20,47 @@ pub(crate) fn validate(choice: &Choice, kinds: &Registry) -> Exit {
 
 /// `components`: the names a configuration may use, by class.
 pub(crate) fn components(kinds: &Registry) -> Exit {
-    let classes = [
-        ("receivers", kinds.receivers()),
-        ("processors", kinds.processors()),
-        ("exporters", kinds.exporters()),
-    ];
     let mut text = String::new();
-    for (class, names) in classes {
-        text.push_str(class);
-        text.push_str(":\n");
+    for (class, names) in classes(kinds) {
+        text += &format!("{class}s:\n");
         for name in names {
-            text.push_str("  ");
-            text.push_str(name);
-            text.push('\n');
+            text += &format!("  {name}\n");
+            let aliases = kinds.aliases(class, name);
+            if !aliases.is_empty() {
+                text += &format!("    also: {}\n", aliases.join(", "));
+            }
         }
     }
+    text += "\n`watershed components KIND` shows the keys of a kind.";
     show(&text)
+}
+
+/// `components KIND`: the keys of a kind, in every class that has it or in the one that is named.
+pub(crate) fn keys_of(kind: &str, kinds: &Registry) -> Exit {
+    let (wanted, name) = kind.split_once('/').map_or((None, kind), |(class, name)| (Some(class), name));
+    let mut text = String::new();
+    for (class, _) in classes(kinds) {
+        let schema = kinds.schema(class, name).filter(|_| wanted.is_none_or(|wanted| wanted == class));
+        if let Some(schema) = schema {
+            let keys = keys::keys(schema.as_value());
+            let none = if keys.is_empty() { "  no keys\n" } else { "" };
+            text += &format!("{class} {name}:\n{none}{}\n", keys::text(&keys));
+        }
+    }
+    if text.is_empty() {
+        return refuse(&format!("error: there is no kind `{kind}`: `watershed components` lists them"));
+    }
+    show(&text)
+}
+
+/// The kinds of each class.
+fn classes(kinds: &Registry) -> [(&'static str, Vec<&'static str>); 4] {
+    [
+        ("receiver", kinds.receivers()),
+        ("processor", kinds.processors()),
+        ("exporter", kinds.exporters()),
+        ("extension", kinds.extensions()),
+    ]
 }
 
 /// `graph`: the topology as a drawing.

@@ -2,6 +2,7 @@
 
 mod exit;
 mod inspect;
+pub(crate) mod keys;
 pub(crate) mod logs;
 pub(crate) mod out;
 mod run;
@@ -39,8 +40,11 @@ enum Command {
         #[command(flatten)]
         choice: Choice,
     },
-    /// List the kinds of components a configuration may use.
-    Components,
+    /// List the kinds of components a configuration may use, or the keys of one.
+    Components {
+        /// The kind whose keys are wanted: `otlp`, or `exporter/otlp` where several classes have one.
+        kind: Option<String>,
+    },
     /// Draw what would run.
     Graph {
         #[command(flatten)]
@@ -86,7 +90,8 @@ pub fn program(arguments: impl IntoIterator<Item = OsString>, kinds: Registry) -
     match cli.command {
         Command::Run { choice, logs } => run::run(&choice, &logs, &kinds),
         Command::Validate { choice } => inspect::validate(&choice, &kinds),
-        Command::Components => inspect::components(&kinds),
+        Command::Components { kind: None } => inspect::components(&kinds),
+        Command::Components { kind: Some(kind) } => inspect::keys_of(&kind, &kinds),
         Command::Graph { choice, dot } => inspect::graph(&choice, dot, &kinds),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::main(&args),

@@ -27,7 +27,7 @@ pub(crate) struct Basic;
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
-    /// The users that receivers let in.
+    /// The users that receivers let in. It or `client_auth` is required.
     htpasswd: Option<Htpasswd>,
     /// The user that exporters get in as.
     client_auth: Option<Client>,
@@ -45,7 +45,7 @@ struct Htpasswd {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Client {
-    /// The name.
+    /// The name. It or `username_file` is required.
     username: Option<String>,
     /// The password.
     password: Option<String>,

@@ -30,7 +30,7 @@ pub(crate) struct Settings {
     header: String,
     /// What stands before the token in it; empty for the token alone.
     scheme: String,
-    /// The token.
+    /// The token. It, `tokens` or `filename` is required.
     token: Option<String>,
     /// Several tokens. All of them let in; the first is sent.
     tokens: Vec<String>,

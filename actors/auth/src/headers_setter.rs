@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::{FutureExt as _, LocalBoxFuture};
 use http::HeaderName;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use watershed_stage::{
     AuthError, ClientAuth, Dependence, Env, Extension, Failure, Headers, KeyError, Origin, Provided, Role,
 };
@@ -32,6 +32,7 @@ struct HeaderSettings {
     /// What is done with the header.
     action: Action,
     /// The header's name.
+    #[schemars(extend("x-required" = true))]
     key: String,
     /// The value.
     value: Option<String>,
@@ -45,7 +46,7 @@ struct HeaderSettings {
     default_value: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Action {
     /// Writes the header where no earlier entry has.

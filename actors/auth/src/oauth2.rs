@@ -68,15 +68,16 @@ pub(crate) trait TokenEndpoint: Send + Sync {
 #[derive(serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
-    /// The id that the server knows this collector by.
+    /// The id that the server knows this collector by. It or `client_id_file` is required.
     client_id: Option<String>,
     /// A file that holds it, read again when it changes.
     client_id_file: Option<String>,
-    /// The secret that goes with it.
+    /// The secret that goes with it. It or `client_secret_file` is required.
     client_secret: Option<String>,
     /// A file that holds it, read again when it changes.
     client_secret_file: Option<String>,
     /// Where tokens are to be had.
+    #[schemars(extend("x-required" = true))]
     token_url: String,
     /// What the token shall be good for.
     scopes: Vec<String>,

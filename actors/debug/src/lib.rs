@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use watershed_stage::{
     Batch, Env, ExportError, Exporter, Failure, KeyError, Partial, Placement, QueueSettings, Registry,
@@ -41,14 +41,15 @@ struct Debug {
 struct DebugSettings {
     /// How much is printed of each batch.
     verbosity: Verbosity,
-    /// So many batches of each signal are printed each second,
+    /// So many batches of each signal are printed each second.
     sampling_initial: u64,
-    /// and every nth after them; 0 is none.
+    /// Every nth after them is printed, too; 0 is none.
     sampling_thereafter: u64,
+    /// What waits to be printed.
     sending_queue: QueueSettings,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Verbosity {
     /// One line a batch, with counts.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use watershed_stage::{Interval, KeyError, QueueSettings, RetrySettings};
 
 use crate::log::Place;
@@ -78,7 +78,7 @@ pub(crate) struct Rotate {
     localtime: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Format {
     /// One OTLP/JSON object a line.
@@ -88,7 +88,7 @@ pub(crate) enum Format {
     Proto,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Compression {
     #[default]
@@ -106,7 +106,7 @@ pub(crate) struct CompressionParams {
 }
 
 /// When written data is forced onto the disk (`fsync`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Sync {
     /// When the operating system sees fit.

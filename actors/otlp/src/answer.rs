@@ -1,4 +1,4 @@
-//! Outcomes as answers, and answers as outcomes: the one table that gRPC and HTTP share (docs/components/otlp.md).
+//! Outcomes as answers, and answers as outcomes: the one table that gRPC and HTTP share (docs/wire-answers.md).
 //!
 //! Where OTLP and otelcol differ, OTLP wins: what can be tried again is `UNAVAILABLE` with `RetryInfo`, what is
 //! wrong is `INVALID_ARGUMENT`, what is too large is `RESOURCE_EXHAUSTED` without `RetryInfo`. HTTP says the same in

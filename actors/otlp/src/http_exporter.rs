@@ -28,7 +28,8 @@ pub(crate) struct OtlpHttp {
 http_client_settings! {
     /// Settings of the `otlphttp` exporter, under otelcol's keys and with its defaults.
     pub(crate) struct Settings {
-        /// The destination, to which `/v1/traces`, `/v1/metrics` and `/v1/logs` are appended.
+        /// The destination, to which `/v1/traces`, `/v1/metrics` and `/v1/logs` are appended. It or an endpoint of a
+        /// single signal is required.
         endpoint: Option<String> = None,
         /// Where traces are posted to, as it is.
         traces_endpoint: Option<String> = None,

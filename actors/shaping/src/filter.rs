@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use watershed_ottl::{Condition, Undecided};
 use watershed_stage::{
     Context, Env, Error, Failure, KeyError, Outlet, Payload, PerSignal, Processor, Signal,
@@ -37,7 +37,7 @@ pub(crate) struct Settings {
     spans: Option<toml::Value>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum ErrorMode {
     /// The condition counts as false, and a warning is logged.

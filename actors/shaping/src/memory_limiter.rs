@@ -13,10 +13,10 @@ use watershed_stage::{BudgetLimit, BudgetSettings, Interval, KeyError};
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// How often the process as a whole is looked at.
+    /// How often the process as a whole is looked at; every `1s` unless told.
     #[serde(default)]
     check_interval: Option<Interval>,
-    /// The hard limit, in MiB. Wins over `limit_percentage`.
+    /// The hard limit, in MiB. It or `limit_percentage` is required, and it wins.
     #[serde(default)]
     limit_mib: u64,
     /// The part of it that admission leaves free for growth inside; a fifth of the limit by default.

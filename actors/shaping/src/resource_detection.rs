@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use watershed_stage::{Context, Env, Error, Failure, Interval, KeyError, Outlet, Payload, Processor};
 use watershed_telemetry::edit::{Action, AttributeEdits, Target};
 
@@ -35,7 +35,7 @@ pub(crate) struct Settings {
     k8s: Attributes,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Detector {
     /// `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`.
@@ -59,7 +59,7 @@ struct System {
     resource_attributes: BTreeMap<String, Toggle>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum HostnameSource {
     /// The name the kernel knows.

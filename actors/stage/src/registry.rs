@@ -34,7 +34,9 @@ pub struct Registry {
 /// Settings of a kind: read from TOML, then checked as a whole.
 ///
 /// Use `#[serde(deny_unknown_fields)]`, and none of `tag`, `untagged` and `flatten`: they lose the key that an
-/// error belongs to. The documentation of the keys is generated from the schema.
+/// error belongs to. The documentation of the keys is generated from the schema: the first paragraph of each field's,
+/// and the defaults of what can be serialised. A key that only `check` asks for is marked
+/// `#[schemars(extend("x-required" = true))]`.
 pub trait Settings: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// Every rule that types can not say. All violations, not only the first.
     fn check(&self) -> Vec<KeyError> {
@@ -326,6 +328,16 @@ impl Registry {
         self.extensions.parse(name, settings)
     }
 
+    /// The other spellings of a kind's name. `class` is as in [`Registry::schema`].
+    pub fn aliases(&self, class: &str, name: &str) -> Vec<&'static str> {
+        match class {
+            "receiver" => self.receivers.aliases(name),
+            "processor" => self.processors.aliases(name),
+            "exporter" => self.exporters.aliases(name),
+            _ => self.extensions.aliases(name),
+        }
+    }
+
     /// The settings of a kind, as JSON Schema. `class` is `receiver`, `processor`, `exporter` or `extension`.
     pub fn schema(&self, class: &str, name: &str) -> Option<Schema> {
         match class {
@@ -358,6 +370,12 @@ impl<S: ?Sized> Kinds<S> {
     fn names(&self) -> Vec<&'static str> {
         let own = |(spelling, kind): (&&'static str, &Kind<S>)| (*spelling == kind.name).then_some(kind.name);
         self.by_name.iter().filter_map(own).collect()
+    }
+
+    fn aliases(&self, name: &str) -> Vec<&'static str> {
+        let own = self.by_name.get(name).map(|kind| kind.name);
+        let spellings = self.by_name.iter().filter(|(_, kind)| Some(kind.name) == own);
+        spellings.map(|(spelling, _)| *spelling).filter(|spelling| Some(*spelling) != own).collect()
     }
 
     fn schema(&self, name: &str) -> Option<Schema> {

@@ -1,7 +1,7 @@
 //! Settings of `probabilistic_sampler`: otelcol's keys and defaults.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use watershed_stage::KeyError;
 use watershed_telemetry::trace_state::Threshold;
 
@@ -30,7 +30,7 @@ pub(crate) struct Settings {
     pub(super) sampling_priority: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Mode {
     /// A hash of the trace id.
@@ -41,7 +41,7 @@ pub(super) enum Mode {
     Equalizing,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub(super) enum AttributeSource {
     /// The trace id.
     #[serde(rename = "traceID")]

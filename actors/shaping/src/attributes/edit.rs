@@ -14,7 +14,7 @@ use crate::attributes::given::{From, Given};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Edit {
-    /// The attribute's key.
+    /// The attribute's key. Required by every action but `delete` and `hash`, which may have a `pattern` instead.
     #[serde(default)]
     key: String,
     /// What to do.
@@ -34,7 +34,7 @@ pub(super) struct Edit {
     /// A regular expression: which keys to delete or hash, or what to extract from the value.
     #[serde(default)]
     pattern: Option<String>,
-    /// The type to convert to.
+    /// The type that `convert` converts to.
     #[serde(default)]
     converted_type: Option<Type>,
 }

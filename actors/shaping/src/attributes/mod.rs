@@ -27,6 +27,7 @@ pub(crate) struct Resource(Editor);
 pub(crate) struct AttributesSettings {
     /// What to do, in this order.
     #[serde(default)]
+    #[schemars(extend("x-required" = true))]
     actions: Vec<Edit>,
     /// Which spans, data points or log records to edit; all if there is none.
     #[serde(default)]
@@ -42,6 +43,7 @@ pub(crate) struct AttributesSettings {
 pub(crate) struct ResourceSettings {
     /// What to do, in this order.
     #[serde(default)]
+    #[schemars(extend("x-required" = true))]
     attributes: Vec<Edit>,
 }
 

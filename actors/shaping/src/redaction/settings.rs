@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use watershed_stage::KeyError;
 
 use super::preset::Preset;
@@ -15,7 +15,8 @@ use super::preset::Preset;
 pub struct Settings {
     /// Whether attributes of any key may pass. If not, those that are on no list are deleted.
     pub(super) allow_all_keys: bool,
-    /// The keys that may pass, for attributes and for maps in log bodies. An empty list deletes every attribute.
+    /// The keys that may pass, for attributes and for maps in log bodies. An empty list deletes every attribute. Required
+    /// without `allow_all_keys`.
     pub(super) allowed_keys: Option<Vec<String>>,
     /// Keys of what passes without being looked at.
     pub(super) ignored_keys: Vec<String>,
@@ -50,7 +51,7 @@ pub(super) enum Action {
 }
 
 /// How a value is hashed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum HashFunction {
     /// It is not.
@@ -61,7 +62,7 @@ pub(super) enum HashFunction {
 }
 
 /// How much is told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Summary {
     /// Nothing.

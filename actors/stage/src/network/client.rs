@@ -23,6 +23,7 @@ shared_settings! {
     /// Settings of a gRPC client. They hold tokens: never printed.
     pub struct GrpcClientSettings {
         /// `host:port`; with `http://` before it plain text, otherwise TLS unless `tls.insecure` is set.
+        #[schemars(extend("x-required" = true))]
         endpoint: String = String::new(),
         /// How TLS is spoken.
         tls: watershed_stage::TlsClientSettings = TlsClientSettings::default(),
