@@ -29,6 +29,8 @@ mod admin;
 mod cli;
 #[cfg(feature = "demo")]
 mod demo;
+#[cfg(all(test, feature = "cli"))]
+mod docs;
 
 #[cfg(feature = "cli")]
 pub use cli::{Exit, program};

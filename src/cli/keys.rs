@@ -68,10 +68,15 @@ impl<'s> Reader<'s> {
             _ => format!("{name}."),
         };
         let own = [property, target].into_iter().find_map(|schema| schema["description"].as_str());
-        let about = std::iter::once(first(own.unwrap_or_default())).chain(variants(target));
+        let about =
+            std::iter::once(first(own.unwrap_or_default())).chain(variants(target)).chain(variants(item));
         self.keys.push(Key {
             values: self.values(if entries.is_object() { item } else { target }),
-            default: if is_required { "required".into() } else { given.map(toml).unwrap_or_default() },
+            default: match given {
+                _ if is_required => "required".into(),
+                Some(given) if target["format"] == "size" => size(given),
+                given => given.map(toml).unwrap_or_default(),
+            },
             about: about.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" "),
             table: table.filter(|_| target["properties"].is_object()).map(str::to_owned),
             name,
@@ -116,9 +121,9 @@ impl<'s> Reader<'s> {
         let types = types.into_iter().map(|one| match one {
             "array" if schema["items"].is_object() => {
                 let (item, _) = self.resolve(&schema["items"]);
-                match &*self.values(item) {
-                    "table" => "list of tables".to_owned(),
-                    values => format!("list of {values}"),
+                match self.values(item) {
+                    values if values.contains('"') => format!("list of {values}"),
+                    one => format!("list of {one}s"),
                 }
             }
             "array" => "list".into(),
@@ -154,6 +159,14 @@ fn toml(value: &Value) -> String {
     if value.is_null() || value.is_object() { String::new() } else { value.to_string() }
 }
 
+/// A number of bytes as a person writes it.
+fn size(value: &Value) -> String {
+    match value.as_u64() {
+        Some(bytes) if bytes > 0 && bytes % (1 << 20) == 0 => format!("\"{}MiB\"", bytes >> 20),
+        _ => toml(value),
+    }
+}
+
 fn list(value: &Value) -> std::slice::Iter<'_, Value> {
     value.as_array().map_or(&[][..], Vec::as_slice).iter()
 }
@@ -182,8 +195,8 @@ mod tests {
             ("exporter", "otlp", "headers.<name>", "string", ""),
             ("exporter", "otlp", "tls.insecure", "bool", "false"),
             ("exporter", "otlp", "sending_queue.on_full", "\"refuse\" | \"block\" | \"drop\"", ""),
-            ("exporter", "otlp", "sending_queue.batch.partition.metadata_keys", "list of string", "[]"),
-            ("receiver", "otlp", "protocols.http.max_request_body_size", "size", "67108864"),
+            ("exporter", "otlp", "sending_queue.batch.partition.metadata_keys", "list of strings", "[]"),
+            ("receiver", "otlp", "protocols.http.max_request_body_size", "size", "\"64MiB\""),
             ("receiver", "otlp", "protocols.grpc.rate_limit.requests_per_second", "integer", "required"),
             ("processor", "attributes", "actions", "list of tables", "required"),
             ("processor", "attributes", "actions[].value", "string or integer or number or bool or list", ""),
