@@ -2,6 +2,7 @@
 //! as a user's would be, and links lead somewhere.
 //!
 //! `WATERSHED_WRITE_DOCS=1 cargo test -p watershed --lib docs` writes the tables anew.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -34,8 +35,11 @@ fn pages() -> Vec<(PathBuf, String)> {
         paths.extend(entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     }
     paths.sort();
-    let read = |path: PathBuf| (std::fs::read_to_string(&path).unwrap(), path);
-    paths.into_iter().map(read).map(|(text, path)| (path, text)).collect()
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path, text)
+    };
+    paths.into_iter().map(read).collect()
 }
 
 /// The keys that a mark asks for: `exporter otlp`, or `exporter otlp sending_queue` for one of its tables.
@@ -57,7 +61,11 @@ fn table(mark: &str) -> String {
         let from = under.and_then(|under| under.rfind('.')).map_or(0, |dot| dot + 1);
         row(&mut text, &key, &key.name[from..], page);
     }
-    text
+    match text.lines().count() {
+        2 if under.is_some() => panic!("{mark}: no such table"),
+        2 => "It has no keys.\n".into(),
+        _ => text,
+    }
 }
 
 fn row(text: &mut String, key: &Key, name: &str, page: Option<&str>) {
