@@ -226,6 +226,15 @@ mod tests {
     }
 
     #[test]
+    fn a_kind_is_known_by_all_its_names() {
+        let kinds = crate::kinds();
+        assert_eq!(kinds.aliases("exporter", "otlp"), ["otlp_grpc"]);
+        assert_eq!(kinds.aliases("exporter", "otlp_grpc"), ["otlp_grpc"]);
+        assert!(kinds.aliases("receiver", "otlp").is_empty());
+        assert_eq!(of("extension", "oauth2_client"), of("extension", "oauth2client"));
+    }
+
+    #[test]
     fn what_the_values_of_a_key_mean_is_said_with_it() {
         let keys = of("exporter", "otlp");
         let key = keys.iter().find(|key| key.name == "sending_queue.on_full").unwrap();
