@@ -17,5 +17,7 @@ mod panics;
 mod peers;
 mod poison;
 mod relay;
+mod relay_http;
 mod storm;
+mod tls;
 mod wire;

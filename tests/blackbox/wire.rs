@@ -12,7 +12,7 @@ use watershed_testkit::requests::{self, TraceTemplate};
 use watershed_testkit::web::{JSON, PROTOBUF, WebClient, WebReply, path};
 use watershed_testkit::{Answer, Sink, reserve, wire};
 
-use crate::harness::{PATIENCE, beside_others, drained, start};
+use crate::harness::{PATIENCE, addresses, beside_others, drained, start};
 
 /// A way to ask.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,12 +63,6 @@ ack = "delivered"
 {rest}
 "#
     )
-}
-
-/// The two addresses of a collector.
-fn addresses(engine: &Engine) -> [std::net::SocketAddr; 2] {
-    let all: Vec<_> = engine.addresses().iter().map(|address| address.address).collect();
-    all.try_into().unwrap()
 }
 
 fn traces(number: u64) -> Bytes {

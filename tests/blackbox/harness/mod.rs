@@ -4,14 +4,20 @@ pub mod capture;
 pub mod http;
 pub mod kinds;
 pub mod process;
+pub mod tls;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use watershed::engine::config::{Plan, Sources, load};
 use watershed::engine::{Ended, Engine};
-use watershed_testkit::{LoadReport, Sink, Verdict, verdict};
+use watershed_testkit::call::{Client, Head, Reply};
+use watershed_testkit::grpc::Signal;
+use watershed_testkit::web::{PROTOBUF, WebClient, WebReply, path};
+use watershed_testkit::{Answer, Arrival, LoadReport, Sink, Verdict, requests, verdict};
 
 /// How long anything may take before it counts as never.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,6 +63,54 @@ pub fn otlp(engine: &Engine) -> SocketAddr {
 /// The address of a receiver.
 pub fn receiver(engine: &Engine, id: &str) -> SocketAddr {
     engine.address(None, id).unwrap_or_else(|| panic!("{id} listens nowhere: {:?}", engine.addresses()))
+}
+
+/// The two addresses of a collector whose receiver speaks gRPC and HTTP.
+pub fn addresses(engine: &Engine) -> [SocketAddr; 2] {
+    let all: Vec<_> = engine.addresses().iter().map(|address| address.address).collect();
+    all.try_into().unwrap()
+}
+
+/// Receiver `otlp` on any two ports; `more` stands in both of its tables.
+pub fn both_protocols(more: &str) -> String {
+    ["grpc", "http"]
+        .map(|protocol| {
+            format!("[receivers.otlp.protocols.{protocol}]\nendpoint = \"127.0.0.1:0\"\n{more}\n")
+        })
+        .concat()
+}
+
+/// One call over gRPC with these headers.
+pub async fn call(to: SocketAddr, signal: Signal, headers: &[(&str, &str)], message: &[u8]) -> Reply {
+    let mut head = Head::new(signal, None, None);
+    for (name, value) in headers {
+        head.headers().append(name.parse::<::http::HeaderName>().unwrap(), value.parse().unwrap());
+    }
+    let mut client = Client::connect(to).await.unwrap();
+    client.call(&head, requests::frame(message)).await.unwrap()
+}
+
+/// One request over HTTP with these headers.
+pub async fn post(to: SocketAddr, signal: Signal, headers: &[(&str, &str)], message: &[u8]) -> WebReply {
+    let mut client = WebClient::connect(to).await.unwrap();
+    let headers = [&[("content-type", PROTOBUF)], headers].concat();
+    client.send("POST", path(signal), &headers, message).await.unwrap()
+}
+
+/// What arrives from now on, in order, all of it taken.
+pub fn arrivals(sink: &Sink) -> Arc<Mutex<Vec<Arrival>>> {
+    let arrivals = Arc::<Mutex<Vec<Arrival>>>::default();
+    let seen = arrivals.clone();
+    sink.answer_by(move |arrival| {
+        seen.lock().push(arrival.clone());
+        Answer::Ok
+    });
+    arrivals
+}
+
+/// A header's text; empty where there is none.
+pub fn header<'a>(arrival: &'a Arrival, name: &str) -> &'a str {
+    arrival.headers.get(name).map_or("", |value| value.to_str().unwrap())
 }
 
 /// Drains to the last message.
