@@ -6,7 +6,9 @@
 
 mod answers;
 mod attributes;
+mod auth;
 mod cli;
+mod context;
 mod demo;
 mod drain;
 mod harness;
