@@ -207,7 +207,7 @@ impl<P: Policy> Walk<'_, P> {
         let entry = Message::new(field.field.bytes().unwrap_or_default());
         let new = match entry.child::<AnyValueView<'_>>(VALUE).value() {
             Value::Str(text) => self.0.blocked(text.as_bytes()),
-            Value::Int(value) => self.0.blocked(value.to_string().as_bytes()),
+            Value::Int(value) => self.0.blocked(itoa::Buffer::new().format(value).as_bytes()),
             Value::Bytes(bytes) => self.0.blocked(bytes),
             // All its pieces, which laid end to end are its merge.
             _ => {
@@ -236,7 +236,7 @@ impl<P: Policy> Walk<'_, P> {
             match (field.field.number, field.field.value) {
                 (STRING, _) => self.text(rewrite, &field, STRING, key, seen),
                 (INT, wire::Value::Varint(value)) => {
-                    self.number(rewrite, &field, &(value as i64).to_string(), key, seen);
+                    self.number(rewrite, &field, itoa::Buffer::new().format(value as i64), key, seen);
                 }
                 (BOOL, wire::Value::Varint(value)) if self.0.all_types() => {
                     self.number(rewrite, &field, if value == 0 { "false" } else { "true" }, key, seen);

@@ -103,9 +103,9 @@ impl Rules {
             let sense = Sense::of(key);
             let decoded = if traits.has_escapes() { Decoded::of(text) } else { None };
             for (rule, preset) in self.presets.iter().enumerate() {
-                preset
-                    .what
-                    .find(text, decoded.as_ref(), traits, sense, &mut |range| hits.push(Hit { range, rule }));
+                preset.what.find(text, decoded.as_ref(), &traits, sense, &mut |range| {
+                    hits.push(Hit { range, rule })
+                });
             }
         }
         if !self.blocked.is_empty() && self.blocked_values.is_match(text) {

@@ -7,104 +7,152 @@ use super::{ends, starts};
 /// What may stand between groups, the same between all.
 const SEPARATORS: [&str; 9] = [" ", "-", ".", "_", "+", "  ", " - ", "\u{a0}", "\u{2011}"];
 
+/// The most digits of a number, and of groups of one.
+const LONGEST: usize = 19;
+
 pub(super) fn find(text: &str, hit: &mut impl FnMut(Range<usize>)) {
-    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut words = Words { bytes: text.as_bytes(), last: 0..0, is_hexadecimal: false };
     let mut pos = 0;
     while let Some(group) = next_group(text.as_bytes(), pos) {
         pos = group.end;
-        let is_apart = |last: &Range<usize>| separator(text, last, &group).is_none();
-        if groups.last().is_some_and(is_apart) {
-            windows(text, &groups, hit);
-            groups.clear();
+        if let Some(card) = card(text, group, &mut words) {
+            pos = card.end;
+            hit(card);
         }
-        groups.push(group);
     }
-    windows(text, &groups, hit);
 }
 
 /// The next run of digits.
 fn next_group(bytes: &[u8], pos: usize) -> Option<Range<usize>> {
-    let rest = bytes.get(pos..)?;
-    let start = pos + rest.iter().position(u8::is_ascii_digit)?;
-    let digits = bytes.get(start..)?.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    Some(start..start + digits)
+    let start = pos + bytes.get(pos..)?.iter().position(u8::is_ascii_digit)?;
+    Some(start..start + digits(bytes, start).count())
 }
 
-fn separator<'t>(text: &'t str, left: &Range<usize>, right: &Range<usize>) -> Option<&'t str> {
-    text.get(left.end..right.start).filter(|between| SEPARATORS.contains(between))
+/// The digits from there on.
+fn digits(bytes: &[u8], start: usize) -> impl Iterator<Item = u8> {
+    let rest = bytes.get(start..).unwrap_or_default().iter();
+    rest.map_while(|byte| byte.is_ascii_digit().then(|| byte - b'0'))
 }
 
-/// Looks for cards among neighbouring groups, the longest first.
-fn windows(text: &str, groups: &[Range<usize>], hit: &mut impl FnMut(Range<usize>)) {
-    let mut first = 0;
-    while first < groups.len() {
-        let last = (first..groups.len().min(first + 19))
-            .rev()
-            .find(|last| groups.get(first..=*last).is_some_and(|window| is_card(text, window)));
-        let card = last.and_then(|last| Some((last, groups.get(first)?.start..groups.get(last)?.end)));
-        first = match card {
-            Some((last, range)) => {
-                hit(range);
-                last + 1
+/// The digits of neighbouring groups, one separator between all.
+#[derive(Default)]
+struct Groups {
+    digits: [u8; LONGEST],
+    /// For each group, the digits up to its end, and its end in the text.
+    ends: [(usize, usize); LONGEST],
+    count: usize,
+}
+
+// === impl Groups ===
+
+impl Groups {
+    /// Those from `first` on, as far as a card may go.
+    fn of(text: &str, first: Range<usize>) -> Self {
+        let mut groups = Self::default();
+        let mut separator = None;
+        let mut next = Some(first);
+        while let Some(group) = next.take().filter(|group| groups.push(text.as_bytes(), group)) {
+            let rest = text.get(group.end..).unwrap_or_default();
+            // Of all that `rest` may start with, a digit follows one.
+            let start = |between: &&'static str| {
+                let start = group.end + between.len();
+                let is_digit = text.as_bytes().get(start).is_some_and(u8::is_ascii_digit);
+                (is_digit && rest.starts_with(*between)).then_some((*between, start))
+            };
+            let found = match &separator {
+                Some(separator) => start(separator),
+                None => SEPARATORS.iter().find_map(start),
+            };
+            if let Some((between, start)) = found {
+                separator = Some(between);
+                next = next_group(text.as_bytes(), start);
             }
-            None => first + 1,
-        };
-    }
-}
-
-fn is_card(text: &str, groups: &[Range<usize>]) -> bool {
-    let (Some(first), Some(last)) = (groups.first(), groups.last()) else { return false };
-    // No issuer's numbers begin otherwise.
-    if !text.as_bytes().get(first.start).is_some_and(|digit| (b'2'..=b'6').contains(digit)) {
-        return false;
-    }
-    let count: usize = groups.iter().map(Range::len).sum();
-    if !(13..=19).contains(&count) {
-        return false;
-    }
-    let bytes = groups.iter().flat_map(|group| text.as_bytes().get(group.clone()).unwrap_or_default());
-    let mut digits = [0; 19];
-    digits.iter_mut().zip(bytes).for_each(|(digit, byte)| *digit = byte - b'0');
-    digits.get(..count).is_some_and(|digits| is_issued(digits) && luhn(digits))
-        && is_grouping(text, groups)
-        && !is_hexadecimal(text, first.start..last.end)
-}
-
-/// Between the groups is one separator, and they are all of one length, the last at most as long; or of those that
-/// American Express, Diners and UnionPay print.
-fn is_grouping(text: &str, groups: &[Range<usize>]) -> bool {
-    let mut separators = groups.windows(2).map(|pair| match pair {
-        [left, right] => separator(text, left, right),
-        _ => None,
-    });
-    let first = separators.next();
-    let is_even = || match groups {
-        [first, middle @ .., last] => {
-            first.len() <= 8
-                && last.len() <= first.len()
-                && middle.iter().all(|group| group.len() == first.len())
         }
-        _ => true,
-    };
-    let is_printed = || {
-        [&[4, 6, 5][..], &[4, 6, 4], &[6, 13], &[6, 10]].iter().any(|lengths| {
-            groups.len() == lengths.len()
-                && groups.iter().zip(*lengths).all(|(group, length)| group.len() == *length)
-        })
-    };
-    separators.all(|separator| Some(separator) == first) && (is_even() || is_printed())
+        groups
+    }
+
+    /// Whether there was room for its digits.
+    fn push(&mut self, bytes: &[u8], group: &Range<usize>) -> bool {
+        let held = self.held(self.count);
+        let room = self.digits.get_mut(held..).unwrap_or_default();
+        let (Some(room), Some(end)) = (room.get_mut(..group.len()), self.ends.get_mut(self.count)) else {
+            return false;
+        };
+        room.iter_mut().zip(digits(bytes, group.start)).for_each(|(room, digit)| *room = digit);
+        *end = (held + group.len(), group.end);
+        self.count += 1;
+        true
+    }
+
+    /// How many digits the first `count` groups have.
+    fn held(&self, count: usize) -> usize {
+        count.checked_sub(1).and_then(|last| self.ends.get(last)).map_or(0, |(held, _)| *held)
+    }
+
+    /// Where a card of the first `count` groups ends.
+    fn end(&self, count: usize) -> Option<usize> {
+        let digits = self.digits.get(..self.held(count))?;
+        let is_card = digits.len() >= 13 && is_issued(digits) && luhn(digits) && self.is_grouping(count);
+        let (_, end) = self.ends.get(count - 1).filter(|_| is_card)?;
+        Some(*end)
+    }
+
+    /// All are of one length, the last at most as long; or of those that American Express, Diners and UnionPay
+    /// print.
+    fn is_grouping(&self, count: usize) -> bool {
+        let length = |group: usize| self.held(group + 1) - self.held(group);
+        let (first, last) = (length(0), length(count - 1));
+        let is_even = || first <= 8 && last <= first && (1..count - 1).all(|group| length(group) == first);
+        let is_printed = || {
+            [&[4, 6, 5][..], &[4, 6, 4], &[6, 13], &[6, 10]].iter().any(|lengths| {
+                count == lengths.len() && lengths.iter().enumerate().all(|(at, len)| length(at) == *len)
+            })
+        };
+        count == 1 || is_even() || is_printed()
+    }
 }
 
-/// Whether the digits are a piece of a longer word in hexadecimal: of a hash, or an id.
-fn is_hexadecimal(text: &str, range: Range<usize>) -> bool {
-    let bytes = text.as_bytes();
-    if starts(bytes, range.start) && ends(bytes, range.end) {
-        return false;
+/// The longest card that begins with that group.
+fn card(text: &str, group: Range<usize>, words: &mut Words<'_>) -> Option<Range<usize>> {
+    // No issuer's numbers begin otherwise.
+    text.as_bytes().get(group.start).filter(|digit| (b'2'..=b'6').contains(digit))?;
+    let start = group.start;
+    let groups = Groups::of(text, group);
+    let mut ends = (1..=groups.count).rev().filter_map(|count| groups.end(count));
+    ends.find(|end| !words.is_hexadecimal(start..*end)).map(|end| start..end)
+}
+
+/// The words of a text, of which the last that was asked for is remembered.
+struct Words<'t> {
+    bytes: &'t [u8],
+    last: Range<usize>,
+    is_hexadecimal: bool,
+}
+
+// === impl Words ===
+
+impl Words<'_> {
+    /// Whether digits are a piece of a longer word in hexadecimal: of a hash, or an id.
+    fn is_hexadecimal(&mut self, range: Range<usize>) -> bool {
+        let (is_start, is_end) = (starts(self.bytes, range.start), ends(self.bytes, range.end));
+        // Between groups, words end.
+        (!is_start || !is_end)
+            && (is_start || self.is_inside_hexadecimal(range.start))
+            && (is_end || self.is_inside_hexadecimal(range.end))
     }
-    let is_word = |byte: &&u8| byte.is_ascii_alphanumeric();
-    let before = bytes.get(..range.start).unwrap_or_default().iter().rev().take_while(is_word);
-    let after = bytes.get(range.end..).unwrap_or_default().iter().take_while(is_word);
-    before.chain(after).all(u8::is_ascii_hexdigit)
+
+    /// Whether the word around `at` is hexadecimal.
+    fn is_inside_hexadecimal(&mut self, at: usize) -> bool {
+        if !self.last.contains(&at) {
+            let is_word = |byte: &&u8| byte.is_ascii_alphanumeric();
+            let before = self.bytes.get(..at).unwrap_or_default().iter().rev().take_while(is_word).count();
+            let after = self.bytes.get(at..).unwrap_or_default().iter().take_while(is_word).count();
+            self.last = at - before..at + after;
+            let word = self.bytes.get(self.last.clone()).unwrap_or_default();
+            self.is_hexadecimal = word.iter().all(u8::is_ascii_hexdigit);
+        }
+        self.is_hexadecimal
+    }
 }
 
 /// Whether an issuer's numbers begin and are as long as that. Source: the issuer identification ranges that the
@@ -178,5 +226,21 @@ mod tests {
         ] {
             assert!(found(Preset::Card, text).is_empty(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_card_beside_hexadecimal_digits_is_a_piece_of_a_hash() {
+        for (text, is_card) in [
+            ("deadbeef4111111111111111", false),
+            ("deadbeefx4111111111111111", true),
+            ("4111111111111111deadbeef", false),
+            ("ab4111 1111 1111 1111", false),
+            ("ab4111 1111 1111 1111xyz", true),
+            ("4111111111111111 4111111111111111ab", true),
+        ] {
+            assert_eq!(!found(Preset::Card, text).is_empty(), is_card, "{text}");
+        }
+        let many = "x4111111111111111".repeat(3);
+        assert_eq!(found(Preset::Card, &many).len(), 3);
     }
 }

@@ -2,9 +2,12 @@
 
 use std::ops::Range;
 
+use super::Traits;
+
 /// A text without its escapes.
 pub(in crate::redaction) struct Decoded {
-    pub(in crate::redaction) text: String,
+    pub(super) text: String,
+    pub(super) traits: Traits,
     /// Where each byte's escape starts in the source, and where the last one ends.
     starts: Vec<usize>,
 }
@@ -15,13 +18,13 @@ const ROUNDS: usize = 4;
 impl Decoded {
     /// `None` if there is no escape in it.
     pub(in crate::redaction) fn of(source: &str) -> Option<Self> {
-        let mut decoded = Self::once(source)?;
+        let (mut text, mut starts) = once(source)?;
         for _ in 1..ROUNDS {
-            let Some(next) = Self::once(&decoded.text) else { break };
-            let starts = next.starts.iter().filter_map(|start| decoded.starts.get(*start).copied());
-            decoded = Self { starts: starts.collect(), text: next.text };
+            let Some(next) = once(&text) else { break };
+            text = next.0;
+            starts = next.1.iter().filter_map(|start| starts.get(*start).copied()).collect();
         }
-        Some(decoded)
+        Some(Self { traits: Traits::of(&text), text, starts })
     }
 
     /// The range in the source.
@@ -29,24 +32,28 @@ impl Decoded {
         let at = |index: usize| self.starts.get(index).copied().unwrap_or_default();
         at(range.start)..at(range.end)
     }
+}
 
-    fn once(source: &str) -> Option<Self> {
-        let mut rest = source.as_bytes();
-        let mut text = Vec::with_capacity(rest.len());
-        let mut starts = Vec::with_capacity(rest.len() + 1);
-        while let [first, after @ ..] = rest {
-            starts.push(source.len() - rest.len());
-            let (byte, after) = unescape(*first, after).unwrap_or((*first, after));
-            text.push(byte);
-            rest = after;
-        }
-        starts.push(source.len());
-        if text.len() == source.len() {
-            return None;
-        }
-        // Bytes that are no text were no escapes of one.
-        Some(Self { text: String::from_utf8(text).ok()?, starts })
+/// The text without its escapes, and where each byte's escape starts in it. `None` if there is none.
+fn once(source: &str) -> Option<(String, Vec<usize>)> {
+    let bytes = source.as_bytes();
+    // Most often there is none: a percent sign alone, or a path.
+    let is_escape = |(at, first): (usize, &u8)| unescape(*first, bytes.get(at + 1..)?).map(|_| at);
+    let plain = bytes.iter().enumerate().find_map(is_escape)?;
+    let mut text = Vec::with_capacity(bytes.len());
+    let mut starts = Vec::with_capacity(bytes.len() + 1);
+    let (head, mut rest) = bytes.split_at_checked(plain)?;
+    text.extend_from_slice(head);
+    starts.extend(0..plain);
+    while let [first, after @ ..] = rest {
+        starts.push(bytes.len() - rest.len());
+        let (byte, after) = unescape(*first, after).unwrap_or((*first, after));
+        text.push(byte);
+        rest = after;
     }
+    starts.push(bytes.len());
+    // Bytes that are no text were no escapes of one.
+    Some((String::from_utf8(text).ok()?, starts))
 }
 
 /// The byte that an escape stands for, and what follows.

@@ -6,6 +6,12 @@ use std::ops::Range;
 const FILES: [&str; 12] =
     ["png", "jpg", "jpeg", "gif", "svg", "webp", "js", "mjs", "css", "json", "tgz", "html"];
 
+/// The longest quoted local part with its quotes, in bytes (RFC 5321, 4.5.3.1.1).
+const QUOTED: usize = 66;
+
+/// More than the longest address in brackets, in bytes: `IPv6:`, 39 digits and colons, and a zone.
+const LITERAL: usize = 64;
+
 pub(super) fn find(text: &str, hit: &mut impl FnMut(Range<usize>)) {
     for (at, _) in text.match_indices('@') {
         let start = local_start(text.as_bytes(), at);
@@ -20,8 +26,8 @@ pub(super) fn find(text: &str, hit: &mut impl FnMut(Range<usize>)) {
 /// Where the local part that ends at `end` starts.
 fn local_start(bytes: &[u8], end: usize) -> usize {
     if let [before @ .., b'"'] = bytes.get(..end).unwrap_or_default() {
-        let open = before.iter().rposition(|byte| *byte == b'"');
-        return open.filter(|open| end - open <= 66).unwrap_or(end);
+        let open = before.iter().rev().take(QUOTED - 1).position(|byte| *byte == b'"');
+        return open.map_or(end, |back| end - 2 - back);
     }
     let local = bytes.get(..end).unwrap_or_default().iter().rev().take_while(|byte| is_local(**byte));
     let start = end - local.count();
@@ -38,7 +44,7 @@ fn is_local(byte: u8) -> bool {
 fn domain_end(text: &str, start: usize) -> Option<usize> {
     let rest = text.get(start..)?;
     if rest.starts_with('[') {
-        let close = rest.find(']')?;
+        let close = rest.bytes().take(LITERAL).position(|byte| byte == b']')?;
         let literal = rest.get(1..close)?;
         let is_address = literal.parse::<std::net::IpAddr>().is_ok() || literal.starts_with("IPv6:");
         return is_address.then_some(start + close + 1);

@@ -86,6 +86,9 @@ const LENGTHS: [(&[u8; 2], usize); 78] = [
     (b"XK", 20),
 ];
 
+/// The longest of them.
+const LONGEST: usize = 32;
+
 pub(super) fn find(text: &str, hit: &mut impl FnMut(Range<usize>)) {
     let bytes = text.as_bytes();
     let mut pos = 0;
@@ -108,21 +111,23 @@ fn length(country: [u8; 2]) -> Option<usize> {
 
 /// Where the number that starts at `start` ends, if it is one.
 fn account_end(bytes: &[u8], start: usize, length: usize) -> Option<usize> {
-    let mut number = Vec::with_capacity(length);
-    let mut pos = start;
-    while number.len() < length {
-        match bytes.get(pos..)? {
-            [byte, ..] if byte.is_ascii_alphanumeric() => {
-                number.push(byte.to_ascii_uppercase());
-                pos += 1;
+    let mut number = [0; LONGEST];
+    let number = number.get_mut(..length)?;
+    let (mut pos, mut count) = (start, 0);
+    while let Some(next) = number.get_mut(count) {
+        match *bytes.get(pos)? {
+            byte if byte.is_ascii_alphanumeric() => {
+                *next = byte.to_ascii_uppercase();
+                count += 1;
             }
             // Printed in groups of four.
-            [b' ' | b'-' | b'.' | b'+', ..] if number.len() % 4 == 0 => pos += 1,
+            b' ' | b'-' | b'.' | b'+' if count % 4 == 0 => {}
             _ => return None,
         }
+        pos += 1;
     }
     number.rotate_left(4);
-    (ends(bytes, pos) && mod_97(&number) == 1).then_some(pos)
+    (ends(bytes, pos) && mod_97(number) == 1).then_some(pos)
 }
 
 fn mod_97(number: &[u8]) -> u32 {

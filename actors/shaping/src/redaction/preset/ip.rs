@@ -3,13 +3,13 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
-use super::{COLON, DOT, Traits, ends, starts};
+use super::{Mark, Traits, ends, starts};
 
-pub(super) fn find(text: &str, traits: Traits, hit: &mut impl FnMut(Range<usize>)) {
-    if traits.any(COLON) {
+pub(super) fn find(text: &str, traits: &Traits, hit: &mut impl FnMut(Range<usize>)) {
+    if traits.count(Mark::Colon) >= 2 {
         v6(text, hit);
     }
-    if traits.any(DOT) && traits.digits >= 4 {
+    if traits.count(Mark::Dot) >= 3 && traits.count(Mark::Digit) >= 4 {
         v4(text, hit);
     }
 }
@@ -36,9 +36,10 @@ fn v4(text: &str, hit: &mut impl FnMut(Range<usize>)) {
 fn is_version(text: &str, start: usize) -> bool {
     let before = text.get(..start).unwrap_or_default();
     if let Some(before) = before.strip_suffix('/') {
-        // A product's name as in a user agent, and no path.
-        let name = before.rsplit([' ', ';', '(', '"']).next().unwrap_or_default();
-        return name.starts_with(|c: char| c.is_ascii_uppercase()) && !name.contains(['/', ':', '.']);
+        // A product's name as in a user agent, and no path: what is no name's is not looked behind.
+        let end = before.rfind([' ', ';', '(', '"', '/', ':', '.']);
+        let (left, name) = end.map_or(("", before), |end| before.split_at(end + 1));
+        return name.starts_with(|c: char| c.is_ascii_uppercase()) && !left.ends_with(['/', ':', '.']);
     }
     let is_after = |text: &str, word: &str| {
         let split = text.len().checked_sub(word.len()).and_then(|at| Some((at, text.get(at..)?)));

@@ -11,6 +11,7 @@ mod ip;
 mod phone;
 mod sense;
 mod token;
+mod traits;
 
 use std::ops::Range;
 
@@ -20,6 +21,8 @@ use serde::Deserialize;
 
 pub(super) use decoded::Decoded;
 pub(super) use sense::Sense;
+pub(super) use traits::Traits;
+use traits::{Mark, Word};
 
 /// What can be looked for by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
@@ -37,61 +40,6 @@ pub(in crate::redaction) enum Preset {
     Ip,
     /// International bank account numbers.
     Iban,
-}
-
-/// What a text has in it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Traits {
-    marks: u8,
-    digits: usize,
-    len: usize,
-}
-
-const AT: u8 = 1;
-/// What may begin an escape: `%40`, `\u0040`.
-const ESCAPE: u8 = 2;
-const DOT: u8 = 4;
-const COLON: u8 = 8;
-const EQUALS: u8 = 16;
-const DIGIT: u8 = 32;
-
-static MARKS: [u8; 256] = {
-    let mut marks = [0; 256];
-    marks[b'@' as usize] = AT;
-    marks[b'%' as usize] = ESCAPE;
-    marks[b'\\' as usize] = ESCAPE;
-    marks[b'.' as usize] = DOT;
-    marks[b':' as usize] = COLON;
-    marks[b'=' as usize] = EQUALS;
-    let mut digit = b'0';
-    while digit <= b'9' {
-        marks[digit as usize] = DIGIT;
-        digit += 1;
-    }
-    marks
-};
-
-// === impl Traits ===
-
-impl Traits {
-    pub(super) fn of(text: &str) -> Self {
-        let mut traits = Self { marks: 0, digits: 0, len: text.len() };
-        for byte in text.bytes() {
-            let mark = MARKS[usize::from(byte)];
-            traits.marks |= mark;
-            traits.digits += usize::from(mark == DIGIT);
-        }
-        traits
-    }
-
-    /// Whether there may be escapes in it.
-    pub(super) fn has_escapes(self) -> bool {
-        self.any(ESCAPE)
-    }
-
-    fn any(self, marks: u8) -> bool {
-        self.marks & marks != 0
-    }
 }
 
 // === impl Preset ===
@@ -114,27 +62,27 @@ impl Preset {
         self,
         text: &str,
         decoded: Option<&Decoded>,
-        traits: Traits,
+        traits: &Traits,
         sense: Sense,
         hit: &mut impl FnMut(Range<usize>),
     ) {
         let Some(decoded) = decoded else { return self.find_in(text, traits, sense, hit) };
-        let traits_decoded = Traits::of(&decoded.text);
-        self.find_in(&decoded.text, traits_decoded, sense, &mut |range| hit(decoded.source(range)));
+        self.find_in(&decoded.text, &decoded.traits, sense, &mut |range| hit(decoded.source(range)));
         // A credential may have in it what means something else where it is not escaped: `a%26b` after `pwd=`.
         if self == Preset::Token {
             self.find_in(text, traits, sense, hit);
         }
     }
 
-    fn find_in(self, text: &str, traits: Traits, sense: Sense, hit: &mut impl FnMut(Range<usize>)) {
+    fn find_in(self, text: &str, traits: &Traits, sense: Sense, hit: &mut impl FnMut(Range<usize>)) {
+        let digits = traits.count(Mark::Digit);
         match self {
-            Preset::Email if traits.any(AT) => email::find(text, hit),
-            Preset::Card if traits.digits >= 13 => card::find(text, hit),
+            Preset::Email if traits.has(Mark::At) => email::find(text, hit),
+            Preset::Card if digits >= 13 => card::find(text, hit),
             Preset::Token => token::find(text, traits, sense, hit),
-            Preset::Phone if traits.digits >= 7 => phone::find(text, sense, hit),
-            Preset::Ip if sense != Sense::Version && traits.digits >= 1 => ip::find(text, traits, hit),
-            Preset::Iban if traits.digits >= 8 => iban::find(text, hit),
+            Preset::Phone if digits >= 7 => phone::find(text, traits, sense, hit),
+            Preset::Ip if sense != Sense::Version && digits >= 1 => ip::find(text, traits, hit),
+            Preset::Iban if digits >= 8 && traits.says(Word::Account) => iban::find(text, hit),
             _ => {}
         }
     }
@@ -162,13 +110,45 @@ fn digits(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const PRESETS: [Preset; 6] =
+        [Preset::Email, Preset::Card, Preset::Token, Preset::Phone, Preset::Ip, Preset::Iban];
 
     /// What a preset finds in a text that stands under no key.
     pub(super) fn found(preset: Preset, text: &str) -> Vec<&str> {
         let mut ranges = Vec::new();
         let (traits, decoded) = (Traits::of(text), Decoded::of(text));
-        preset.find(text, decoded.as_ref(), traits, Sense::Unknown, &mut |range| ranges.push(range));
+        preset.find(text, decoded.as_ref(), &traits, Sense::Unknown, &mut |range| ranges.push(range));
         ranges.into_iter().map(|range| text.get(range).unwrap()).collect()
+    }
+
+    /// Pieces of what is looked for.
+    const PIECES: &str = "pass|word|pwd|PWD|Authorization|TOKEN|to\u{212a}en|\u{17f}ecret|Api_?Key|access-key|auth|credential|\
+        session|jsessionid|x-amz-|[?&]sig|nature|[=:]|: |=> |\"|'|bearer |Basic |YWxpY2U6c2VjcmV0|eyJ[A-Za-z]{5,9}|\
+        \\.[a-z0-9]{0,20}|A[KS]IA[A-Z0-9]{16}|AROA|gh[po]_|github_pat_|glpat-|npm_|[a-zA-Z0-9]{36}|xox[bp]-|xapp-1-|\
+        hooks\\.slack\\.com/services/|sk_live_|AIza|ya29\\.|SG\\.|-----BEGIN PRIVATE KEY-----|sk-|://|@|@tcp\\(|\
+        [Tt]ele?|phone|Mobile|msisdn|fax|[0-9]{1,9}|4111|[ .+()/-]|::|DE89|1\\.2\\.3|[0-9a-f]{1,4}:|%40|\\\\n|\u{e9}|x";
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Traits spare work, and nothing else.
+        #[test]
+        fn what_traits_rule_out_would_not_be_found(
+            pieces in proptest::collection::vec(PIECES, 1..10),
+        ) {
+            let text = pieces.concat();
+            for preset in PRESETS {
+                let find = |traits: &Traits| {
+                    let mut found = Vec::new();
+                    preset.find_in(&text, traits, Sense::Unknown, &mut |range| found.push(range));
+                    found
+                };
+                prop_assert_eq!(find(&Traits::of(&text)), find(&Traits::any()), "{:?} in {}", preset, text);
+            }
+        }
     }
 }

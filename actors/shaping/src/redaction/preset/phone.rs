@@ -5,59 +5,111 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::{Sense, digits, ends, literal, starts};
+use super::{Mark, Sense, Traits, Word, digits, ends, literal, starts};
 
-/// A notation, and how many digits it has.
+/// A notation, how many digits it has, and the fewest groups of them.
 struct Notation {
     regex: LazyLock<Regex>,
     digits: std::ops::RangeInclusive<usize>,
+    groups: usize,
 }
 
 macro_rules! notation {
-    ($digits:expr, $regex:literal) => {
-        Notation { regex: LazyLock::new(|| literal($regex)), digits: $digits }
+    ($digits:expr, $groups:expr, $regex:literal) => {
+        Notation { regex: LazyLock::new(|| literal($regex)), digits: $digits, groups: $groups }
     };
 }
 
 static NOTATIONS: [Notation; 6] = [
     // +1 (415) 555-2671, +49 (0)30 123456, +14155552671
-    notation!(8..=16, r"\+[1-9][0-9]{0,2}(?:[ .()/\-\u00a0]{0,3}[0-9]){6,14}"),
+    notation!(8..=16, 1, r"\+[1-9][0-9]{0,2}(?:[ .()/\-\u00a0]{0,3}[0-9]){6,14}"),
     // 0044 20 7946 0958: only in groups, as order numbers have leading zeros, too
-    notation!(10..=17, r"00[1-9][0-9]{0,2}(?:[ .\-/][0-9]{2,9}){2,5}"),
+    notation!(10..=17, 3, r"00[1-9][0-9]{0,2}(?:[ .\-/][0-9]{2,9}){2,5}"),
     // (415) 555-2671, 415.555.2671, 1-800-555-0199
-    notation!(10..=11, r"(?:1[ .\-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .\-])[2-9][0-9]{2}[ .\-][0-9]{4}"),
+    notation!(
+        10..=11,
+        3,
+        r"(?:1[ .\-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .\-])[2-9][0-9]{2}[ .\-][0-9]{4}"
+    ),
     // 01 23 45 67 89
-    notation!(10..=10, r"0[1-9](?:[ .\-][0-9]{2}){4}"),
+    notation!(10..=10, 5, r"0[1-9](?:[ .\-][0-9]{2}){4}"),
     // 020 7946 0958, 07700 900 123, (03) 1234 5678
-    notation!(10..=11, r"\(?0[1-9][0-9]{0,3}\)?[ \-][0-9]{3,4}[ \-][0-9]{3,4}"),
+    notation!(10..=11, 3, r"\(?0[1-9][0-9]{0,3}\)?[ \-][0-9]{3,4}[ \-][0-9]{3,4}"),
     // 030 1234567, 0151/12345678, 07700 900123
-    notation!(9..=12, r"\(?0[1-9][0-9]{1,4}\)?[ /\-][0-9]{5,8}"),
+    notation!(9..=12, 2, r"\(?0[1-9][0-9]{1,4}\)?[ /\-][0-9]{5,8}"),
 ];
 
 /// A number that is called a telephone number.
 static CALLED: Notation = notation!(
     7..=16,
+    1,
     r#"(?i)(?:phone|\btel|mobile|msisdn|fax)[a-z_.\-]{0,10}\\?["']?\s{0,3}[:=]\s{0,3}\\?["']?(\+?\(?[0-9][0-9 ().\-]{5,18}[0-9])"#
 );
 
-pub(super) fn find(text: &str, sense: Sense, hit: &mut impl FnMut(Range<usize>)) {
+pub(super) fn find(text: &str, traits: &Traits, sense: Sense, hit: &mut impl FnMut(Range<usize>)) {
     if sense == Sense::Phone && is_number(text) {
         return hit(0..text.len());
     }
     let bytes = text.as_bytes();
-    for found in CALLED.regex.captures_iter(text).filter_map(|found| found.get(1)) {
-        if CALLED.digits.contains(&digits(found.as_str())) && ends(bytes, found.end()) {
-            hit(found.range());
+    if traits.says(Word::Phone) && (traits.has(Mark::Equals) || traits.has(Mark::Colon)) {
+        for found in CALLED.regex.captures_iter(text).filter_map(|found| found.get(1)) {
+            if CALLED.digits.contains(&digits(found.as_str())) && ends(bytes, found.end()) {
+                hit(found.range());
+            }
         }
     }
-    for Notation { regex, digits: count } in &NOTATIONS {
-        let numbers = regex.find_iter(text).filter(|found| {
-            count.contains(&digits(found.as_str()))
-                && is_uniform(found.as_str())
-                && stands_alone(bytes, &found.range())
+    for Run { range, digits, groups, is_international } in runs(bytes) {
+        let notations = NOTATIONS.iter().filter(|notation| {
+            // One group alone is a number with its `+` only.
+            *notation.digits.start() <= digits
+                && notation.groups <= groups
+                && (notation.groups > 1 || is_international)
         });
-        numbers.for_each(|found| hit(found.range()));
+        for notation in notations {
+            let run = text.get(range.clone()).unwrap_or_default();
+            let found = notation.regex.find_iter(run).filter(|found| {
+                notation.digits.contains(&self::digits(found.as_str())) && is_uniform(found.as_str())
+            });
+            let found = found.map(|found| range.start + found.start()..range.start + found.end());
+            found.filter(|found| stands_alone(bytes, found)).for_each(&mut *hit);
+        }
     }
+}
+
+/// Digits and what may stand between them. All that is a number in any notation is in one of these.
+struct Run {
+    range: Range<usize>,
+    digits: usize,
+    /// As many as have something between them.
+    groups: usize,
+    /// There is a `+` in it.
+    is_international: bool,
+}
+
+/// The runs that begin as a number may, up to their last digit.
+fn runs(bytes: &[u8]) -> impl Iterator<Item = Run> {
+    let mut pos = 0;
+    std::iter::from_fn(move || {
+        let is_start = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'(');
+        let start = pos + bytes.get(pos..)?.iter().position(is_start)?;
+        let mut run = Run { range: start..start, digits: 0, groups: 0, is_international: false };
+        pos = start;
+        for byte in bytes.get(start..)? {
+            match byte {
+                b'0'..=b'9' => {
+                    run.groups += usize::from(run.digits == 0 || run.range.end != pos);
+                    run.digits += 1;
+                    run.range.end = pos + 1;
+                }
+                b'+' => run.is_international = true,
+                // The last two are U+00A0.
+                b' ' | b'.' | b'(' | b')' | b'/' | b'-' | 0xC2 | 0xA0 => {}
+                _ => break,
+            }
+            pos += 1;
+        }
+        Some(run)
+    })
 }
 
 /// Whether a whole text can be a telephone number.
@@ -117,8 +169,32 @@ mod tests {
             assert!(found(Preset::Phone, text).contains(&number), "{text}: {:?}", found(Preset::Phone, text));
         }
         let (mut found, text) = (Vec::new(), "4155552671");
-        Preset::Phone.find(text, None, Traits::of(text), Sense::Phone, &mut |range| found.push(&text[range]));
+        Preset::Phone
+            .find(text, None, &Traits::of(text), Sense::Phone, &mut |range| found.push(&text[range]));
         assert_eq!(found, [text]);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(500))]
+
+        /// Every notation is looked for where it can be, and there alone.
+        #[test]
+        fn no_number_lies_outside_of_the_runs(text in "([0-9]{1,5}|[ .()/+-]|\u{a0}|\u{e0}|x|\\+49|0[1-9]{2}|00|555-){0,12}") {
+            let (mut found, mut expected) = (Vec::new(), Vec::new());
+            super::find(&text, &Traits::of(&text), Sense::Unknown, &mut |range| found.push(range));
+            for super::Notation { regex, digits, .. } in &super::NOTATIONS {
+                let numbers = regex.find_iter(&text).filter(|found| {
+                    digits.contains(&super::digits(found.as_str()))
+                        && super::is_uniform(found.as_str())
+                        && super::stands_alone(text.as_bytes(), &found.range())
+                });
+                expected.extend(numbers.map(|found| found.range()));
+            }
+            let sort = |ranges: &mut Vec<std::ops::Range<usize>>| ranges.sort_by_key(|range| (range.start, range.end));
+            sort(&mut found);
+            sort(&mut expected);
+            proptest::prop_assert_eq!(found, expected);
+        }
     }
 
     #[test]

@@ -46,13 +46,32 @@ const NAMES: [(&str, Sense); 29] = [
     ("release", Sense::Version),
 ];
 
+/// The names that end with a letter, a bit for each.
+static BY_LAST: [u32; 256] = {
+    let mut by_last = [0; 256];
+    let mut index = 0;
+    while index < NAMES.len() {
+        let name = NAMES[index].0.as_bytes();
+        by_last[name[name.len() - 1] as usize] |= 1 << index;
+        index += 1;
+    }
+    by_last
+};
+
+// === impl Sense ===
+
 impl Sense {
     pub(in crate::redaction) fn of(key: &str) -> Self {
-        let Some(last) = key.bytes().next_back() else { return Self::Unknown };
+        let Some(last) = key.as_bytes().last() else { return Self::Unknown };
         // Most keys are settled by their last letter.
-        let last = last.to_ascii_lowercase();
-        let mut names = NAMES.iter().filter(|(name, _)| name.bytes().next_back() == Some(last));
-        names.find(|(name, _)| ends_with(key, name)).map_or(Self::Unknown, |(_, sense)| *sense)
+        let mut names = BY_LAST[usize::from(last.to_ascii_lowercase())];
+        while let Some((name, sense)) = NAMES.get(names.trailing_zeros() as usize) {
+            if ends_with(key, name) {
+                return *sense;
+            }
+            names &= names - 1;
+        }
+        Self::Unknown
     }
 }
 

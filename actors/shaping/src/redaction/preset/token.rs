@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Match, Regex};
 
-use super::{AT, COLON, EQUALS, Sense, Traits, literal, starts};
+use super::{Mark, Sense, Traits, Word, literal, starts};
 
 macro_rules! regex {
     ($($part:literal),+ $(,)?) => { LazyLock::new(|| literal(concat!($($part),+))) };
@@ -51,22 +51,21 @@ static USERINFO: LazyLock<Regex> = regex!(
     r#"|[A-Za-z0-9_.\-]+:([^\s/:@"']+)@(?:tcp|unix)\("#,
 );
 
-pub(super) fn find(text: &str, traits: Traits, sense: Sense, hit: &mut impl FnMut(Range<usize>)) {
+pub(super) fn find(text: &str, traits: &Traits, sense: Sense, hit: &mut impl FnMut(Range<usize>)) {
     if sense == Sense::Credential && !is_placeholder(text) {
         return hit(0..text.len());
     }
-    // The shortest there is: `pwd=x`.
-    if traits.len >= 5 && traits.any(EQUALS | COLON) {
+    if traits.says(Word::Credential) && (traits.has(Mark::Equals) || traits.has(Mark::Colon)) {
         CALLED.captures_iter(text).filter_map(|found| called(&found)).for_each(|found| hit(found.range()));
-        if traits.any(AT) {
-            let infos = USERINFO.captures_iter(text).filter_map(|found| group(&found, 1));
-            infos.for_each(|found| hit(found.range()));
-        }
     }
-    if traits.len >= 12 {
+    if traits.has(Mark::At) && traits.has(Mark::Colon) {
+        let infos = USERINFO.captures_iter(text).filter_map(|found| group(&found, 1));
+        infos.for_each(|found| hit(found.range()));
+    }
+    if traits.says(Word::Scheme) {
         BEARER.captures_iter(text).filter_map(|found| bearer(&found)).for_each(|found| hit(found.range()));
     }
-    if traits.len >= 15 {
+    if traits.says(Word::Shape) {
         SHAPED.find_iter(text).for_each(|found| hit(found.range()));
         let keys = SK.find_iter(text).filter(|found| {
             starts(text.as_bytes(), found.start()) && found.as_str().bytes().any(|byte| byte.is_ascii_digit())
