@@ -125,22 +125,3 @@ fn edits_stand_on_every_lane_and_keep_nothing() {
     assert_eq!((stage.placement(), stage.holds()), (Placement::Lane, false));
     assert_eq!(stage.signals(), Signal::ALL);
 }
-
-#[test]
-fn the_examples_of_the_documentation_are_right() {
-    let page = include_str!("../../../docs/components/shaping.md");
-    let blocks = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let mut examples = Vec::new();
-    for block in blocks {
-        let block: toml::Table = toml::from_str(block).unwrap();
-        for (id, settings) in block["processors"].as_table().unwrap() {
-            let kind = id.split('/').next().unwrap();
-            if matches!(kind, "attributes" | "resource") {
-                let spec = register(Registry::new()).parse_processor(kind, settings.clone()).unwrap();
-                assert_eq!(spec.err(), None, "{id}");
-                examples.push(kind.to_owned());
-            }
-        }
-    }
-    assert_eq!(examples.len(), 4, "{examples:?}");
-}
