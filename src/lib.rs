@@ -83,6 +83,11 @@ mod tests {
             ("docker", include_str!("../deploy/docker/pipelines.toml").to_owned()),
             ("kubernetes", block(kubernetes, "pipelines.toml: |\n", "\0").join("\n")),
             ("README", block(include_str!("../README.md"), "```toml\n", "```").join("\n")),
+            #[cfg(feature = "self-telemetry")]
+            (
+                "self_telemetry",
+                block(include_str!("../docs/components/self_telemetry.md"), "```toml\n", "```").join("\n"),
+            ),
         ];
         for (name, text) in shipped {
             let sources = Sources { inline: vec![(name.into(), text)], ..Sources::default() };

@@ -20,6 +20,7 @@ mod peers;
 mod poison;
 mod relay;
 mod relay_http;
+mod self_telemetry;
 mod storm;
 mod tls;
 mod wire;

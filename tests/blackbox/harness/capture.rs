@@ -49,11 +49,12 @@ pub struct Capture {
 }
 
 #[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Captured>>);
+struct Shared(Arc<Mutex<Captured>>, Arc<Mutex<Vec<Option<String>>>>);
 
 /// The three services behind one address.
 #[derive(Clone)]
 struct Dispatch {
+    shared: Shared,
     traces: TraceServiceServer<Shared>,
     metrics: MetricsServiceServer<Shared>,
     logs: LogsServiceServer<Shared>,
@@ -65,6 +66,7 @@ impl Capture {
         let address = listener.local_addr().unwrap();
         let shared = Shared::default();
         let service = Dispatch {
+            shared: shared.clone(),
             traces: TraceServiceServer::new(shared.clone()),
             metrics: MetricsServiceServer::new(shared.clone()),
             logs: LogsServiceServer::new(shared.clone()),
@@ -79,6 +81,11 @@ impl Capture {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The `traceparent` of each call so far.
+    pub fn parents(&self) -> Vec<Option<String>> {
+        self.shared.1.lock().clone()
     }
 
     /// What has arrived once `enough` of it has.
@@ -100,6 +107,8 @@ impl Service<http::Request<Body>> for Dispatch {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let parent = request.headers().get("traceparent").map(|parent| parent.to_str().unwrap().to_owned());
+        self.shared.1.lock().push(parent);
         let path = request.uri().path();
         if path.contains("TraceService") {
             self.traces.call(request)
