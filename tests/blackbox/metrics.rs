@@ -126,7 +126,7 @@ async fn every_metric_is_documented_and_every_documented_metric_is_there() {
     let listens = format!("otlp (grpc {grpc_at}, plain text; http {web_at}, plain text) -> ");
     for line in [
         format!(
-            "pipeline all: {listens}attributes -> resource -> resource_detection -> filter -> redaction -> otlp, otlphttp (optional), debug"
+            "pipeline all: {listens}attributes -> resource -> resource_detection -> filter -> redaction -> otlp (optional), otlphttp (optional), debug (optional), nop (optional), file (optional); ack = accepted: as configured"
         ),
         format!("pipeline traces/gone: {listens}otlp/gone; ack = accepted: as configured"),
     ] {

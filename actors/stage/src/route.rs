@@ -224,9 +224,9 @@ impl Way {
     pub(crate) fn send(&self, rooms: Rooms, message: Message) {
         match &self.downstream {
             Downstream::Cell(..) => {
-                for (edge, (room, _)) in self.edges.iter().zip(rooms.0.into_iter().flatten()) {
+                if let Some((edge, (room, _))) = self.edges.iter().zip(rooms.0.into_iter().flatten()).next() {
                     edge.passed(message.payload.items());
-                    return room.send(message);
+                    room.send(message);
                 }
             }
             Downstream::Tail(tail) => tail.send(&self.edges, rooms, message),
