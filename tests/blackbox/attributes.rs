@@ -5,24 +5,35 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use prost::Message;
-use watershed_testkit::call::{Client, Reply};
+use watershed_testkit::call::Reply;
 use watershed_testkit::grpc::Signal;
 use watershed_testkit::requests;
 
 use crate::harness::capture::{Capture, Captured};
-use crate::harness::{beside_others, drained, otlp, start};
+use crate::harness::{beside_others, call, drained, otlp, start};
 
-const SPANS: usize = 20;
-const POINTS: usize = 9;
-const RECORDS: usize = 7;
+pub const SPANS: usize = 20;
+pub const POINTS: usize = 9;
+pub const RECORDS: usize = 7;
 
 /// Sends one request of each signal through `processors` and gives what arrives.
 async fn through(processors: &str, list: &str) -> Captured {
+    through_with("", &[], processors, list).await
+}
+
+/// The same with `headers`, through a receiver with more to say.
+pub async fn through_with(
+    receiver: &str,
+    headers: &[(&str, &str)],
+    processors: &str,
+    list: &str,
+) -> Captured {
     let capture = Capture::start().await;
     let engine = start(&format!(
         r#"
 [receivers.otlp.protocols.grpc]
 endpoint = "127.0.0.1:0"
+{receiver}
 {processors}
 [exporters.otlp]
 endpoint = "http://{}"
@@ -36,13 +47,12 @@ exporters = ["otlp"]
         capture.address()
     ))
     .await;
-    let mut client = Client::connect(otlp(&engine)).await.unwrap();
     for (signal, message) in [
         (Signal::Traces, requests::trace_request(1, SPANS).encode_to_vec()),
         (Signal::Metrics, requests::metrics(POINTS).to_vec()),
         (Signal::Logs, requests::logs(RECORDS).to_vec()),
     ] {
-        assert_eq!(client.export(signal, &message).await.unwrap(), Reply::Accepted);
+        assert_eq!(call(otlp(&engine), signal, headers, &message).await, Reply::Accepted);
     }
     drained(&engine).await;
     let all = |captured: &Captured| {
@@ -53,18 +63,18 @@ exporters = ["otlp"]
     capture.wait(all).await
 }
 
-fn text(value: &str) -> Option<Value> {
+pub fn text(value: &str) -> Option<Value> {
     Some(Value::StringValue(value.into()))
 }
 
-fn value(attributes: &[KeyValue], key: &str) -> Option<Value> {
+pub fn value(attributes: &[KeyValue], key: &str) -> Option<Value> {
     let found: Vec<_> = attributes.iter().filter(|attribute| attribute.key == key).collect();
     assert!(found.len() <= 1, "{key} stands there twice");
     found.first()?.value.as_ref()?.value.clone()
 }
 
 /// The attributes of every span, data point and log record.
-fn of_items(captured: &Captured) -> Vec<Vec<KeyValue>> {
+pub fn of_items(captured: &Captured) -> Vec<Vec<KeyValue>> {
     use opentelemetry_proto::tonic::metrics::v1::metric::Data;
     let mut all = Vec::new();
     for scope in captured.traces.resource_spans.iter().flat_map(|resource| &resource.scope_spans) {
@@ -91,7 +101,7 @@ fn of_items(captured: &Captured) -> Vec<Vec<KeyValue>> {
     all
 }
 
-fn of_resources(captured: &Captured) -> Vec<Vec<KeyValue>> {
+pub fn of_resources(captured: &Captured) -> Vec<Vec<KeyValue>> {
     let traces = captured.traces.resource_spans.iter().map(|resource| resource.resource.clone());
     let metrics = captured.metrics.resource_metrics.iter().map(|resource| resource.resource.clone());
     let logs = captured.logs.resource_logs.iter().map(|resource| resource.resource.clone());

@@ -110,7 +110,8 @@ fn keep<T>(list: &mut Vec<T>, stays: impl FnMut(&mut T) -> bool) -> bool {
 }
 
 fn set_attributes(attributes: &mut Vec<KeyValue>) {
-    for (key, value) in [("a", "set".to_owned()), ("new", "x".repeat(130))] {
+    // What was set again is the last to be added.
+    for (key, value) in [("new", "x".repeat(130)), ("a", "set".to_owned())] {
         let value = Some(AnyValue { value: Some(Value::StringValue(value)) });
         let set = KeyValue { key: key.to_owned(), value, ..KeyValue::default() };
         let first = attributes.iter().position(|attribute| attribute.key == key);
@@ -234,6 +235,30 @@ fn a_judge_sees_where_an_element_stands() {
         Verdict::Keep
     });
     assert_eq!(left, ["r1/s1/b", "r1/s2/a", "r2/s2/a", "r2/s2/b"]);
+}
+
+#[test]
+fn what_is_added_to_the_end_of_an_item_outlives_the_next_item() {
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
+    let span = |start_time_unix_nano| Span { start_time_unix_nano, ..Span::default() };
+    let spans = |spans| {
+        let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
+        Request::Traces(opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest {
+            resource_spans: vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }],
+        })
+    };
+    // Edited, dropped, dropped, edited, dropped.
+    let judge = Judge {
+        outer: [Verdict::Edit, Verdict::Drop, Verdict::Drop, Verdict::Keep],
+        inner: [Verdict::Keep; 4],
+    };
+    let mut expected = spans([4, 1, 2, 8, 5].map(span).to_vec());
+    let payload = Payload::validate(Signal::Traces, expected.encode().into()).unwrap();
+    let left = retain(&payload, |_, element, edit| judge.on_wire(element, edit));
+    judge.on_structs(&mut expected);
+    assert_eq!(left.items(), 2);
+    Payload::validate(Signal::Traces, left.to_bytes()).unwrap();
+    assert_eq!(Request::decode(Signal::Traces, &left.to_bytes()).unwrap().normal(), expected.normal());
 }
 
 #[test]
