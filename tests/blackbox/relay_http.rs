@@ -118,15 +118,15 @@ async fn json_in_every_compression() {
 }
 
 /// A sender's way to compress a body.
-type Pack = fn(&[u8]) -> Vec<u8>;
+pub type Pack = fn(&[u8]) -> Vec<u8>;
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-fn zlib(bytes: &[u8]) -> Vec<u8> {
+pub fn zlib(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
@@ -138,21 +138,21 @@ fn raw_deflate(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
-fn snappy_frames(bytes: &[u8]) -> Vec<u8> {
+pub fn snappy_frames(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = snap::write::FrameEncoder::new(Vec::new());
     encoder.write_all(bytes).unwrap();
     encoder.into_inner().unwrap()
 }
 
-fn snappy_block(bytes: &[u8]) -> Vec<u8> {
+pub fn snappy_block(bytes: &[u8]) -> Vec<u8> {
     snap::raw::Encoder::new().compress_vec(bytes).unwrap()
 }
 
-fn plain(bytes: &[u8]) -> Vec<u8> {
+pub fn plain(bytes: &[u8]) -> Vec<u8> {
     bytes.to_vec()
 }
 
