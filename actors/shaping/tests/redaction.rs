@@ -13,6 +13,7 @@ use watershed_shaping::redaction::{Rules, Settings};
 use watershed_shaping::register;
 use watershed_stage::{Metrics, Part, Payload, Placement, Registry, Signal};
 use watershed_telemetry::redact::redact;
+use watershed_telemetry::wire::put_bytes_field;
 
 fn errors(settings: &str) -> Vec<(String, String)> {
     match register(Registry::new()).parse_processor("redaction", toml::from_str(settings).unwrap()).unwrap() {
@@ -207,8 +208,8 @@ fn each_preset_has_its_action_and_each_rule_its_counter() {
     }
 }
 
-fn hash(text: &str) -> String {
-    let hash = <sha2::Sha256 as sha2::Digest>::digest(text.as_bytes());
+fn hash(value: impl AsRef<[u8]>) -> String {
+    let hash = <sha2::Sha256 as sha2::Digest>::digest(value.as_ref());
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -219,6 +220,36 @@ fn a_blocked_key_hashes_the_text_of_its_value() {
     for value in [text("17"), Value::IntValue(17), Value::BytesValue(b"17".to_vec())] {
         let after = pass(&rules, record(vec![pair("id", value)], None));
         assert_eq!(after.attributes, [pair("id", text(&hash("17")))]);
+    }
+}
+
+#[test]
+fn a_blocked_value_in_several_pieces_is_hashed_whole() {
+    let settings = "allow_all_keys = true\nblocked_key_patterns = ['^id$']\nhash_function = 'sha256'";
+    let rules = rules(settings, &Metrics::default());
+    let field = |number: u32, value: &[u8]| {
+        let mut out = Vec::new();
+        put_bytes_field(&mut out, number, value);
+        out
+    };
+    let list = |element: &str| Value::ArrayValue(ArrayValue { values: vec![any(text(element))] });
+    let hash_of = |pieces: &[Value]| {
+        // A key, and its value in as many fields: protobuf merges them.
+        let values = pieces.iter().flat_map(|piece| field(2, &any(piece.clone()).encode_to_vec()));
+        let entry = [field(1, b"id"), values.collect()].concat();
+        let request = field(1, &field(2, &field(2, &field(6, &entry))));
+        let redacted = redact(&rules, &Payload::validate(Signal::Logs, request.into()).unwrap()).to_bytes();
+        let mut request = ExportLogsServiceRequest::decode(redacted).unwrap();
+        let mut attributes =
+            request.resource_logs.remove(0).scope_logs.remove(0).log_records.remove(0).attributes;
+        attributes.remove(0).value
+    };
+    for make in [&list as &dyn Fn(&str) -> Value, &|key| map(vec![pair(key, text("x"))])] {
+        let last = make("b");
+        let whole = hash_of(&[make("a"), last.clone()]);
+        let pieces = [any(make("a")).encode_to_vec(), any(last.clone()).encode_to_vec()].concat();
+        assert_eq!(whole, Some(any(text(&hash(pieces)))));
+        assert_ne!(whole, hash_of(&[last]), "the first piece counts, too");
     }
 }
 
