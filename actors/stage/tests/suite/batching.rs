@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Guard, Outcome};
-use watershed_stage::{Metadata, Origin, Partial, Payload, Signal};
-use watershed_supervise::{Mail as _, State};
+use watershed_stage::{Dependence, Identity, Message, Metadata, Origin, Partial, Payload, Signal};
+use watershed_supervise::{Cell, Mail as _, State};
 
 use crate::common::{Bench, Fate, assert_refused, ms, paused, payload, request, secs, spans, until};
-use crate::kinds::{batches, exporter, in_flight, most_in_flight, on_export, seen};
+use crate::kinds::{batches, depend_on, exporter, in_flight, most_in_flight, on_export, seen};
 
 const BY_SIZE: &str = "sending_queue.batch = { min_size = 4, flush_timeout = '1h' }";
 
@@ -181,28 +181,32 @@ fn only_messages_of_one_pipeline_and_signal_are_merged() {
     });
 }
 
+/// From a tenant, if there is one.
+fn from(tenant: &'static str) -> Origin {
+    let mut headers = http::HeaderMap::new();
+    if !tenant.is_empty() {
+        headers.append("X-Tenant", http::HeaderValue::from_static(tenant));
+        headers.append("other", http::HeaderValue::from_static("whatever"));
+    }
+    Origin { metadata: Metadata::new(headers), ..Origin::default() }
+}
+
+fn put(bench: &Bench, cell: &Cell<Message>, origin: Origin, id: u32) -> Fate {
+    let fate = Fate::default();
+    let guard = Guard::held(Arc::new(fate.clone()));
+    let message = bench.message("traces", origin, payload(Signal::Traces, [id]), guard);
+    cell.try_reserve(message.weight()).unwrap().send(message);
+    fate
+}
+
 #[test]
 fn messages_of_different_partitions_are_kept_apart() {
     paused(async {
         let bench = Bench::new();
         let partition = "sending_queue.batch.partition = { metadata_keys = ['x-tenant'] }";
         let cell = exporter(&bench, partition).await;
-        let from = |tenant: &'static str| {
-            let mut headers = http::HeaderMap::new();
-            headers.append("X-Tenant", http::HeaderValue::from_static(tenant));
-            headers.append("other", http::HeaderValue::from_static("whatever"));
-            Origin { metadata: Metadata::new(headers), ..Origin::default() }
-        };
-        let nowhere = || Origin::default();
-        let origins = [from("a"), from("b"), from("a"), nowhere(), from("b"), from("a"), nowhere()];
-        let mut fates = Vec::new();
-        for (id, origin) in (0..).zip(origins) {
-            let fate = Fate::default();
-            let guard = Guard::held(Arc::new(fate.clone()));
-            let message = bench.message("traces", origin, payload(Signal::Traces, [id]), guard);
-            cell.try_reserve(message.weight()).unwrap().send(message);
-            fates.push(fate);
-        }
+        let origins = ["a", "b", "a", "", "b", "a", ""].map(from);
+        let fates: Vec<_> = (0..).zip(origins).map(|(id, origin)| put(&bench, &cell, origin, id)).collect();
         for fate in fates {
             assert_eq!(fate.end().await, Outcome::Delivered);
         }
@@ -211,6 +215,54 @@ fn messages_of_different_partitions_are_kept_apart() {
         assert_eq!(batches, [&[0, 2, 5][..], &[1, 4], &[3, 6]]);
         bench.end().await;
     });
+}
+
+#[test]
+fn no_more_batches_grow_than_the_cardinality_limit_allows() {
+    paused(async {
+        let bench = Bench::new();
+        let partition = "partition = { metadata_keys = ['x-tenant'], metadata_cardinality_limit = 2 }";
+        let settings = format!("sending_queue.batch = {{ flush_timeout = '1h', {partition} }}");
+        let cell = exporter(&bench, &settings).await;
+        for (id, tenant) in (0..).zip(["a", "b", "a", "c"]) {
+            put(&bench, &cell, from(tenant), id);
+            // So that one is the oldest.
+            tokio::time::sleep(ms(5)).await;
+        }
+        // The third partition sends the oldest batch, and no other.
+        assert_eq!(batches(), [[0, 2]]);
+        put(&bench, &cell, from("a"), 4);
+        until("another batch", || seen().len() == 2).await;
+        assert_eq!(batches()[1], [1]);
+        bench.end().await;
+        let mut rest = batches().split_off(2);
+        rest.sort();
+        assert_eq!(rest, [[3], [4]]);
+    });
+}
+
+#[test]
+fn what_two_identities_sent_is_never_merged_where_requests_depend_on_them() {
+    let sent = |identity| {
+        paused(async move {
+            let before = batches().len();
+            let bench = Bench::new();
+            depend_on(Dependence { identity, ..Dependence::default() });
+            let cell = exporter(&bench, "sending_queue.batch = {}").await;
+            let identity = |who: &str| Identity([("subject".to_owned(), who.to_owned())].into());
+            for (id, who) in (0..).zip(["a", "b", "a", "", "b"]) {
+                // Each proves it anew.
+                let auth = (!who.is_empty()).then(|| Arc::new(identity(who)));
+                put(&bench, &cell, Origin { auth, ..Origin::default() }, id);
+            }
+            bench.end().await;
+            let mut batches = batches().split_off(before);
+            batches.sort();
+            batches
+        })
+    };
+    assert_eq!(sent(true), [&[0, 2][..], &[1, 4], &[3]]);
+    assert_eq!(sent(false), [[0, 1, 2, 3, 4]]);
 }
 
 #[test]

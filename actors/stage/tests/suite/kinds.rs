@@ -17,9 +17,9 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use watershed_delivery::Outcome;
 use watershed_stage::{
-    Batch, Body, Context, Env, Error, ExportError, Exporter, Failure, Intake, Interval, Origin, Outlet,
-    Partial, Payload, Placement, Processor, QueueSettings, Receiver, RetrySettings, Sending, Settings,
-    Signal,
+    Batch, Body, Context, Dependence, Env, Error, ExportError, Exporter, Failure, Intake, Interval, Origin,
+    Outlet, Partial, Payload, Placement, Processor, QueueSettings, Receiver, RetrySettings, Sending,
+    Settings, Signal,
 };
 use watershed_supervise::Cell as StageCell;
 
@@ -36,6 +36,7 @@ thread_local! {
     static DRAIN: RefCell<Option<Make>> = RefCell::default();
     static ANSWER: RefCell<Option<Answer>> = RefCell::default();
     static DECODE: RefCell<Option<Decode>> = RefCell::default();
+    static DEPENDS: RefCell<Dependence> = RefCell::default();
     static SEEN: RefCell<Vec<Seen>> = RefCell::default();
     static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
     static MOST_IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
@@ -105,6 +106,10 @@ impl Exporter for Sink {
         Ok(Self)
     }
 
+    fn depends(&self) -> Dependence {
+        DEPENDS.with_borrow(Clone::clone)
+    }
+
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
         let _in_flight = InFlight::new();
         let seen = SEEN.with_borrow_mut(|all| {
@@ -133,6 +138,11 @@ where
     F: Future<Output = Result<Partial, ExportError>> + 'static,
 {
     ANSWER.set(Some(Rc::new(move |seen| answer(seen).boxed_local())));
+}
+
+/// What requests of exporters built from now on depend on.
+pub fn depend_on(depends: Dependence) {
+    DEPENDS.set(depends);
 }
 
 pub fn seen() -> Vec<Seen> {
