@@ -91,11 +91,7 @@ impl Budget {
 
     /// Takes `bytes`, or says at once that there is no room. Never waits.
     pub fn try_take(self: &Arc<Self>, bytes: u64) -> Result<Permit, Exhausted> {
-        // Windows stay for as long as their connections: what they hold can not be waited for.
-        if bytes > self.limit - self.windows.load(Ordering::Relaxed).min(self.limit) {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Exhausted::ForEver);
-        }
+        self.check(bytes)?;
         let limit = if self.alarm.load(Ordering::Relaxed) { self.limit / 2 } else { self.limit };
         let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| {
             // What takes nothing needs no room: an empty request is answered however full it is.
@@ -106,10 +102,7 @@ impl Budget {
                 self.peak.fetch_max(used + bytes, Ordering::Relaxed);
                 Ok(Permit::new(self, bytes))
             }
-            Err(_) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                Err(Exhausted::ForNow)
-            }
+            Err(_) => Err(self.refuse(Exhausted::ForNow)),
         }
     }
 
@@ -124,6 +117,12 @@ impl Budget {
         self.limit
     }
 
+    /// The most that one grant can ever have, in bytes. Windows stay for as long as their connections: what they
+    /// hold can not be waited for.
+    pub fn most(&self) -> u64 {
+        self.limit.saturating_sub(self.windows.load(Ordering::Relaxed))
+    }
+
     /// What is taken now, in bytes; above the limit while overdrawn.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Acquire)
@@ -134,7 +133,7 @@ impl Budget {
         self.peak.load(Ordering::Relaxed)
     }
 
-    /// How often [`Budget::try_take`] said no.
+    /// How often [`Budget::try_take`] and [`Permit::try_cover`] said no.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
@@ -163,6 +162,16 @@ impl Budget {
         Arc::new(Share { budget: self.clone(), reserved, used: Mutex::new(0) })
     }
 
+    /// Whether one grant can ever have as much.
+    fn check(&self, bytes: u64) -> Result<(), Exhausted> {
+        if bytes > self.most() { Err(self.refuse(Exhausted::ForEver)) } else { Ok(()) }
+    }
+
+    fn refuse(&self, exhausted: Exhausted) -> Exhausted {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        exhausted
+    }
+
     fn add(&self, bytes: u64) {
         let used = self.used.fetch_add(bytes, Ordering::AcqRel) + bytes;
         self.peak.fetch_max(used, Ordering::Relaxed);
@@ -189,10 +198,12 @@ impl Permit {
         self.grant.budget.used.fetch_sub(bytes.min(held), Ordering::AcqRel);
     }
 
-    /// Makes the grant cover at least `bytes` if the budget has room for the difference.
+    /// Makes the grant cover at least `bytes` if the budget has room for the difference. What can never be covered
+    /// as a whole is refused [for ever](Exhausted::ForEver), however small the difference.
     pub fn try_cover(&self, bytes: u64) -> Result<(), Exhausted> {
         let held = self.bytes();
         if bytes > held {
+            self.grant.budget.check(bytes)?;
             let more = self.grant.budget.try_take(bytes - held)?;
             // The new bytes move from `more` into this grant: `more` drops empty.
             self.grant.bytes.fetch_add(more.grant.bytes.swap(0, Ordering::AcqRel), Ordering::AcqRel);

@@ -70,6 +70,7 @@ proptest! {
                     let more = bytes.saturating_sub(grants[*grant]);
                     let taken = permit.try_cover(bytes);
                     prop_assert_eq!(taken.is_ok(), more == 0 || (used <= LIMIT && more <= room));
+                    prop_assert_eq!(taken == Err(Exhausted::ForEver), more > 0 && bytes > LIMIT);
                     if taken.is_ok() {
                         grants[*grant] = grants[*grant].max(bytes);
                     }
@@ -161,4 +162,20 @@ fn windows_take_a_quarter_at_most() {
     drop(windows);
     assert_eq!(budget.used(), 0);
     assert!(budget.try_window(LIMIT / 4).is_some());
+}
+
+#[test]
+fn what_can_never_be_covered_is_refused_for_ever_however_it_grew() {
+    let budget = Budget::new(LIMIT);
+    let window = budget.try_window(100).unwrap();
+    assert_eq!(budget.most(), LIMIT - 100);
+    let permit = budget.try_take(LIMIT / 2).unwrap();
+    assert_eq!(permit.try_cover(LIMIT - 99), Err(Exhausted::ForEver));
+    let other = budget.try_take(1).unwrap();
+    assert_eq!(permit.try_cover(LIMIT - 100), Err(Exhausted::ForNow));
+    drop(other);
+    assert_eq!(permit.try_cover(LIMIT - 100), Ok(()));
+    assert_eq!((permit.bytes(), budget.used(), budget.refused()), (LIMIT - 100, LIMIT, 2));
+    drop(window);
+    assert_eq!(permit.try_cover(LIMIT), Ok(()));
 }

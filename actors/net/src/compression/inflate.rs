@@ -208,7 +208,7 @@ impl Room<'_> {
     /// Makes room for `wanted` bytes, or for as many as can ever be allowed; there must be more than before.
     pub fn grow(&self, output: &mut Vec<u8>, wanted: u64) -> Result<(), Status> {
         // One byte above the limit tells a message that is too large from one that just fits.
-        let most = (self.limit + 1).min(self.permit.budget().limit().saturating_sub(self.held));
+        let most = (self.limit + 1).min(self.permit.budget().most().saturating_sub(self.held));
         let capacity = wanted.max(1).min(most);
         if capacity <= output.capacity() as u64 {
             return Err(too_large(self.limit.min(most)));
