@@ -11,7 +11,7 @@ use common::telemetry;
 use common::web::*;
 use watershed_delivery::Budget;
 
-const CODINGS: [(&str, Encode); 9] = [
+const CODINGS: [(&str, Encode); 11] = [
     ("gzip", gzip),
     ("GZip", gzip),
     ("zstd", zstd),
@@ -21,11 +21,19 @@ const CODINGS: [(&str, Encode); 9] = [
     ("snappy", snappy_frames),
     ("snappy", snappy_block),
     ("x-snappy-framed", snappy_frames),
+    ("lz4", lz4_linked),
+    ("LZ4", lz4_blocks),
 ];
 
 /// Those that can tell that they were damaged.
-const CHECKED: [(&str, Encode); 4] =
-    [("gzip", gzip), ("zstd", zstd), ("zlib", zlib), ("snappy", snappy_frames)];
+const CHECKED: [(&str, Encode); 6] = [
+    ("gzip", gzip),
+    ("zstd", zstd),
+    ("zlib", zlib),
+    ("snappy", snappy_frames),
+    ("lz4", lz4_linked),
+    ("lz4", lz4_blocks),
+];
 
 #[tokio::test]
 async fn every_coding_is_understood() {
@@ -57,10 +65,10 @@ async fn every_coding_is_understood() {
 async fn codings_that_are_not_known_are_named() {
     let server = WebServer::start();
     let mut wire = server.connect().await;
-    for name in ["lz4", "br", "gzip, zstd", "\u{ff}"] {
+    for name in ["lzma", "br", "gzip, zstd", "\u{ff}"] {
         let answer = wire.post("/echo", &[("content-encoding", name)], b"body").await;
         assert_eq!((answer.status, answer.closes()), (400, false), "{name}");
-        let known = "gzip, zstd, zlib, deflate, snappy, x-snappy-framed";
+        let known = "gzip, zstd, zlib, deflate, snappy, x-snappy-framed, lz4";
         assert_eq!(answer.header("accept-encoding"), Some(known));
         assert!(answer.text().contains(known) && answer.text().contains(name), "{}", answer.text());
     }
@@ -134,6 +142,32 @@ async fn a_bomb_stops_at_the_limit_and_at_the_budget() {
         assert!(budget.peak() <= budget.limit(), "{name}: {}", budget.peak());
         server.end().await;
     }
+}
+
+#[tokio::test]
+async fn frames_of_several_kinds_are_one_body_and_those_not_understood_are_refused() {
+    let server = WebServer::start();
+    let mut wire = server.connect().await;
+    let coding = [("content-encoding", "lz4")];
+    let (one, two) = (telemetry(300_000), telemetry(5 << 20));
+    let joined = [lz4_linked(&one), lz4_blocks(&two), lz4_linked(&[]), lz4_linked(&two)].concat();
+    assert!(wire.post("/echo", &coding, &joined).await.body == [&one[..], &two, &two].concat());
+    let good = lz4_blocks(&one);
+    for (what, at, byte) in [
+        ("another version", 4, 0x80),
+        ("a dictionary", 4, 0x59),
+        ("a reserved bit", 4, 0x5A),
+        ("blocks too small", 5, 0x30),
+        ("another length", 6, 0xFF),
+        ("a wrong header", 14, good[14] ^ 1),
+        ("the legacy format", 0, 2),
+        ("a block too large", 18, 0x7F),
+    ] {
+        let mut bad = good.clone();
+        bad[at] = byte;
+        assert_eq!(wire.post("/echo", &coding, &bad).await.status, 400, "{what}");
+    }
+    server.end().await;
 }
 
 #[tokio::test]

@@ -15,13 +15,15 @@ pub(crate) enum Coding {
     Snappy,
     /// Snappy, framed.
     SnappyFrames,
+    /// LZ4, framed; several frames are one message.
+    Lz4,
 }
 
 /// Every coding that is understood, as `grpc-accept-encoding` wants it.
 pub(crate) const MESSAGE_CODINGS: &str = "identity,gzip,zstd,snappy,deflate";
 
 /// Every coding that is understood, as `Accept-Encoding` wants it.
-pub(crate) const CONTENT_CODINGS: &str = "gzip, zstd, zlib, deflate, snappy, x-snappy-framed";
+pub(crate) const CONTENT_CODINGS: &str = "gzip, zstd, zlib, deflate, snappy, x-snappy-framed, lz4";
 
 impl Coding {
     /// What a `grpc-encoding` names: `Some(None)` of none at all, `None` of what is not known.
@@ -43,6 +45,7 @@ impl Coding {
             b"zlib" => Self::Zlib,
             b"x-gzip" => Self::Gzip,
             b"x-snappy-framed" => Self::SnappyFrames,
+            b"lz4" => Self::Lz4,
             name => return Self::of_message(name),
         }))
     }

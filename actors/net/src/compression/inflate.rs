@@ -10,7 +10,7 @@ use snap::read::FrameDecoder;
 use watershed_delivery::{Exhausted, Permit};
 use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective};
 
-use super::Coding;
+use super::{Coding, lz4};
 use crate::server::{memory_refused, too_large};
 use crate::status::{Code, Status};
 
@@ -36,10 +36,10 @@ const FRAMES: &[u8] = b"\xff\x06\0\0sNaPpY";
 const CHUNK: usize = 4;
 
 /// The first step where the input does not say credibly what it holds.
-const FIRST: u64 = 64 << 10;
+pub(super) const FIRST: u64 = 64 << 10;
 
 /// A claimed size is taken at its word up to this many times the compressed size. Telemetry shrinks 5 to 20 times.
-const CREDIBLE: u64 = 64;
+pub(super) const CREDIBLE: u64 = 64;
 
 /// The largest window a zstd frame may ask for, as a power of two: 8 MiB, what RFC 8878 tells decoders to support.
 /// Larger ones would make the decoder take memory that no permit covers.
@@ -53,11 +53,11 @@ pub(crate) struct Inflater {
 }
 
 /// What one step did.
-struct Progress {
-    read: usize,
-    written: usize,
+pub(super) struct Progress {
+    pub(super) read: usize,
+    pub(super) written: usize,
     /// What was begun (a gzip member, a zstd frame, a chunk) is complete; another may follow.
-    ended: bool,
+    pub(super) ended: bool,
 }
 
 enum Decoder<'a> {
@@ -96,6 +96,7 @@ impl Inflater {
                 run(Decoder::Zstd(ready(&mut context)?), input, output, &room).await
             }
             Coding::Snappy if !input.starts_with(FRAMES) => block(input, &Room { limit, held, permit }).await,
+            Coding::Lz4 => lz4::frames(input, &Room { limit, held, permit }).await,
             Coding::Snappy | Coding::SnappyFrames => {
                 let (room, output) = begin(FRAMES_STATE)?;
                 let decoder = Decoder::Snappy(Box::new(FrameDecoder::new(&[])));
@@ -180,7 +181,7 @@ fn ready<'a>(slot: &'a mut Option<DCtx<'static>>) -> Result<&'a mut DCtx<'static
 
 /// What was done since the lane was last left to others.
 #[derive(Default)]
-struct Work {
+pub(super) struct Work {
     read: usize,
     written: usize,
     steps: usize,
@@ -188,7 +189,7 @@ struct Work {
 
 impl Work {
     /// Counts the step; whether it is the others' turn.
-    fn is_enough(&mut self, step: &Progress) -> bool {
+    pub(super) fn is_enough(&mut self, step: &Progress) -> bool {
         self.read += step.read;
         self.written += step.written;
         self.steps += 1;
@@ -316,13 +317,13 @@ fn claimed_size(coding: Coding, input: &[u8]) -> Option<u64> {
         // The last four bytes of a member: its size modulo 2^32.
         Coding::Gzip => u64::from(u32::from_le_bytes(*input.last_chunk()?)),
         Coding::Zstd => zstd_safe::get_frame_content_size(input).ok()??,
-        Coding::Zlib | Coding::Deflate | Coding::Snappy | Coding::SnappyFrames => return None,
+        Coding::Zlib | Coding::Deflate | Coding::Snappy | Coding::SnappyFrames | Coding::Lz4 => return None,
     };
     (size <= CREDIBLE * input.len() as u64).then_some(size)
 }
 
 /// gRPC's answer to what cannot be decompressed though the algorithm is known; never retried.
-fn corrupt(reason: &str) -> Status {
+pub(super) fn corrupt(reason: &str) -> Status {
     Status::new(Code::Internal, format!("the message cannot be decompressed: {reason}"))
 }
 
@@ -344,6 +345,17 @@ mod tests {
             ("empty blocks", Coding::Gzip, blocks),
             ("empty frames", Coding::Zstd, frame.repeat(1000)),
             ("empty chunks", Coding::Snappy, FRAMES.repeat(1000)),
+            (
+                "empty LZ4 frames",
+                Coding::Lz4,
+                [4, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82, 0, 0, 0, 0].repeat(1000),
+            ),
+            (
+                "empty LZ4 blocks",
+                Coding::Lz4,
+                [&[4, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82][..], &[0, 0, 0, 0x80].repeat(1000), &[0; 4]]
+                    .concat(),
+            ),
         ] {
             let permit = Budget::new(1 << 20).try_take(input.len() as u64).unwrap();
             let inflater = Inflater::default();

@@ -3,6 +3,7 @@
 mod coding;
 mod deflate;
 mod inflate;
+mod lz4;
 
 pub(crate) use coding::{CONTENT_CODINGS, Coding, MESSAGE_CODINGS};
 pub(crate) use deflate::Deflater;

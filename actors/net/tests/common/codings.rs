@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+
 pub type Encode = fn(&[u8]) -> Vec<u8>;
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -37,6 +39,23 @@ pub fn snappy_frames(bytes: &[u8]) -> Vec<u8> {
 
 pub fn snappy_block(bytes: &[u8]) -> Vec<u8> {
     snap::raw::Encoder::new().compress_vec(bytes).unwrap()
+}
+
+/// In blocks that refer to those before them, with one checksum.
+pub fn lz4_linked(bytes: &[u8]) -> Vec<u8> {
+    lz4(bytes, FrameInfo::new().block_mode(BlockMode::Linked).content_checksum(true))
+}
+
+/// In large blocks with a checksum each, and the length beforehand.
+pub fn lz4_blocks(bytes: &[u8]) -> Vec<u8> {
+    let info = FrameInfo::new().block_size(BlockSize::Max4MB).block_checksums(true);
+    lz4(bytes, info.content_size(Some(bytes.len() as u64)))
+}
+
+fn lz4(bytes: &[u8], info: FrameInfo) -> Vec<u8> {
+    let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// What inflates to far more than it is: megabytes of zeros in less than one.
