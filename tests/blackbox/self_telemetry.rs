@@ -32,9 +32,11 @@ traces.sampling_ratio = 1.0
 
 [exporters."otlp/data"]
 endpoint = "http://{}"
+compression = "none"
 
 [exporters."otlp/own"]
 endpoint = "http://{}"
+compression = "none"
 
 [pipelines.traces]
 receivers = ["otlp"]
@@ -188,7 +190,7 @@ async fn nothing_is_told_of_the_telling() {
     let port = reserve();
     let text = text.replace("127.0.0.1:0", &port.to_string()).replace(
         "exporters = [\"otlp/own\"]",
-        "exporters = [\"otlp/own\", \"otlp/back\"]\n[exporters.\"otlp/back\"]\nendpoint = \"http://PORT\"",
+        "exporters = [\"otlp/own\", \"otlp/back\"]\n[exporters.\"otlp/back\"]\nendpoint = \"http://PORT\"\ncompression = \"none\"",
     );
     let text = text.replace("PORT", &port.to_string());
     let engine = start(&text).await;
@@ -267,6 +269,7 @@ endpoint = "http://{dead}"
 
 [exporters."otlp/own"]
 endpoint = "http://{}"
+compression = "none"
 
 [exporters."otlp/deaf"]
 endpoint = "http://{dead}"
