@@ -11,8 +11,9 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use watershed_delivery::Outcome;
 use watershed_telemetry::Signal;
 
@@ -81,7 +82,14 @@ pub enum Ended<'a> {
 
 /// Where the spans of a role go. Clones share it. Until somebody wants them there are none.
 #[derive(Clone, Default)]
-pub struct Tracing(Arc<ArcSwapOption<Box<dyn Tracer>>>);
+pub struct Tracing(Arc<Slot>);
+
+#[derive(Default)]
+struct Slot {
+    /// Whether there may be a tracer. Without one a request costs a look at this, and the slot itself ten times that.
+    is_on: AtomicBool,
+    tracer: ArcSwapOption<Box<dyn Tracer>>,
+}
 
 /// As long as this is held, spans are recorded, unless somebody else has begun to record them since.
 pub struct Recording {
@@ -104,8 +112,13 @@ impl Tracing {
     #[must_use]
     pub fn record(&self, tracer: Box<dyn Tracer>) -> Recording {
         let tracer = Arc::new(tracer);
-        self.0.store(Some(tracer.clone()));
+        self.0.tracer.store(Some(tracer.clone()));
+        self.0.is_on.store(true, Ordering::SeqCst);
         Recording { tracing: self.clone(), tracer }
+    }
+
+    fn tracer(&self) -> Option<Guard<Option<Arc<Box<dyn Tracer>>>>> {
+        self.0.is_on.load(Ordering::Relaxed).then(|| self.0.tracer.load())
     }
 
     /// The span of a request that came from `caller`.
@@ -115,7 +128,7 @@ impl Tracing {
         signal: Signal,
         caller: Option<&TraceContext>,
     ) -> Option<Box<dyn Span>> {
-        let tracer = self.0.load();
+        let tracer = self.tracer()?;
         let tracer = tracer.as_ref()?;
         if caller.is_some_and(|caller| !caller.is_sampled()) {
             return None;
@@ -130,7 +143,7 @@ impl Tracing {
         signal: Signal,
         traces: impl Iterator<Item = Option<&'a TraceContext>>,
     ) -> Option<Box<dyn Span>> {
-        let tracer = self.0.load();
+        let tracer = self.tracer()?;
         let tracer = tracer.as_ref()?;
         let mut links: Vec<&TraceContext> = Vec::new();
         for trace in traces.flatten().filter(|trace| trace.is_sampled()).take(MOST_LINKS) {
@@ -152,7 +165,13 @@ impl Tracing {
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        self.tracing.0.compare_and_swap(&Some(self.tracer.clone()), None);
+        let Slot { is_on, tracer } = &*self.tracing.0;
+        // In this order, whoever begins meanwhile is not left without.
+        is_on.store(false, Ordering::SeqCst);
+        tracer.compare_and_swap(&Some(self.tracer.clone()), None);
+        if tracer.load().is_some() {
+            is_on.store(true, Ordering::SeqCst);
+        }
     }
 }
 
