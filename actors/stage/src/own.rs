@@ -80,6 +80,8 @@ pub enum Ended<'a> {
     Rejected(Cow<'a, str>),
 }
 
+type SharedTracer = Arc<Box<dyn Tracer>>;
+
 /// Where the spans of a role go. Clones share it. Until somebody wants them there are none.
 #[derive(Clone, Default)]
 pub struct Tracing(Arc<Slot>);
@@ -94,7 +96,7 @@ struct Slot {
 /// As long as this is held, spans are recorded, unless somebody else has begun to record them since.
 pub struct Recording {
     tracing: Tracing,
-    tracer: Arc<Box<dyn Tracer>>,
+    tracer: SharedTracer,
 }
 
 /// Whether what is logged on this thread now is about Watershed's telemetry of itself.
@@ -117,7 +119,7 @@ impl Tracing {
         Recording { tracing: self.clone(), tracer }
     }
 
-    fn tracer(&self) -> Option<Guard<Option<Arc<Box<dyn Tracer>>>>> {
+    fn tracer(&self) -> Option<Guard<Option<SharedTracer>>> {
         self.0.is_on.load(Ordering::Relaxed).then(|| self.0.tracer.load())
     }
 
