@@ -37,6 +37,8 @@ pub(crate) struct Log<F> {
     /// What an opened file is written through.
     through: fn(File) -> F,
     open: Option<Open<F>>,
+    /// Why something did not reach the disk, of which nobody was told yet.
+    lost: Option<ErrorKind>,
     rotations: Counter,
 }
 
@@ -70,7 +72,7 @@ impl<F: Handle> Log<F> {
         now: Timestamp,
         through: fn(File) -> F,
     ) -> Result<Self> {
-        let mut log = Self { place, through, open: None, rotations };
+        let mut log = Self { place, through, open: None, lost: None, rotations };
         let open = log.reopen(log.place.append)?;
         log.open = Some(open);
         log.prune(now);
@@ -97,9 +99,11 @@ impl<F: Handle> Log<F> {
         written
     }
 
-    /// Forces what was written onto the disk.
+    /// Forces onto the disk what was written since this was last called. It fails for all of that if a part of it
+    /// could not be forced there on the way, as a file was put aside or had been moved: a system tells of that once.
     pub fn sync(&mut self) -> Result<()> {
-        self.open.as_mut().map_or(Ok(()), Open::sync)
+        let synced = self.open.as_mut().map_or(Ok(()), Open::sync);
+        self.lost.take().map_or(synced, |kind| Err(kind.into()))
     }
 
     /// Has a file at hand that is the one at `path` and ends with a whole record.
@@ -114,7 +118,7 @@ impl<F: Handle> Log<F> {
         if let Some(mut moved) = self.open.take()
             && self.place.syncs
         {
-            moved.sync()?;
+            moved.sync().inspect_err(|error| self.lost = Some(error.kind()))?;
         }
         self.open = Some(self.reopen(true)?);
         Ok(())
@@ -156,7 +160,8 @@ impl<F: Handle> Log<F> {
     fn rotate(&mut self, now: Timestamp) -> Result<()> {
         let Some(rotation) = &self.place.rotation else { return Ok(()) };
         if self.place.syncs {
-            self.open.as_mut().map_or(Ok(()), Open::sync)?;
+            let synced = self.open.as_mut().map_or(Ok(()), Open::sync);
+            synced.inspect_err(|error| self.lost = Some(error.kind()))?;
         }
         std::fs::rename(&self.place.path, rotation.aside(&self.place.path, now))?;
         self.rotations.add(1);
@@ -235,8 +240,10 @@ pub(crate) mod tests {
         static ROOM: Cell<usize> = const { Cell::new(usize::MAX) };
         /// Whether a file can be cut.
         static CUTS: Cell<bool> = const { Cell::new(true) };
-        /// Whether what was written reaches the disk.
+        /// Whether what was written reaches the disk. That it did not is told once, as Linux does.
         pub(crate) static SYNCS: Cell<bool> = const { Cell::new(true) };
+        /// Where the file is moved by somebody else after the next write.
+        pub(crate) static MOVED: Cell<Option<[PathBuf; 2]>> = const { Cell::new(None) };
         /// How often it was to.
         pub(crate) static SYNCED: Cell<usize> = const { Cell::new(0) };
     }
@@ -252,6 +259,9 @@ pub(crate) mod tests {
             }
             let written = self.0.write(&bytes[..room])?;
             ROOM.set(ROOM.get() - written);
+            if let Some([from, to]) = MOVED.take() {
+                fs::rename(from, to)?;
+            }
             Ok(written)
         }
 
@@ -267,7 +277,7 @@ pub(crate) mod tests {
 
         fn sync(&self) -> Result<()> {
             SYNCED.set(SYNCED.get() + 1);
-            if SYNCS.get() { Ok(()) } else { Err(ErrorKind::Other.into()) }
+            if SYNCS.replace(true) { Ok(()) } else { Err(ErrorKind::Other.into()) }
         }
     }
 

@@ -184,12 +184,18 @@ mod tests {
     use watershed_delivery::Budget;
 
     use super::*;
-    use crate::log::tests::{SYNCED, SYNCS, full, place};
+    use crate::log::Place;
+    use crate::log::tests::{MOVED, SYNCED, SYNCS, full, place};
+    use crate::rotation::Rotation;
 
     /// What three who wait are answered, one of whom has gone; and what the file holds then.
     fn write(sync: Sync, syncs: bool) -> ([bool; 2], String) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a");
+        (write_at(place(&path), sync, syncs), std::fs::read_to_string(&path).unwrap())
+    }
+
+    fn write_at(place: Place, sync: Sync, syncs: bool) -> [bool; 2] {
         let (jobs, inbox) = sync_channel(3);
         let [first, gone, last] = ["{1}\n", "{2}\n", "{3}\n"].map(|record| {
             let (done, answer) = oneshot::channel();
@@ -199,7 +205,7 @@ mod tests {
         });
         drop((jobs, gone));
         let writer = Writer {
-            log: full(place(&path)),
+            log: full(place),
             jobs: inbox,
             sync,
             interval: Duration::from_secs(3600),
@@ -210,8 +216,7 @@ mod tests {
         };
         SYNCS.set(syncs);
         writer.run();
-        let answers = [first, last].map(|mut answer| answer.try_recv().unwrap().is_ok());
-        (answers, std::fs::read_to_string(&path).unwrap())
+        [first, last].map(|mut answer| answer.try_recv().unwrap().is_ok())
     }
 
     #[test]
@@ -226,5 +231,19 @@ mod tests {
     fn what_did_not_reach_the_disk_is_delivered_only_where_that_was_not_promised() {
         assert_eq!(write(Sync::Interval, false).0, [true; 2]);
         assert_eq!(write(Sync::Always, false).0, [false; 2]);
+    }
+
+    #[test]
+    fn what_did_not_reach_the_disk_as_its_file_was_put_aside_or_moved_is_not_delivered() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let rotation = Some(Rotation { max_bytes: 4, max_days: 0, max_backups: 0, local: false });
+        let small = || Place { rotation: rotation.clone(), ..place(&path) };
+        assert_eq!(write_at(small(), Sync::Always, false), [false; 2]);
+        assert_eq!(write_at(small(), Sync::Always, true), [true; 2]);
+        for (syncs, answers) in [(false, [false; 2]), (true, [true; 2])] {
+            MOVED.set(Some([path.clone(), directory.path().join("b")]));
+            assert_eq!(write_at(place(&path), Sync::Always, syncs), answers);
+        }
     }
 }
