@@ -52,8 +52,30 @@ fn once(source: &str) -> Option<(String, Vec<usize>)> {
         rest = after;
     }
     starts.push(bytes.len());
-    // Bytes that are no text were no escapes of one.
-    Some((String::from_utf8(text).ok()?, starts))
+    let decoded = match String::from_utf8(text) {
+        Ok(text) => (text, starts),
+        Err(error) => mended(source, error.as_bytes(), &starts),
+    };
+    (decoded.0.len() < source.len()).then_some(decoded)
+}
+
+/// Bytes that are no text were no escapes of one (`caf%E9`, `LIKE '%acme%'`): they stay as they are written.
+fn mended(source: &str, bytes: &[u8], starts: &[usize]) -> (String, Vec<usize>) {
+    let mut text = String::with_capacity(source.len());
+    let mut mended = Vec::with_capacity(source.len() + 1);
+    let mut spans = starts.windows(2);
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        let valid = spans.by_ref().take(chunk.valid().len());
+        mended.extend(valid.filter_map(|span| span.first()));
+        for span in spans.by_ref().take(chunk.invalid().len()) {
+            let &[start, end] = span else { continue };
+            text.push_str(source.get(start..end).unwrap_or_default());
+            mended.extend(start..end);
+        }
+    }
+    mended.push(source.len());
+    (text, mended)
 }
 
 /// The byte that an escape stands for, and what follows.
@@ -90,5 +112,21 @@ mod tests {
         assert_eq!(decoded.source(0..decoded.text.len()), 0..source.len());
         assert!(Decoded::of("100 % of C:\\dir").is_none());
         assert!(Decoded::of("%FF is no text").is_none());
+    }
+
+    #[test]
+    fn escapes_of_no_text_stay_and_hide_no_others() {
+        for (source, text) in [
+            ("caf%E9 alice%40b", "caf%E9 alice@b"),
+            ("LIKE '%acme%' OR alice%2540b", "LIKE '%acme%' OR alice@b"),
+            ("%F0%9F%C3%A9\u{e9}%C3\u{e9}@%40%a", "%F0%9F\u{e9}\u{e9}%C3\u{e9}@@%a"),
+        ] {
+            let decoded = Decoded::of(source).unwrap();
+            assert_eq!(decoded.text, text);
+            let at = decoded.text.rfind('@').unwrap();
+            assert!(source[decoded.source(at..at + 1)].ends_with("40"));
+            assert_eq!(decoded.source(0..text.len()), 0..source.len());
+            assert_eq!(decoded.starts.len(), text.len() + 1);
+        }
     }
 }

@@ -70,6 +70,7 @@ mod tests {
             ("alice@example.com", "alice@example.com"),
             ("mail <alice.b+tag@mail.example.co.uk>.", "alice.b+tag@mail.example.co.uk"),
             ("/u?email=alice%40example.com&x=1", "alice%40example.com"),
+            ("/u?place=caf%E9&email=alice%40example.com", "alice%40example.com"),
             ("q%3Dalice%2Btag%2540example.com%26", "alice%2Btag%2540example.com"),
             (r#"{\"to\":\"a@b.io\"}"#, "a@b.io"),
             (r"line\nbob@example.org", "bob@example.org"),
