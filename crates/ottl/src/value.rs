@@ -25,10 +25,10 @@ pub enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// Compares as the language does: numbers as numbers, and of other mixtures only `!=` is true.
+    /// Compares as the language does: numbers as numbers, `false` before `true`, nothing as equal to itself; and of
+    /// other mixtures only `!=` is true.
     pub(crate) fn compare(self, operator: Operator, other: Self) -> bool {
         use Value::{Bool, Bytes, Double, Int, Nil, Str};
-        let is_ordered = !matches!(self, Nil | Bool(_));
         let ordering = match (self, other) {
             (Nil, Nil) => Some(Ordering::Equal),
             (Bool(a), Bool(b)) => Some(a.cmp(&b)),
@@ -44,10 +44,10 @@ impl<'a> Value<'a> {
             (Operator::NotEqual, ordering) => ordering != Some(Ordering::Equal),
             (_, None) => false,
             (Operator::Equal, Some(ordering)) => ordering == Ordering::Equal,
-            (Operator::Less, Some(ordering)) => is_ordered && ordering.is_lt(),
-            (Operator::LessOrEqual, Some(ordering)) => is_ordered && ordering.is_le(),
-            (Operator::Greater, Some(ordering)) => is_ordered && ordering.is_gt(),
-            (Operator::GreaterOrEqual, Some(ordering)) => is_ordered && ordering.is_ge(),
+            (Operator::Less, Some(ordering)) => ordering.is_lt(),
+            (Operator::LessOrEqual, Some(ordering)) => ordering.is_le(),
+            (Operator::Greater, Some(ordering)) => ordering.is_gt(),
+            (Operator::GreaterOrEqual, Some(ordering)) => ordering.is_ge(),
         }
     }
 
