@@ -128,12 +128,14 @@ fn messages(bytes: &[u8], number: u32) -> impl Iterator<Item = &[u8]> {
 /// What a destination's failure means for the batch.
 pub(crate) fn failure(status: Status) -> ExportError {
     let Status { code, message, retry_after } = status;
+    // Servers of tonic say so of what is larger than they read. Such a request never fits, but its halves may.
+    let is_too_large = code == Code::OutOfRange && message.contains("message length too large");
     let reason = if message.is_empty() { format!("{code:?}").into() } else { message };
     // A destination that is full says when to come back; without that it means the size of the request.
-    if is_retryable(code) || (code == Code::ResourceExhausted && retry_after.is_some()) {
-        ExportError::Retryable { reason, retry_after }
-    } else if code == Code::ResourceExhausted {
+    if is_too_large || (code == Code::ResourceExhausted && retry_after.is_none()) {
         ExportError::TooLarge { code: code as i32, reason }
+    } else if is_retryable(code) || code == Code::ResourceExhausted {
+        ExportError::Retryable { reason, retry_after }
     } else {
         ExportError::Permanent { code: code as i32, reason }
     }
@@ -206,6 +208,17 @@ mod tests {
             [Code::Unknown, Code::InvalidArgument, Code::Unauthenticated, Code::Unimplemented, Code::Internal]
         {
             assert!(!retryable(error(code, wait)), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_a_server_does_not_read_is_too_large() {
+        let tonic =
+            "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes";
+        let grpc_go = "grpc: received message larger than max (5000000 vs. 4194304)";
+        for (code, message) in [(Code::OutOfRange, tonic), (Code::ResourceExhausted, grpc_go)] {
+            let error = failure(Status::new(code, message));
+            assert!(matches!(error, ExportError::TooLarge { .. }), "{error:?}");
         }
     }
 
