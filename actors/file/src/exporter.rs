@@ -8,7 +8,7 @@ use watershed_stage::{Batch, Env, ExportError, Exporter, Failure, Partial, Place
 
 use crate::record::Encoder;
 use crate::settings::Settings;
-use crate::writer::Job;
+use crate::writer::{ENDED, Job};
 
 /// Writes batches to a file.
 pub(crate) struct File {
@@ -34,7 +34,7 @@ impl Exporter for File {
     fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {
         let failed = |error| Failure::new(format!("`path` = {:?}: {error}", settings.path));
         let encoder = RefCell::new(Encoder::new(settings).map_err(failed)?);
-        settings.writer.start(settings, env).map_err(failed)?;
+        settings.writer.open(settings, env).map_err(failed)?;
         Ok(Self { settings: settings.clone(), env: env.clone(), encoder })
     }
 
@@ -47,13 +47,12 @@ impl Exporter for File {
         let permit = self.env.budget.overdraw(record.len() as u64);
         let (done, answer) = oneshot::channel();
         self.settings.writer.start(&self.settings, &self.env).map_err(|error| self.failed(&error))?;
-        if !self.settings.writer.send(Job { record, permit, done }) {
-            return Err(self.failed(&"the disk does not keep up"));
-        }
+        let job = Job { record, permit, done };
+        self.settings.writer.send(job).map_err(|reason| self.failed(&reason))?;
         match answer.await {
             Ok(Ok(())) => Ok(Partial::default()),
             Ok(Err(error)) => Err(self.failed(&error)),
-            Err(_) => Err(self.failed(&"the writing thread has ended")),
+            Err(_) => Err(self.failed(&ENDED)),
         }
     }
 }
@@ -180,6 +179,24 @@ mod tests {
         fs::create_dir(path.parent().unwrap()).unwrap();
         file.export(&batch(&["a"])).await.unwrap();
         assert_eq!(names(&path, false), [["a"]]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_can_not_be_opened_fails_the_start_and_every_export_until_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("inner/a");
+        let settings = settings(&path, "");
+        let error = File::build(&settings, &env()).err().unwrap().message;
+        assert!(error.contains("inner/a") && error.contains("os error 2"), "{error}");
+        // As after a start that did not wait for a slow disk.
+        let encoder = RefCell::new(Encoder::new(&settings).unwrap());
+        let file = File { settings, env: env(), encoder };
+        file.export(&batch(&["a"])).await.unwrap_err();
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        while file.export(&batch(&["b"])).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(names(&path, false), [["b"]]);
     }
 
     #[tokio::test]

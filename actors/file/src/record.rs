@@ -1,7 +1,7 @@
 //! Records: a batch as bytes, and where the last whole one in a file ends.
 
 use std::fs::File;
-use std::io::{Error, ErrorKind, Result};
+use std::io::{BufReader, Error, ErrorKind, Read as _, Result, Seek as _};
 use std::os::unix::fs::FileExt as _;
 
 use watershed_stage::telemetry::json;
@@ -127,9 +127,12 @@ fn lines(file: &File, length: u64) -> Result<u64> {
 
 fn prefixed(file: &File, length: u64) -> Result<u64> {
     let mut whole = 0;
+    // Small records have many of their lengths in one read.
+    let mut reader = BufReader::new(file);
+    reader.rewind()?;
     while length - whole >= 4 {
         let mut prefix = [0; 4];
-        file.read_exact_at(&mut prefix, whole)?;
+        reader.read_exact(&mut prefix)?;
         let record = u64::from(u32::from_be_bytes(prefix));
         if record > LARGEST {
             return Err(foreign("records after their lengths"));
@@ -138,6 +141,7 @@ fn prefixed(file: &File, length: u64) -> Result<u64> {
         if record == 0 || record > length - whole - 4 {
             break;
         }
+        reader.seek_relative(record as i64)?;
         whole += 4 + record;
     }
     Ok(whole)

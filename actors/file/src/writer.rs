@@ -1,6 +1,8 @@
 //! The thread that writes: disks block, and a lane must not.
 
-use std::io::Result;
+use std::io::{Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -33,7 +35,7 @@ pub(crate) struct Shared(Mutex<State>);
 struct State {
     jobs: Option<SyncSender<Job>>,
     /// Whether the file was opened before, and is to be gone on with.
-    was_open: bool,
+    was_open: Arc<AtomicBool>,
 }
 
 struct Writer<F> {
@@ -54,55 +56,86 @@ const QUEUE: usize = 1024;
 /// The most records that one `fsync` answers for.
 const GROUP: usize = 64;
 
+/// Why a record was not written, which the next export may be.
+pub(crate) const ENDED: &str = "the writing thread has ended";
+
+/// How long a start waits to hear that the file can be opened. A disk that is slower tells when it is written to.
+const OPENING: Duration = Duration::from_secs(1);
+
 /// The time by the clock on the wall.
 fn now() -> Timestamp {
     #[allow(clippy::disallowed_methods, reason = "files are named by the time, for people")]
     Timestamp::try_from(std::time::SystemTime::now()).unwrap_or_default()
 }
 
+/// The same error for another who waits.
+fn copy(error: &Error) -> Error {
+    Error::new(error.kind(), error.to_string())
+}
+
 // === impl Shared ===
 
 impl Shared {
-    /// Has the file open and its thread running.
-    pub fn start(&self, settings: &Settings, env: &Env) -> Result<()> {
+    /// Has the thread running, and the file open: that it can not be is a mistake in the configuration.
+    pub fn open(&self, settings: &Settings, env: &Env) -> Result<()> {
+        let Some(opened) = self.start(settings, env)? else { return Ok(()) };
+        let opened = opened.recv_timeout(OPENING).unwrap_or(Ok(()));
+        opened.inspect_err(|_| self.0.lock().jobs = None)
+    }
+
+    /// Has the thread running. One that was started tells whether it could open the file.
+    pub fn start(&self, settings: &Settings, env: &Env) -> Result<Option<Receiver<Result<()>>>> {
         let mut state = self.0.lock();
         if state.jobs.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let labels = [("exporter", &*env.id)];
         let counter = |name, help| env.metrics.counter(name, help, &labels);
         let mut place = settings.place();
-        place.append |= state.was_open;
+        place.append |= state.was_open.load(Ordering::Acquire);
         let rotations = counter("watershed_file_rotations", "Files that were put aside.");
-        let log = Log::open(place, rotations, now())?;
+        let bytes = counter("watershed_file_written_bytes", "Bytes of whole records that were written.");
+        let errors = counter("watershed_file_write_errors", "Writes and syncs that failed.");
         let (jobs, inbox) = sync_channel(QUEUE);
-        let writer = Writer {
-            log,
-            jobs: inbox,
-            sync: settings.sync,
-            interval: settings.flush_interval.0,
-            due: None,
-            path: settings.path.clone(),
-            bytes: counter("watershed_file_written_bytes", "Bytes of whole records that were written."),
-            errors: counter("watershed_file_write_errors", "Writes and syncs that failed."),
+        let (told, opened) = sync_channel(1);
+        let (sync, interval, path) = (settings.sync, settings.flush_interval.0, settings.path.clone());
+        let was_open = state.was_open.clone();
+        let run = move || match Log::open(place, rotations, now()) {
+            Ok(log) => {
+                was_open.store(true, Ordering::Release);
+                drop(told.send(Ok(())));
+                Writer { log, jobs: inbox, sync, interval, due: None, path, bytes, errors }.run();
+            }
+            Err(error) => {
+                errors.add(1);
+                for Job { done, .. } in inbox.try_iter() {
+                    drop(done.send(Err(copy(&error))));
+                }
+                // Who is told may start another at once: nobody is to find this one's inbox then.
+                drop(inbox);
+                drop(told.send(Err(error)));
+            }
         };
         #[allow(
             clippy::disallowed_methods,
             reason = "it runs nothing but writes; should it end all the same, the next export starts another"
         )]
-        std::thread::Builder::new().name("watershed-file".into()).spawn(|| writer.run())?;
-        *state = State { jobs: Some(jobs), was_open: true };
-        Ok(())
+        std::thread::Builder::new().name("watershed-file".into()).spawn(run)?;
+        state.jobs = Some(jobs);
+        Ok(Some(opened))
     }
 
-    /// Hands a record to the thread; `false` if it is too busy to take one.
-    pub fn send(&self, job: Job) -> bool {
+    /// Hands a record to the thread, or tells why not.
+    pub fn send(&self, job: Job) -> std::result::Result<(), &'static str> {
         let mut state = self.0.lock();
-        let sent = state.jobs.as_ref().map(|jobs| jobs.try_send(job));
-        if matches!(sent, Some(Err(TrySendError::Disconnected(_)))) {
-            state.jobs = None;
+        match state.jobs.as_ref().map(|jobs| jobs.try_send(job)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(TrySendError::Full(_))) => Err("the disk does not keep up"),
+            None | Some(Err(TrySendError::Disconnected(_))) => {
+                state.jobs = None;
+                Err(ENDED)
+            }
         }
-        matches!(sent, Some(Ok(())))
     }
 }
 
@@ -164,7 +197,7 @@ impl<F: Handle> Writer<F> {
             self.errors.add(1);
         }
         for done in written {
-            let result = synced.as_ref().map(|&()| ()).map_err(|error| error.kind().into());
+            let result = synced.as_ref().map(|&()| ()).map_err(copy);
             drop(done.send(result));
         }
     }
