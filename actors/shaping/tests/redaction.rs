@@ -115,6 +115,29 @@ fn it_stands_on_every_lane_and_keeps_nothing() {
 }
 
 #[test]
+fn nothing_passes_a_list_by_being_named_like_a_summary() {
+    let told = || {
+        vec![
+            pair("redaction.masked.keys", text("anything")),
+            pair("redaction.redacted.count", Value::IntValue(4_111_111_111_111_111)),
+            pair("redaction.body.allowed.keys", text("anything")),
+        ]
+    };
+    for (list, summary, left) in
+        [("[]", "silent", 0), ("[]", "info", 0), ("['redaction.masked.keys']", "silent", 1)]
+    {
+        let settings = format!("allowed_keys = {list}\nsummary = '{summary}'");
+        let rules = rules(&settings, &Metrics::default());
+        let body = map(told());
+        let after = pass(&rules, record(told(), Some(body)));
+        let attributes = after.attributes.iter().filter(|pair| !pair.key.ends_with("body.redacted.count"));
+        assert_eq!(attributes.count(), left, "{settings}: {after:?}");
+        let Some(Value::KvlistValue(body)) = after.body.unwrap().value else { panic!("no map") };
+        assert_eq!(body.values.len(), left, "{settings}");
+    }
+}
+
+#[test]
 fn lists_apply_in_otelcols_order() {
     let rules = rules(
         r#"

@@ -17,7 +17,7 @@ use crate::view::{AnyValueView, Value};
 use crate::wire;
 use summary::{Class, Tally};
 
-pub use summary::{Summary, is_summary};
+pub use summary::Summary;
 
 /// Where an entry stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -6,7 +6,7 @@ use std::ops::Range;
 use regex::{Regex, RegexSet};
 use sha2::{Digest as _, Sha256};
 use watershed_stage::{Counter, Metrics};
-use watershed_telemetry::redact::{Fate, Place, Policy, Summary, Verdict, is_summary};
+use watershed_telemetry::redact::{Fate, Place, Policy, Summary, Verdict};
 
 use super::preset::{Decoded, Preset, Sense, Traits};
 use super::settings::{self, Action, HashFunction, Settings, compile, compile_all};
@@ -179,7 +179,6 @@ impl Policy for Rules {
         if place != Place::Nested
             && let Some(allowed) = &self.allowed_keys
             && !allowed.contains(key)
-            && !is_summary(key)
         {
             self.deleted_keys.add(1);
             return Fate::Deleted;
