@@ -131,7 +131,7 @@ pub(super) async fn linger(wire: &mut Wire) {
 
 impl Source<'_> {
     async fn sized(self, length: u64) -> Result<Vec<u8>, Failure> {
-        let (wire, by) = (self.wire, self.by.min(due(self.arrived, length)));
+        let wire = self.wire;
         // Within the limit, so within what the machine can count.
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let mut body = Vec::with_capacity(length);
@@ -140,6 +140,8 @@ impl Source<'_> {
         wire.ahead.advance(ahead);
         while body.len() < length {
             let rest = length - body.len();
+            // What was announced buys no time: only what has come does.
+            let by = self.by.min(due(self.arrived, body.len() as u64));
             wire.fill_into(&mut body, rest, by).await.map_err(failure)?;
         }
         Ok(body)
@@ -191,4 +193,40 @@ fn failure(error: io::Error) -> Failure {
     }
     let reason = "the body came too slowly, and memory cannot be held for it";
     Failure::Refused(HttpRefusal::new(StatusCode::REQUEST_TIMEOUT, reason))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::time::Duration;
+
+    use actix_http::ServiceConfig;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use watershed_delivery::Budget;
+
+    use super::*;
+    use crate::server::PATIENCE;
+    use crate::tls::Stream;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_announcement_buys_no_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut wire = Wire::new(Stream::Plain(listener.accept().await.unwrap().0));
+        client.write_all(b"a little").await.unwrap();
+        let arrived = Instant::now();
+        let (length, permit) = (16 << 20, Budget::new(1 << 30).try_take(16 << 20).unwrap());
+        let codec = async { Codec::new(ServiceConfig::default()) };
+        let source = Source {
+            wire: &mut wire,
+            codec: &mut tokio::task::LocalSet::new().run_until(codec).await,
+            arrived,
+            by: arrived + Duration::from_secs(3600),
+        };
+        let failure = Unread::Bytes(length).gather(source, length, &permit).await.err();
+        let Some(Failure::Refused(refusal)) = failure else { panic!("it was not refused") };
+        assert_eq!(refusal.status, StatusCode::REQUEST_TIMEOUT);
+        assert!(arrived.elapsed() < PATIENCE + Duration::from_secs(1), "{:?}", arrived.elapsed());
+    }
 }

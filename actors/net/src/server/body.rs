@@ -12,9 +12,9 @@ use super::Call;
 use crate::frame::{HEADER, Header};
 use crate::status::{Code, Status};
 
-/// How long a body may take beside what its length takes at [`RATE`]. Without a bound on the whole of it, clients
-/// that announce messages and send them byte by byte, or not at all, could hold the whole budget.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a body may take beside what has come of it takes at [`RATE`]. Without a bound, clients that announce
+/// messages and send them byte by byte, or not at all, could hold the whole budget.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The slowest a body may come, in bytes a second.
 const RATE: u64 = 64 << 10;
@@ -25,7 +25,8 @@ const ENDING: Duration = Duration::from_secs(5);
 /// How long the body of a refused call is still taken in.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
-/// When a body of `length` bytes, which began to come at `arrived`, must be there.
+/// Until when more must come of a body that began at `arrived` and of which there are `length` bytes; or when all of
+/// so many must be there.
 pub(crate) fn due(arrived: Instant, length: u64) -> Instant {
     arrived + PATIENCE + Duration::from_secs(length / RATE)
 }
@@ -70,7 +71,6 @@ impl<'a> Body<'a> {
     /// They are copied out of their frames: those pin read buffers that no permit counts.
     pub async fn message(mut self, length: usize) -> Result<Vec<u8>, Status> {
         let mut message = Vec::with_capacity(length);
-        self.expect(length as u64);
         loop {
             if self.chunk.len() > length - message.len() {
                 return Err(Status::new(Code::Internal, "a unary call has exactly one message"));
@@ -82,6 +82,8 @@ impl<'a> Body<'a> {
             }
             if message.len() == length {
                 self.end_by(Instant::now() + ENDING, unended);
+            } else {
+                self.expect(message.len() as u64);
             }
             if !self.advance().await? {
                 break;
@@ -93,7 +95,7 @@ impl<'a> Body<'a> {
         Ok(message)
     }
 
-    /// Gives the body the time that a message of `length` bytes may take.
+    /// Gives the body the time that the `length` bytes which have come have earned.
     fn expect(&mut self, length: u64) {
         self.deadline = due(self.arrived, length);
         self.late = stalled;

@@ -25,6 +25,8 @@ use crate::{Stop, timeout};
 
 pub use accept::{ConnectionLimit, ConnectionRefused};
 pub(crate) use accept::{Event, HANDSHAKE_AT_STOP, Slot, secured, serve_dealt};
+#[cfg(test)]
+pub(crate) use body::PATIENCE;
 pub(crate) use body::{LINGER, due};
 
 /// How long a sender is asked to wait where memory was short.
