@@ -70,6 +70,11 @@ impl<'a> Decoder<'_, 'a> {
                         return Ok(());
                     };
                     let Some(found) = find(fields, key, next) else {
+                        if depth == 0
+                            && let Some(signal) = other_signal(key)
+                        {
+                            return Err(Fault::new(JsonFlaw::Signal(signal), self.lexer.key_pos()));
+                        }
                         self.lexer.skip()?;
                         first = false;
                         continue;
@@ -270,12 +275,22 @@ struct Coding {
 const HEX: Coding = Coding { read: read_hex, flaw: JsonFlaw::Hex };
 const BASE64: Coding = Coding { read: read_base64, flaw: JsonFlaw::Base64 };
 
-/// The field with that key. Most writers keep to the order of the schema, so the search starts at the `next`.
+/// The signal to whose requests alone the key belongs.
+#[cold]
+fn other_signal(key: &[u8]) -> Option<Signal> {
+    Signal::ALL.into_iter().find(|signal| find(Kind::request(*signal).fields(), key, 0).is_some())
+}
+
+/// The field with that key. Most writers keep to the order of the schema, so the search starts at the `next`; few write
+/// the names of the schema as they are.
 #[inline]
 fn find(fields: &'static [FieldShape], key: &[u8], next: usize) -> Option<(usize, &'static FieldShape)> {
     let is_key = |(_, field): &(usize, &FieldShape)| {
         field.key.len() == key.len() + 3 && field.key.as_bytes().get(1..=key.len()) == Some(key)
     };
     let mut ahead = fields.iter().enumerate().skip(next);
-    ahead.find(is_key).or_else(|| fields.iter().enumerate().take(next).find(is_key))
+    ahead
+        .find(is_key)
+        .or_else(|| fields.iter().enumerate().take(next).find(is_key))
+        .or_else(|| fields.iter().enumerate().find(|(_, field)| field.name.as_bytes() == key))
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use thiserror::Error;
 
+use crate::Signal;
 use crate::wire::MAX_DEPTH;
 
 /// What is wrong with a JSON request.
@@ -58,6 +59,9 @@ pub enum JsonFlaw {
     /// More than [`MAX_DEPTH`] messages inside one another, or values inside an unknown one.
     #[error("nested more than {MAX_DEPTH} levels deep")]
     Depth,
+    /// The request is of another signal than the path it was posted to.
+    #[error("these are {0}, which have a path of their own: \"/v1/{0}\", unless the receiver has another")]
+    Signal(Signal),
     /// Room was asked for and refused. The fault is not the sender's.
     #[error("no memory left to read it")]
     NoRoom,

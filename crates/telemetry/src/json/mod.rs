@@ -2,17 +2,19 @@
 //!
 //! The mapping is that of proto3 (<https://protobuf.dev/programming-guides/json/>) with OTLP's differences
 //! (`opentelemetry-proto`, `docs/specification.md`, "JSON Protobuf Encoding"): ids are hex, enums are integers, keys
-//! are lowerCamelCase only. Both directions follow the crate's `schema`.
+//! are lowerCamelCase. Both directions follow the crate's `schema`.
 //!
 //! What is read, beyond what is written:
 //!
 //! * integers as number or string, also as `7.0` or `7e3` if that is a whole number; doubles also as `"NaN"`,
 //!   `"Infinity"`, `"-Infinity"` and as a string with a number in it;
 //! * ids in hex of either case; bytes in base64 of either alphabet, padded or not;
+//! * keys in snake_case, as proto3's parsers do: OTLP forbids to write them, and to take them for unknown would throw
+//!   away what the sender is told was accepted;
 //! * `null` for an absent field; unknown keys, whose values are checked for syntax and dropped.
 //!
 //! What is refused rather than guessed at: a key twice in one object (of two values one would be lost; the protobuf
-//! runtimes refuse it, too), two members of a oneof, names of enums, numbers that the field can not hold, `null` in an
+//! runtimes refuse it, too), a request of another signal, two members of a oneof, names of enums, numbers that the field can not hold, `null` in an
 //! array, unpaired surrogates, a byte order mark. The lengths of ids and the like are the business of
 //! [`Payload::validate`](crate::Payload::validate), through which the bytes have to go like any others.
 //!

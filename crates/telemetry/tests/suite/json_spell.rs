@@ -45,7 +45,7 @@ impl Speller<'_> {
         }
         match self.choose(12) {
             0 => texts.push(r#""unknown":[{"a":[1.5e3,{}],"b":"\"}\ud83d\ude80"},[],true]"#.to_owned()),
-            1 => texts.push(r#""trace_id":0,"":null,"\u0000":{"name":{"name":-0}}"#.to_owned()),
+            1 => texts.push(r#""traceID":0,"":null,"\u0000":{"name":{"name":-0}}"#.to_owned()),
             _ => {}
         }
         if texts.len() > 1 {
@@ -60,6 +60,7 @@ impl Speller<'_> {
     fn key(&mut self, name: &str) -> String {
         match self.choose(12) {
             0 => escaped(name),
+            1 => format!("\"{}\"", snake_case(name)),
             _ => format!("\"{name}\""),
         }
     }
@@ -440,4 +441,15 @@ impl Speller<'_> {
 fn escaped(text: &str) -> String {
     let units: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
     format!("\"{units}\"")
+}
+
+/// The name as the schema has it.
+fn snake_case(name: &str) -> String {
+    name.chars().fold(String::new(), |mut snake, letter| {
+        if letter.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+        snake
+    })
 }

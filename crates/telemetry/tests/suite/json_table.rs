@@ -66,8 +66,20 @@ fn what_is_accepted_says_what_we_write() {
             r#"{"":{"a":[1,-2.5e+7,"\u0000\"",{}, [ ]],"b":null},"x":false,"name":"a","y":true}"#,
             r#"{"name":"a"}"#,
         ),
-        ("span", r#"{"trace_id":7,"TraceId":"xyz","trace\u0049d2":0}"#, "{}"),
+        ("span", r#"{"TraceId":"xyz","trace\u0049d2":0,"traceID":1,"trace_Id":2}"#, "{}"),
         ("span", r#"{"x":1,"x":2,"name":"a"}"#, r#"{"name":"a"}"#),
+        // The schema's names.
+        (
+            "request",
+            r#"{"resource_logs":[{"schema_url":"a","scope_logs":[{"log_records":[{"severityText":"b"}]}]}]}"#,
+            r#"{"resourceLogs":[{"schemaUrl":"a","scopeLogs":[{"logRecords":[{"severityText":"b"}]}]}]}"#,
+        ),
+        (
+            "span",
+            r#"{"span_\u0069d":"b7ad6b7169203331","start_time_unix_nano":7,"name":"a"}"#,
+            r#"{"spanId":"b7ad6b7169203331","startTimeUnixNano":"7","name":"a"}"#,
+        ),
+        ("body", r#"{"kvlist_value":null,"string_value":"a"}"#, r#"{"stringValue":"a"}"#),
         // Keys and strings with escapes.
         ("span", r#"{"\u006eam\u0065":"a"}"#, r#"{"name":"a"}"#),
         (
@@ -214,6 +226,9 @@ fn what_is_refused_is_refused_at_its_place() {
         ("request", r#"{"resourceLogs"^"#, JsonFlaw::Truncated, "request"),
         ("request", r#"{"resourceLogs":^"#, JsonFlaw::Truncated, "resourceLogs"),
         ("request", r#"{"x":"\^"#, JsonFlaw::Truncated, "request"),
+        // Of another signal.
+        ("request", r#"{^"resourceSpans":[{}]}"#, JsonFlaw::Signal(Signal::Traces), "request"),
+        ("request", r#"{"x":1,^"resource_metrics":null}"#, JsonFlaw::Signal(Signal::Metrics), "request"),
         // Objects and arrays.
         ("span", "{^,}", KEY, ""),
         ("span", "{^name:1}", KEY, ""),
@@ -234,6 +249,7 @@ fn what_is_refused_is_refused_at_its_place() {
         ("span", r#"{"name":"",^"n\u0061me":"a"}"#, JsonFlaw::Duplicate, "name"),
         ("span", r#"{"events":[],^"events":[]}"#, JsonFlaw::Duplicate, "events"),
         ("span", r#"{"status":{},"name":"",^"status":{}}"#, JsonFlaw::Duplicate, "status"),
+        ("span", r#"{"traceId":"",^"trace_id":""}"#, JsonFlaw::Duplicate, "traceId"),
         ("body", r#"{"stringValue":"a",^"intValue":1}"#, JsonFlaw::OneOf, "intValue"),
         ("body", r#"{"arrayValue":{},^"kvlistValue":{}}"#, JsonFlaw::OneOf, "kvlistValue"),
         ("body", r#"{"boolValue":true,^"boolValue":true}"#, JsonFlaw::Duplicate, "boolValue"),
