@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -277,6 +278,37 @@ async fn odd_answers_are_read_for_what_they_are() {
         assert_eq!(error.status.code, code, "{error}");
         assert!(error.status.message.contains(text), "{error}");
         assert_eq!(error.status.retry_after, None);
+    }
+}
+
+/// Servers in Go answer as they were asked, whatever the call says to accept.
+#[tokio::test]
+async fn a_compressed_response_is_read() {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(b"packed").unwrap();
+    let zstd = zstd::encode_all(&b"packed"[..], 1).unwrap();
+    let bomb = zstd::encode_all(&[0; (4 << 20) + 1][..], 1).unwrap();
+    for (encoding, body, expected) in [
+        ("gzip", gzip.finish().unwrap(), Ok("packed")),
+        ("zstd", zstd.clone(), Ok("packed")),
+        ("gzip", zstd.clone(), Err("cannot be decompressed")),
+        ("zstd", bomb, Err("larger than 4194304 bytes")),
+        ("br", zstd, Err("\"br\"")),
+    ] {
+        let addr = scripted(move |_, respond_to| {
+            let mut head = grpc();
+            head.headers_mut().insert("grpc-encoding", HeaderValue::from_static(encoding));
+            respond(respond_to, head, Some(framed(1, &body)), &[("grpc-status", "0")]);
+        })
+        .await;
+        match (client(addr).unary(ECHO, &HeaderMap::new(), &[], None).await, expected) {
+            (Ok(response), Ok(expected)) => assert_eq!(response, expected),
+            (Err(error), Err(text)) => {
+                assert_eq!(error.status.code, Code::Internal, "{error}");
+                assert!(error.status.message.contains(text), "{error}");
+            }
+            (heard, expected) => panic!("{encoding}: {heard:?} and not {expected:?}"),
+        }
     }
 }
 

@@ -8,9 +8,11 @@ use h2::{Reason, RecvStream};
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use watershed_delivery::Budget;
 
 use super::{CallError, CallErrorKind, Shared, endpoint};
 use crate::client::override_headers;
+use crate::compression::{Coding, Inflater};
 use crate::frame::{HEADER, Header, Payload};
 use crate::status::{Code, GRPC, Status};
 use crate::timeout;
@@ -76,7 +78,10 @@ pub(super) async fn run(
     let message = read(&mut body).await?;
     let trailers = body.trailers().await.map_err(lost)?.unwrap_or_default();
     match Status::read(&trailers) {
-        Some(Status { code: Code::Ok, .. }) => unframed(message).map_err(CallError::answered),
+        Some(Status { code: Code::Ok, .. }) => {
+            let encoding = parts.headers.get("grpc-encoding").map_or(&b""[..], HeaderValue::as_bytes);
+            unframed(message, encoding).await.map_err(CallError::answered)
+        }
         Some(status) => Err(CallError::answered(status)),
         None => {
             let status = Status::new(Code::Unknown, "the server ended the call without a status");
@@ -107,20 +112,28 @@ async fn read(body: &mut RecvStream) -> Result<Bytes, CallError> {
     Ok(if joined.is_empty() { first } else { joined.freeze() })
 }
 
-/// The message in a response's body.
-fn unframed(mut body: Bytes) -> Result<Bytes, Status> {
+/// The message in a response's body. Servers in Go compress it as the request was, whatever the request said to accept.
+async fn unframed(mut body: Bytes, encoding: &[u8]) -> Result<Bytes, Status> {
+    let wrong = |text: String| Status::new(Code::Internal, text);
     let Some(header) = body.first_chunk::<HEADER>() else {
-        return Err(Status::new(Code::Internal, "the response has no message"));
+        return Err(wrong("the response has no message".into()));
     };
     let header = Header::read(*header);
     body.advance(HEADER);
-    if header.flag != 0 {
-        return Err(Status::new(Code::Internal, "the response is compressed, though it was not asked to be"));
-    }
     if body.len() as u64 != u64::from(header.length) {
-        return Err(Status::new(Code::Internal, "the response is not exactly one message"));
+        return Err(wrong("the response is not exactly one message".into()));
     }
-    Ok(body)
+    if header.flag == 0 {
+        return Ok(body);
+    }
+    let Some(Some(coding)) = Coding::of_message(encoding) else {
+        let encoding = String::from_utf8_lossy(encoding);
+        return Err(wrong(format!("the response is compressed in a way that is not known: \"{encoding}\"")));
+    };
+    // The limit is its only bound: what the server has taken must not be sent again for want of memory here.
+    let permit = Budget::new(u64::from(u32::MAX)).overdraw(body.len() as u64);
+    let inflated = Inflater::default().inflate(coding, &body, RESPONSE_LIMIT as u64, &permit).await;
+    inflated.map(Bytes::from).map_err(|status| wrong(format!("the response: {}", status.message)))
 }
 
 /// gRPC's reading of an answer by something that does not speak it, such as a proxy.
