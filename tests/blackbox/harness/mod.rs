@@ -1,8 +1,10 @@
 //! What every suite needs: an engine out of a text, patience, and turns on a small machine.
 
 pub mod capture;
+pub mod certificates;
 pub mod http;
 pub mod kinds;
+pub mod peer;
 pub mod process;
 pub mod tls;
 
