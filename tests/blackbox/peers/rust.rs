@@ -94,7 +94,7 @@ fn send(to: &Destination, runtime: &Handle) -> Sent {
     let logger = provider.logger("watershed.peers");
     for number in 1..=LOGS {
         let mut record = logger.create_log_record();
-        record.set_timestamp(SystemTime::now());
+        record.set_timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + number));
         record.set_severity_number(Severity::Warn);
         record.set_body(AnyValue::from(format!("order {number}: the payment took long")));
         record.add_attribute("order", number as i64);
