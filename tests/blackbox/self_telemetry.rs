@@ -79,7 +79,7 @@ fn named<'s>(spans: &'s [Span], name: &str) -> &'s Span {
     found[0]
 }
 
-/// The last value of each series, written as in the text exposition.
+/// The last value of each series that is a number, written as in the text exposition.
 fn points(captured: &Captured) -> BTreeMap<String, f64> {
     let scopes = captured.metrics.resource_metrics.iter().flat_map(|resource| &resource.scope_metrics);
     let mut points = BTreeMap::new();
@@ -87,6 +87,7 @@ fn points(captured: &Captured) -> BTreeMap<String, f64> {
         let data_points = match &metric.data {
             Some(Data::Sum(sum)) => &sum.data_points,
             Some(Data::Gauge(gauge)) => &gauge.data_points,
+            Some(Data::Histogram(_)) => continue,
             other => panic!("{other:?}"),
         };
         for point in data_points {
