@@ -15,6 +15,9 @@ use crate::message::Message;
 use crate::own::Hush;
 use crate::settings::later;
 
+/// The longest that a destination is left alone on its own wish, where there is no bound to how long it is tried for.
+const LONGEST_WISH: Duration = Duration::from_secs(300);
+
 /// The longest wait between two attempts while the exporter drains.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -68,9 +71,12 @@ impl<E: Exporter> Lane<E> {
             // What is left of a drain is for trying, not for waiting.
             interval = interval.min(DRAIN_INTERVAL);
         }
+        let limit = settings.max_elapsed_time.0;
+        // Nothing is kept waiting for longer than it would be tried for.
+        let longest = if limit.is_zero() { LONGEST_WISH } else { limit };
+        let retry_after = retry_after.map(|after| after.min(longest));
         let wait = interval.max(retry_after.unwrap_or_default());
         let at = later(now, wait);
-        let limit = settings.max_elapsed_time.0;
         // The destination's own wish does not use up the time it is tried for.
         let elapsed = later(now, interval).duration_since(job.started.unwrap_or(now));
         let too_long = !limit.is_zero() && elapsed > limit;
@@ -87,8 +93,6 @@ impl<E: Exporter> Lane<E> {
             self.refuse_late(&mut job, at, reason.clone());
         }
         if let Some(after) = retry_after {
-            // Nothing is kept waiting for longer than it would be tried for.
-            let after = if limit.is_zero() { after } else { after.min(limit) };
             self.throttled = self.throttled.max(Some(later(now, after)));
         }
         if job.members.is_empty() {

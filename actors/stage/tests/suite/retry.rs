@@ -366,6 +366,29 @@ fn a_drain_tries_for_as_long_as_it_has_time() {
     });
 }
 
+/// Has a destination ask for a year, and looks for how long it is left alone.
+fn asked_for_a_year(settings: &str, most: u64) {
+    paused(async {
+        let bench = Bench::new();
+        let cell = exporter(&bench, settings).await;
+        fails(1, Some(secs(365 * 24 * 3600)));
+        let fate = bench.held(&cell, spans([1]));
+        assert_eq!(fate.end().await, Outcome::Delivered);
+        assert_eq!(seconds(), [0, most]);
+        bench.end().await;
+    });
+}
+
+#[test]
+fn no_destination_can_ask_for_more_than_it_would_be_tried_for() {
+    asked_for_a_year("retry_on_failure.max_elapsed_time = '60s'", 60);
+}
+
+#[test]
+fn a_destination_that_is_tried_for_ever_can_not_ask_for_it() {
+    asked_for_a_year("retry_on_failure.max_elapsed_time = '0s'", 300);
+}
+
 #[test]
 fn no_destination_can_ask_for_a_time_beyond_the_clock() {
     paused(async {
