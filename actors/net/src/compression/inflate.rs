@@ -135,8 +135,10 @@ async fn run<'a>(
     let mut work = Work::default();
     loop {
         if written == output.capacity() {
-            let wanted = 2 * output.capacity() as u64;
-            room.grow(&mut output, wanted)?;
+            // Where there is no room for twice as much there may be for the next step, and it may be the last.
+            let capacity = output.capacity() as u64;
+            room.grow(&mut output, 2 * capacity)
+                .or_else(|_| room.grow(&mut output, capacity + (STEP as u64).min(capacity)))?;
         }
         let end = output.capacity().min(written + STEP);
         if output.len() < end {
@@ -209,7 +211,7 @@ impl Room<'_> {
     /// Makes room for `wanted` bytes, or for as many as can ever be allowed; there must be more than before.
     pub fn grow(&self, output: &mut Vec<u8>, wanted: u64) -> Result<(), Status> {
         // One byte above the limit tells a message that is too large from one that just fits.
-        let most = (self.limit + 1).min(self.permit.budget().most().saturating_sub(self.held));
+        let most = self.limit.saturating_add(1).min(self.permit.budget().most().saturating_sub(self.held));
         let capacity = wanted.max(1).min(most);
         if capacity <= output.capacity() as u64 {
             return Err(too_large(self.limit.min(most)));
