@@ -29,11 +29,12 @@ pub(crate) enum Source<T> {
 pub(crate) struct Watched<T> {
     path: String,
     parse: Parse<T>,
-    state: Mutex<State<T>>,
+    value: Mutex<Arc<T>>,
+    /// Held while the file is read: meanwhile others go by what it said.
+    state: Mutex<State>,
 }
 
-struct State<T> {
-    value: Arc<T>,
+struct State {
     /// When the file was last looked at,
     looked: Instant,
     /// and what it was then; `None` if it could not be read.
@@ -57,18 +58,14 @@ impl<T> Source<T> {
         path: &str,
         parse: impl Fn(&str) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, Failure> {
-        let (text, stamp) = match (read(path), stamp(path)) {
-            (Ok(text), Ok(stamp)) => (text, stamp),
-            (Err(error), _) | (_, Err(error)) => {
-                return Err(Failure::new(format!("`{key}`: {path}: {error}")));
-            }
-        };
+        let said = |error| Failure::new(format!("`{key}`: {path}: {error}"));
+        let (stamp, text) = read(path).map_err(said)?;
         let value = parse(&text).map_err(|problem| Failure::new(format!("`{key}`: {path}: {problem}")))?;
-        let state = State { value: Arc::new(value), looked: Instant::now(), stamp: Some(stamp) };
         Ok(Self::File(Box::new(Watched {
             path: path.to_owned(),
             parse: Box::new(parse),
-            state: Mutex::new(state),
+            value: Mutex::new(Arc::new(value)),
+            state: Mutex::new(State { looked: Instant::now(), stamp: Some(stamp) }),
         })))
     }
 
@@ -85,27 +82,25 @@ impl<T> Source<T> {
 
 impl<T> Watched<T> {
     fn get(&self) -> Arc<T> {
-        let mut state = self.state.lock();
         let now = Instant::now();
-        if now.duration_since(state.looked) >= PERIOD {
+        if let Some(mut state) = self.state.try_lock()
+            && now.duration_since(state.looked) >= PERIOD
+        {
             state.looked = now;
             self.look(&mut state);
         }
-        state.value.clone()
+        self.value.lock().clone()
     }
 
-    fn look(&self, state: &mut State<T>) {
-        // Before it is read: a change after that is seen the next time.
-        let stamp = stamp(&self.path);
-        if let (Ok(stamp), Some(known)) = (&stamp, &state.stamp)
+    fn look(&self, state: &mut State) {
+        if let (Ok(stamp), Some(known)) = (&stamp(&self.path), &state.stamp)
             && stamp == known
         {
             return;
         }
-        let read = stamp.and_then(|stamp| Ok((stamp, read(&self.path)?))).map_err(|error| error.to_string());
-        match read.and_then(|(stamp, text)| Ok((stamp, (self.parse)(&text)?))) {
+        match read(&self.path).and_then(|(stamp, text)| Ok((stamp, (self.parse)(&text)?))) {
             Ok((stamp, value)) => {
-                state.value = Arc::new(value);
+                *self.value.lock() = Arc::new(value);
                 state.stamp = Some(stamp);
                 tracing::info!(path = %self.path, "the file has changed and was read again");
             }
@@ -124,10 +119,16 @@ fn stamp(path: &str) -> std::io::Result<Stamp> {
     Ok((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
-fn read(path: &str) -> std::io::Result<String> {
+/// What a file says, and what it was before it was read: a change after that is seen the next time.
+fn read(path: &str) -> Result<(Stamp, String), String> {
     let mut text = String::new();
-    fs::File::open(path)?.take(LARGEST).read_to_string(&mut text)?;
-    Ok(text)
+    let read = stamp(path).and_then(|stamp| {
+        fs::File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
+        Ok(stamp)
+    });
+    let stamp = read.map_err(|error| error.to_string())?;
+    // A part of it may let in whom the whole does not.
+    if text.len() as u64 > LARGEST { Err("it is larger than 1 MiB".into()) } else { Ok((stamp, text)) }
 }
 
 #[cfg(test)]
@@ -165,6 +166,16 @@ mod tests {
         fs::write(&path, "five\n").unwrap();
         tokio::time::advance(PERIOD).await;
         assert_eq!(*source.get(), "five");
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_not_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        for (length, is_taken) in [(LARGEST, true), (LARGEST + 1, false)] {
+            fs::write(&path, "a".repeat(length as usize)).unwrap();
+            assert_eq!(Source::file("key", path.to_str().unwrap(), word).is_ok(), is_taken);
+        }
     }
 
     #[test]
