@@ -136,8 +136,8 @@ impl<S: HttpService> Connection<'_, S> {
         if !self.send(codec, response, is_head, close).await {
             return false;
         }
-        if !close {
-            return unread.skip(&mut self.wire).await;
+        if !close && unread.skip(&mut self.wire).await {
+            return true;
         }
         if !whole || !self.wire.ahead.is_empty() {
             linger(&mut self.wire).await;
@@ -172,7 +172,8 @@ impl<S: HttpService> Connection<'_, S> {
             short.headers.extend(content_type.map(|value| (CONTENT_TYPE, value)));
             // Retryable: the part that failed is built again, and the request need not be to blame.
             let reason = "failed on this request, and may not on the next";
-            Some(lane.refuse(&short, HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, reason)))
+            let refusal = HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, reason);
+            Some(lane.refuse(&short, HttpRefusal { panicked: true, ..refusal }))
         })
     }
 

@@ -95,7 +95,7 @@ impl HttpResponse {
 impl HttpRefusal {
     /// A refusal without a delay.
     pub fn new(status: StatusCode, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, reason: reason.into(), retry_after: None }
+        Self { status, reason: reason.into(), retry_after: None, panicked: false }
     }
 }
 
@@ -107,6 +107,6 @@ impl From<Status> for HttpRefusal {
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         };
-        Self { status: code, reason: status.message, retry_after: status.retry_after }
+        Self { status: code, reason: status.message, retry_after: status.retry_after, panicked: false }
     }
 }

@@ -96,6 +96,8 @@ pub struct HttpRefusal {
     pub reason: Cow<'static, str>,
     /// How long the client should wait before it sends the same again.
     pub retry_after: Option<Duration>,
+    /// Whether it is for a panic, which [`HttpService::panicked`] was told of.
+    pub panicked: bool,
 }
 
 /// How a lane serves HTTP/1.1. Heads are taken up to 16 KiB, one read more or less, and 96 headers.
