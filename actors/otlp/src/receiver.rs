@@ -5,6 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_net::{serve, serve_http};
+use watershed_stage::delivery::Permit;
 use watershed_stage::{
     Body, Env, Error, Failure, GrpcServerSettings, Interval, KeyError, Listener, Payload, Receiver,
     Reference, Serve, Signal, http_server_settings,
@@ -114,10 +115,14 @@ impl Receiver for Otlp {
         Ok(Self)
     }
 
-    fn decode(&self, signal: Signal, body: Body) -> Result<Payload, Error> {
+    fn decode(&self, signal: Signal, body: Body, permit: &Permit) -> Result<Payload, Error> {
         let bytes = if body.format == JSON {
-            // What is made of a request may be larger than it; the permit follows once it is known how large.
-            let request = json::decode(signal, &body.bytes, &mut |_| true);
+            let (held, mut granted) = (permit.bytes(), Ok(()));
+            let request = json::decode(signal, &body.bytes, &mut |total| {
+                granted = permit.try_cover(held + total as u64);
+                granted.is_ok()
+            });
+            granted?;
             request.map_err(|error| Error::reject(error.to_string()))?.into()
         } else {
             body.bytes

@@ -74,7 +74,11 @@ struct Reasons {
     rejected: Counter,
     panic: Counter,
     transport: Counter,
+    withdrawn: Counter,
 }
+
+/// A sender that waits for its answer. One that goes before it has that, which drops this, is counted.
+struct Waiting<'a>(Option<&'a Counts>);
 
 // === impl Intake ===
 
@@ -161,6 +165,7 @@ impl Intake {
         patience: Duration,
     ) -> Outcome {
         let body = body.into();
+        let mut waiting = Waiting(Some(self.counts()));
         let deadline = Instant::now() + patience.min(LONGEST_WAIT);
         let items = Arc::new(Counted::default());
         let span = self.inner.env.tracing.request(self.id(), signal, origin.trace.as_ref());
@@ -168,6 +173,8 @@ impl Intake {
             origin.trace = Some(span.context().clone());
         }
         let weight = Weight { requests: 1, items: 0, bytes: body.bytes.len() };
+        // The head is as large as connections allow, and was taken already.
+        permit.cover(permit.bytes() + origin.bytes() as u64);
         let outcome = match self.inner.cell.try_reserve(weight) {
             Ok(room) => {
                 let (guard, receipt) = Guard::awaited(Some(deadline.into_std()));
@@ -180,6 +187,7 @@ impl Intake {
             Err(NoRoom::Full) => Outcome::refused(Cause::Overload, "the receiver's mailbox is full"),
             Err(NoRoom::Closed(_)) => Outcome::refused(Cause::Shutdown, "the receiver is down"),
         };
+        waiting.0 = None;
         self.count(signal, items.get(), &outcome);
         if let Some(span) = span {
             span.end(items.get(), &Ended::from(&outcome));
@@ -277,7 +285,17 @@ impl Counts {
                 rejected: reason("rejected"),
                 panic: reason("panic"),
                 transport: reason("transport"),
+                withdrawn: reason("withdrawn"),
             },
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Self(Some(counts)) = self {
+            counts.refusal.add(1);
+            counts.reasons.withdrawn.add(1);
         }
     }
 }

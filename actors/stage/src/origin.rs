@@ -39,7 +39,7 @@ pub struct TraceContext {
     pub span_id: [u8; 8],
     /// `trace-flags`; bit 0 is "sampled".
     pub flags: u8,
-    /// `tracestate` as it came.
+    /// `tracestate` as it came, unless it is longer than anybody has to pass on.
     pub state: Option<Arc<str>>,
 }
 
@@ -47,6 +47,23 @@ pub struct TraceContext {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a traceparent is `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, neither id all zeroes")]
 pub struct NoTraceParent;
+
+/// The longest `tracestate` that is passed on (section 3.3.1.5).
+const LONGEST_STATE: usize = 512;
+
+/// What a header takes beside its name and its value.
+const HEADER: usize = 64;
+
+// === impl Origin ===
+
+impl Origin {
+    /// Bytes that are kept because the sender sent them along.
+    pub(crate) fn bytes(&self) -> usize {
+        let Metadata(headers) = &self.metadata;
+        let headers = headers.iter().flat_map(|headers| headers.iter());
+        headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER).sum()
+    }
+}
 
 // === impl Metadata ===
 
@@ -82,7 +99,8 @@ impl TraceContext {
         // Several headers are one list (section 3.3.1.2).
         let states: Vec<&str> =
             headers.get_all("tracestate").iter().filter_map(|state| state.to_str().ok()).collect();
-        context.state = (!states.is_empty()).then(|| states.join(",").into());
+        let state = states.join(",");
+        context.state = (1..=LONGEST_STATE).contains(&state.len()).then(|| state.into());
         Some(context)
     }
 
@@ -174,6 +192,9 @@ mod tests {
         headers.append("traceparent", PARENT.parse().unwrap());
         headers.append("tracestate", "b=2".parse().unwrap());
         assert_eq!(TraceContext::from_headers(&headers).unwrap().state.as_deref(), Some("a=1,b=2"));
+        let mut long = headers.clone();
+        long.append("tracestate", format!("c={}", "3".repeat(512)).parse().unwrap());
+        assert_eq!(TraceContext::from_headers(&long).unwrap().state, None);
         headers.append("traceparent", PARENT.parse().unwrap());
         assert_eq!(TraceContext::from_headers(&headers), None, "two parents are none");
     }

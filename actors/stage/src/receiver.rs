@@ -13,7 +13,7 @@ use futures_util::future::{Fuse, LocalBoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
-use watershed_delivery::{Cause, Fault, Outcome};
+use watershed_delivery::{Cause, Fault, Outcome, Permit};
 use watershed_net::Stop;
 use watershed_supervise::{Failure, Launch, Lease, Next, Ticket, caught};
 use watershed_telemetry::{Payload, Signal};
@@ -55,7 +55,9 @@ pub trait Receiver: Sized + 'static {
     }
 
     /// Makes OTLP of a request's body. The default is for bodies that are OTLP: validation.
-    fn decode(&self, signal: Signal, body: Body) -> Result<Payload, Error> {
+    ///
+    /// `permit` covers the body; it is to cover what is made of it as well, before that is made.
+    fn decode(&self, signal: Signal, body: Body, _permit: &Permit) -> Result<Payload, Error> {
         Payload::validate(signal, body.bytes).map_err(|invalid| Error::reject(invalid.to_string()))
     }
 }
@@ -206,12 +208,13 @@ impl<R: Receiver> Host<R> {
     ) -> Result<Option<(Ticket, Payload, Option<Instant>)>, Failure> {
         let request = lease.with(&ticket, |request| {
             let deadline = request.guard.deadline().map(Instant::from_std);
-            (request.signal, request.body.clone(), request.items.clone(), deadline)
+            let Request { body, permit, items, .. } = request;
+            (request.signal, body.clone(), permit.clone(), items.clone(), deadline)
         });
-        let Some((signal, body, items, deadline)) = request else { return Ok(None) };
+        let Some((signal, body, permit, items, deadline)) = request else { return Ok(None) };
         let decoded = {
             let _busy = lease.busy();
-            caught(async { self.stage.decode(signal, body) }).await?
+            caught(async { self.stage.decode(signal, body, &permit) }).await?
         };
         let payload = match decoded {
             Ok(payload) => payload,
@@ -314,8 +317,12 @@ impl<R: Receiver> Host<R> {
             return lease.finish(ticket, Outcome::rejected(Fault::Invalid, payload.items() as u64, reason));
         }
         let Some(taken) = lease.take(ticket) else { return };
-        let Request { origin, guard, permit, .. } = taken.mail;
-        permit.cover(payload.bytes() as u64);
+        let Request { body, origin, guard, permit, .. } = taken.mail;
+        drop(body);
+        // What was transcoded has gone; what was kept of the head stays.
+        let held = (payload.bytes() + origin.bytes()) as u64;
+        permit.cover(held);
+        permit.trim(held);
         let guards = guard.split(entries.len());
         let ways = self.ways(payload.signal()).iter();
         for (((entry, way), rooms), guard) in entries.iter().zip(ways).zip(rooms).zip(guards) {

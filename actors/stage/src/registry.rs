@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema};
 use serde::de::DeserializeOwned;
-use watershed_delivery::{Budget, Cause, Fault, Outcome};
+use watershed_delivery::{Budget, Cause, Exhausted, Fault, Outcome};
 use watershed_supervise::{Failure, Launch};
 use watershed_telemetry::Signal;
 
@@ -105,6 +105,9 @@ pub enum Error {
     /// Not ever: the message is wrong.
     #[error("{0}")]
     Rejected(Cow<'static, str>),
+    /// There is no memory for what becomes of the message.
+    #[error(transparent)]
+    NoRoom(#[from] Exhausted),
     /// The stage itself can not go on: it is restarted, and the message handed to its successor.
     #[error("{0}")]
     Failed(Failure),
@@ -440,6 +443,12 @@ impl Error {
         match self {
             Self::Refused(reason) => Ok(Outcome::refused(Cause::Failure, reason)),
             Self::Rejected(reason) => Ok(Outcome::rejected(Fault::Invalid, items as u64, reason)),
+            Self::NoRoom(Exhausted::ForNow) => {
+                Ok(Outcome::refused(Cause::Overload, "data refused due to high memory usage"))
+            }
+            Self::NoRoom(exhausted @ Exhausted::ForEver) => {
+                Ok(Outcome::rejected(Fault::TooLarge, items as u64, exhausted.to_string()))
+            }
             Self::Failed(failure) => Err(failure),
         }
     }

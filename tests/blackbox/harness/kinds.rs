@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
+use watershed::stage::delivery::Permit;
 use watershed::stage::{
     Batch, Body, Context, Env, Error, ExportError, Exporter, Failure, Listener, Outlet, Partial, Payload,
     Processor, QueueSettings, Receiver, Registry, RetrySettings, Sending, Settings, Signal,
@@ -155,7 +156,7 @@ impl Receiver for FlakyReceiver {
         Ok(Self { faults: faults(&settings.faults), lane: env.lane })
     }
 
-    fn decode(&self, signal: Signal, body: Body) -> Result<Payload, Error> {
+    fn decode(&self, signal: Signal, body: Body, _: &Permit) -> Result<Payload, Error> {
         if self.faults.is_due([&body.bytes[..]]) {
             self.faults.panic(self.lane);
         }

@@ -15,7 +15,7 @@ use futures_util::future::LocalBoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::Instant;
-use watershed_delivery::Outcome;
+use watershed_delivery::{Outcome, Permit};
 use watershed_stage::{
     Batch, Body, Context, Dependence, Env, Error, ExportError, Exporter, Failure, Intake, Interval, Origin,
     Outlet, Partial, Payload, Placement, Processor, QueueSettings, Receiver, RetrySettings, Sending,
@@ -282,7 +282,7 @@ impl Receiver for Rx {
         std::future::pending().await
     }
 
-    fn decode(&self, signal: Signal, body: Body) -> Result<Payload, Error> {
+    fn decode(&self, signal: Signal, body: Body, _: &Permit) -> Result<Payload, Error> {
         match DECODE.with_borrow(Clone::clone) {
             Some(decode) => decode(body.bytes),
             None => {
