@@ -16,7 +16,7 @@ use watershed_stage::{
     ServerAuth, Unauthenticated,
 };
 
-use crate::credentials::{credentials, secret_value, wrong};
+use crate::credentials::{credentials, not_now, secret_value, wrong};
 use crate::file::Source;
 use crate::htpasswd::Users;
 
@@ -192,7 +192,7 @@ impl ServerAuth for Server {
         let decoded = BASE64.decode(encoded).map_err(|_| wrong(&self.challenge))?;
         let colon = decoded.iter().position(|byte| *byte == b':').ok_or_else(|| wrong(&self.challenge))?;
         let name = std::str::from_utf8(&decoded[..colon]).map_err(|_| wrong(&self.challenge))?;
-        if !self.users.get().is_right(name, &decoded[colon + 1..]) {
+        if !self.users.get().is_right(name, &decoded[colon + 1..]).map_err(not_now)? {
             return Err(wrong(&self.challenge));
         }
         Ok(Identity(BTreeMap::from([("username".to_owned(), name.to_owned())])))

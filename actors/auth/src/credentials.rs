@@ -1,5 +1,7 @@
 //! What the authenticators share: reading a header, telling nothing, comparing in constant time.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
@@ -46,12 +48,19 @@ pub(crate) fn credentials<'a>(
 
 /// Nothing was sent to prove anything by.
 fn missing(challenge: &HeaderValue) -> Unauthenticated {
-    Unauthenticated { reason: "no credentials were sent", challenge: Some(challenge.clone()) }
+    Unauthenticated { reason: "no credentials were sent", ..wrong(challenge) }
 }
 
 /// Whatever was sent proves nothing; what is wrong with it is nobody's business.
 pub(crate) fn wrong(challenge: &HeaderValue) -> Unauthenticated {
-    Unauthenticated { reason: "authentication didn't succeed", challenge: Some(challenge.clone()) }
+    let challenge = Some(challenge.clone());
+    Unauthenticated { reason: "authentication didn't succeed", challenge, retry_after: None }
+}
+
+/// What was sent is not looked at now.
+pub(crate) fn not_now(wait: Duration) -> Unauthenticated {
+    let reason = "passwords that are new here are not checked for a moment, since one was wrong";
+    Unauthenticated { reason, challenge: None, retry_after: Some(wait) }
 }
 
 /// A value for a header that is never printed. `None` if it can not stand in one.

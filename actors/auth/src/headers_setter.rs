@@ -155,10 +155,13 @@ impl HeadersSetter {
             }
             let Some(value) = rule.value(origin)? else { continue };
             let unfit = || {
-                AuthError(format!(
-                    "what is to be sent as `{}` has characters that no header may hold",
-                    rule.name
-                ))
+                let name = &rule.name;
+                let reason = format!("what is to be sent as `{name}` has characters that no header may hold");
+                match rule.value {
+                    // The file may be put right.
+                    Value::Source(_) => AuthError::Retryable(reason),
+                    _ => AuthError::Permanent(reason),
+                }
             };
             let value = secret_value(&value).ok_or_else(unfit)?;
             headers.retain(|(name, _)| *name != rule.name);
@@ -214,7 +217,7 @@ impl Rule {
                 if values.next().is_some() {
                     let many =
                         format!("several values of `{key}` came with the data, and only one can be sent");
-                    return Err(AuthError(many));
+                    return Err(AuthError::Permanent(many));
                 }
                 first
             }
@@ -272,7 +275,7 @@ mod tests {
         );
         assert_eq!(written(&setter, &Origin::default()), ["x-fixed=v", "x-scope-orgid=nobody"]);
         let error = setter.written(&origin(&[("tenant", "a"), ("tenant", "b")])).unwrap_err();
-        assert!(error.0.contains("`Tenant`"), "{error}");
+        assert!(matches!(&error, AuthError::Permanent(reason) if reason.contains("`Tenant`")), "{error}");
         assert_eq!(setter.depends().metadata_keys, ["Tenant"]);
         assert!(setter.written(&Origin::default()).unwrap()[0].1.is_sensitive());
     }
@@ -306,7 +309,7 @@ mod tests {
         fs::write(&path, "two\nlines\n").unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
         let error = setter.written(&Origin::default()).unwrap_err();
-        assert!(!error.0.contains("lines"), "{error}");
+        assert!(matches!(&error, AuthError::Retryable(reason) if !reason.contains("lines")), "{error}");
     }
 
     #[test]

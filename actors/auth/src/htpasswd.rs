@@ -35,13 +35,13 @@ struct Checked {
 }
 
 /// The last few.
-#[derive(Default)]
 struct Remembered {
+    most: usize,
     set: HashSet<Fingerprint>,
     order: VecDeque<Fingerprint>,
 }
 
-/// How many are remembered.
+/// How many are remembered at least; of many users, two senders each.
 const REMEMBERED: usize = 1024;
 
 /// The most that bcrypt may cost: about a second.
@@ -70,21 +70,22 @@ impl Users {
         let decoy = any.cloned().unwrap_or(Hash::Plain([0; 32]));
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|error| format!("the system has no random numbers: {error}"))?;
-        let (right, wrong, rests_until) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let checked = Checked { key, right, wrong, rests_until };
+        let remembered = || Mutex::new(Remembered::new(REMEMBERED.max(2 * hashes.len())));
+        let checked =
+            Checked { key, right: remembered(), wrong: remembered(), rests_until: Mutex::default() };
         if hashes.is_empty() { Err("no user is in it".into()) } else { Ok(Self { hashes, decoy, checked }) }
     }
 
-    /// Whether `name` has this password.
-    pub fn is_right(&self, name: &str, password: &[u8]) -> bool {
+    /// Whether `name` has this password; or how long until that can be checked.
+    pub fn is_right(&self, name: &str, password: &[u8]) -> Result<bool, Duration> {
         let hash = self.hashes.get(name);
         let is_right = match hash.unwrap_or(&self.decoy) {
             Hash::Plain(known) => is_one_of(password, &[*known]),
             Hash::Bcrypt(known) => self
                 .checked
-                .once(name, password, || hash.is_some() & bcrypt::verify(password, known).unwrap_or(false)),
+                .once(name, password, || hash.is_some() & bcrypt::verify(password, known).unwrap_or(false))?,
         };
-        is_right && hash.is_some()
+        Ok(is_right && hash.is_some())
     }
 }
 
@@ -109,18 +110,18 @@ impl Hash {
 // === impl Checked ===
 
 impl Checked {
-    fn once(&self, name: &str, password: &[u8], check: impl FnOnce() -> bool) -> bool {
+    fn once(&self, name: &str, password: &[u8], check: impl FnOnce() -> bool) -> Result<bool, Duration> {
         let digest = Sha256::new().chain_update(self.key).chain_update(name).chain_update([0]);
         let both: Fingerprint = digest.chain_update(password).finalize().into();
         if self.right.lock().set.contains(&both) {
-            return true;
+            return Ok(true);
         }
         if self.wrong.lock().set.contains(&both) {
-            return false;
+            return Ok(false);
         }
         let began = Instant::now();
-        if self.rests_until.lock().is_some_and(|end| began < end) {
-            return false;
+        if let Some(end) = self.rests_until.lock().filter(|end| began < *end) {
+            return Err(end - began);
         }
         let is_right = check();
         if is_right {
@@ -129,7 +130,7 @@ impl Checked {
             self.wrong.lock().insert(both);
             self.rest(began.elapsed() * REST);
         }
-        is_right
+        Ok(is_right)
     }
 
     /// Has a lane do other things before the next new password is checked.
@@ -137,7 +138,7 @@ impl Checked {
         *self.rests_until.lock() = Some(Instant::now() + rest);
         tracing::warn!(
             ?rest,
-            "a user name or a password was wrong: for a while, others that are new are refused"
+            "a user name or a password was wrong: for a while, others that are new are put off"
         );
     }
 }
@@ -145,12 +146,16 @@ impl Checked {
 // === impl Remembered ===
 
 impl Remembered {
+    fn new(most: usize) -> Self {
+        Self { most, set: HashSet::new(), order: VecDeque::new() }
+    }
+
     fn insert(&mut self, both: Fingerprint) {
         if !self.set.insert(both) {
             return;
         }
         self.order.push_back(both);
-        if self.order.len() > REMEMBERED
+        if self.order.len() > self.most
             && let Some(oldest) = self.order.pop_front()
         {
             self.set.remove(&oldest);
@@ -162,6 +167,10 @@ impl Remembered {
 mod tests {
     use super::*;
 
+    fn is_right(users: &Users, name: &str, password: &[u8]) -> bool {
+        users.is_right(name, password).unwrap()
+    }
+
     fn hashed(password: &str) -> String {
         bcrypt::hash(password, 4).unwrap()
     }
@@ -172,21 +181,21 @@ mod tests {
         let text = format!("# users\n\nann:{}\n bob:in plain: text \n", hashed("secret"));
         let users = Users::parse(&text).ok().unwrap();
         for _ in 0..2 {
-            assert!(users.is_right("ann", b"secret") && users.is_right("bob", b"in plain: text"));
+            assert!(is_right(&users, "ann", b"secret") && is_right(&users, "bob", b"in plain: text"));
             assert!(
-                !users.is_right("ann", b"Secret")
-                    && !users.is_right("bob", b"in plain")
-                    && !users.is_right("ann", b"")
+                !is_right(&users, "ann", b"Secret")
+                    && !is_right(&users, "bob", b"in plain")
+                    && !is_right(&users, "ann", b"")
             );
             // Ann's password is the decoy: it must not let in a stranger.
-            assert!(!users.is_right("eve", b"secret") && !users.is_right("", b"secret"));
+            assert!(!is_right(&users, "eve", b"secret") && !is_right(&users, "", b"secret"));
         }
     }
 
     #[test]
     fn without_any_bcrypt_a_stranger_is_a_stranger() {
         let users = Users::parse("bob:plain").ok().unwrap();
-        assert!(!users.is_right("eve", b"plain") && !users.is_right("eve", b""));
+        assert!(!is_right(&users, "eve", b"plain") && !is_right(&users, "eve", b""));
     }
 
     #[tokio::test(start_paused = true)]
@@ -200,35 +209,48 @@ mod tests {
                 asked += 1;
                 is_right
             });
-            assert_eq!(found, is_right);
+            assert_eq!(found, Ok(is_right));
         }
         assert_eq!(asked, 2);
         // Where a name ends and a password begins is a part of what is remembered.
-        assert!(!users.checked.once("ab", b"", || false));
+        assert_eq!(users.checked.once("ab", b"", || false), Ok(false));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_bounded_and_a_flood_drives_out_nobody() {
         let users = Users::parse("bob:plain").ok().unwrap();
-        assert!(users.checked.once("ann", b"secret", || true));
+        assert_eq!(users.checked.once("ann", b"secret", || true), Ok(true));
         for wrong in 0..2 * REMEMBERED {
-            users.checked.once("eve", &wrong.to_be_bytes(), || false);
+            users.checked.once("eve", &wrong.to_be_bytes(), || false).unwrap();
         }
         let wrong = users.checked.wrong.lock();
         assert_eq!((wrong.set.len(), wrong.order.len()), (REMEMBERED, REMEMBERED));
-        assert!(users.checked.once("ann", b"secret", || false));
+        assert_eq!(users.checked.once("ann", b"secret", || false), Ok(true));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_guesses_passwords_holds_up_nobody_who_is_known() {
         let users = Users::parse("bob:plain").ok().unwrap();
         let checked = &users.checked;
-        assert!(checked.once("ann", b"secret", || true));
+        assert_eq!(checked.once("ann", b"secret", || true), Ok(true));
         checked.rest(Duration::from_secs(4));
-        assert!(!checked.once("eve", b"guess", || panic!("nothing new is checked")));
-        assert!(checked.once("ann", b"secret", || false));
+        let put_off = checked.once("eve", b"guess", || panic!("nothing new is checked"));
+        assert_eq!(put_off, Err(Duration::from_secs(4)));
+        assert_eq!(checked.once("ann", b"secret", || false), Ok(true));
         tokio::time::advance(Duration::from_secs(4)).await;
-        assert!(checked.once("eve", b"guess", || true), "what was not checked is not remembered as wrong");
+        let checked = checked.once("eve", b"guess", || true);
+        assert_eq!(checked, Ok(true), "what was not checked is not remembered as wrong");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_user_is_remembered() {
+        let text: String = (0..REMEMBERED + 1).map(|user| format!("{user}:plain\n")).collect();
+        let users = Users::parse(&text).ok().unwrap();
+        for check in [true, false] {
+            for user in 0..REMEMBERED + 1 {
+                assert_eq!(users.checked.once(&user.to_string(), b"secret", || check), Ok(true));
+            }
+        }
     }
 
     #[test]

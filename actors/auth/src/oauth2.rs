@@ -17,7 +17,7 @@ use bytes::Bytes;
 use form_urlencoded::{Serializer, byte_serialize};
 use futures_util::future::{FutureExt as _, LocalBoxFuture};
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
@@ -52,6 +52,10 @@ struct State {
     token: Option<Token>,
     /// The last failure, which answers for those who waited for it.
     failed: Option<(Instant, AuthError)>,
+    /// When a token was last rejected by a destination,
+    rejected: Option<Instant>,
+    /// and whether the one before it was, shortly before: new ones do not help.
+    hopeless: bool,
 }
 
 /// Posts a form (`application/x-www-form-urlencoded`) to the server that gives out tokens.
@@ -96,6 +100,12 @@ struct Params(Vec<String>);
 
 /// For how long a failure answers for those who waited for it.
 const REMEMBERED: Duration = Duration::from_secs(1);
+
+/// For how long it does while the old token is good: one export waits for the server, and the others go on.
+const RESTED: Duration = Duration::from_secs(10);
+
+/// A token that is rejected so soon after another says that tokens are not what is wrong.
+const SOON: Duration = Duration::from_secs(60);
 
 // === impl Settings ===
 
@@ -246,20 +256,28 @@ impl OAuth2 {
         if let Some(value) = self.known(Token::renew_at) {
             return Ok(value);
         }
-        let _flight = self.flight.lock().await;
+        let old = self.known(Token::expires_at);
+        let _flight = match (self.flight.try_lock(), old) {
+            (Ok(flight), _) => flight,
+            // Somebody gets a new one: until it is there, the old one will do.
+            (Err(_), Some(old)) => return Ok(old),
+            (Err(_), None) => self.flight.lock().await,
+        };
         // Whoever was here before may have got one.
         if let Some(value) = self.known(Token::renew_at) {
             return Ok(value);
         }
+        let rest = if self.known(Token::expires_at).is_some() { RESTED } else { REMEMBERED };
         let failed = self.state.lock().failed.clone();
         let got = match failed {
-            Some((at, error)) if at.elapsed() < REMEMBERED => Err(error),
+            Some((at, error)) if at.elapsed() < rest => Err(error),
             _ => self.get().await,
         };
         match got {
             Ok(token) => {
                 let value = token.value.clone();
-                *self.state.lock() = State { token: Some(token), failed: None };
+                let mut state = self.state.lock();
+                (state.token, state.failed) = (Some(token), None);
                 Ok(value)
             }
             // The old one is good for a while yet.
@@ -289,13 +307,15 @@ impl OAuth2 {
                 other => other.map_err(|(_, error)| error),
             }
         };
-        let late = || format!("no answer within {:?}", self.timeout);
-        let got = timeout(self.timeout, both).await.unwrap_or_else(|_| Err(late()));
-        got.map_err(|error| {
-            let error = AuthError(format!("no token from `token_url`: {error}"));
+        let failed = |error: String| {
+            let error = AuthError::Retryable(format!("no token from `token_url`: {error}"));
             self.state.lock().failed = Some((Instant::now(), error.clone()));
             error
-        })
+        };
+        // Until it is known better: whoever waits may give up before the server does.
+        failed("no answer yet".to_owned());
+        let late = || format!("no answer within {:?}", self.timeout);
+        timeout(self.timeout, both).await.unwrap_or_else(|_| Err(late())).map_err(failed)
     }
 
     /// Asks once. An error says whether the server did not like how it was asked.
@@ -328,8 +348,14 @@ impl ClientAuth for OAuth2 {
         async { Ok(vec![(AUTHORIZATION, self.value().await?)]) }.boxed_local()
     }
 
-    fn rejected(&self) {
-        self.state.lock().token = None;
+    fn rejected(&self, sent: &HeaderMap) -> bool {
+        let mut state = self.state.lock();
+        // What comes late, of an older token, says nothing of this one.
+        if state.token.take_if(|token| sent.get(AUTHORIZATION) == Some(&token.value)).is_some() {
+            let last = state.rejected.replace(Instant::now());
+            state.hopeless = last.is_some_and(|last| last.elapsed() < SOON);
+        }
+        !state.hopeless
     }
 }
 

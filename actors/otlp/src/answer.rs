@@ -68,6 +68,7 @@ pub(crate) fn denied(denied: &Denied) -> Status {
         Denied::Unauthenticated(unauthenticated) => {
             Status::new(Code::Unauthenticated, unauthenticated.reason)
         }
+        Denied::NotNow(reason, wait) => Status::try_again(*reason, *wait),
         Denied::TooOften(wait) => Status::try_again("the sender comes more often than it may", *wait),
     }
 }

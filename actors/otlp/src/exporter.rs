@@ -71,8 +71,8 @@ impl Exporter for OtlpGrpc {
         match self.client.unary(method, &headers, batch.payload.requests(), batch.timeout).await {
             Ok(response) => Ok(answer::partial(&response)),
             Err(error) => {
-                if error.status.code == Code::Unauthenticated {
-                    self.credentials.rejected();
+                if error.status.code == Code::Unauthenticated && self.credentials.rejected(&headers) {
+                    return Err(ExportError::Retryable { reason: error.status.message, retry_after: None });
                 }
                 Err(answer::failure(error.status))
             }

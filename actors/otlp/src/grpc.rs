@@ -26,10 +26,9 @@ impl Unary for Service {
                 self.intake.admit(length).map_err(answer::shortage)
             }
             Some(signal) => {
-                let message = format!("no pipeline of receiver {} takes {signal}", self.intake.id());
-                Err(Status::new(Code::Unimplemented, message))
+                Err(self.unknown(format!("no pipeline of receiver {} takes {signal}", self.intake.id())))
             }
-            None => Err(Status::new(Code::Unimplemented, format!("no method {}", call.uri.path()))),
+            None => Err(self.unknown(format!("no method {}", call.uri.path()))),
         }
     }
 
@@ -41,7 +40,8 @@ impl Unary for Service {
         let patience =
             call.timeout.map_or(self.ack_timeout, |timeout| timeout.mul_f64(0.8).min(self.ack_timeout));
         let patience = patience.saturating_sub(call.arrived.elapsed());
-        let origin = self.gate.origin(call.headers, call.peer);
+        let origin = self.gate.origin(&self.intake, call.headers, call.peer);
+        let origin = origin.map_err(|denied| answer::denied(&denied))?;
         answer::response(self.intake.submit(signal, message, origin, permit, patience).await)?;
         Ok(Bytes::new())
     }
@@ -49,7 +49,8 @@ impl Unary for Service {
     fn refused(&self, status: &Status) {
         self.intake.turned_away(match status.code {
             Code::ResourceExhausted => TurnedAway::TooLarge,
-            Code::Unavailable => TurnedAway::Memory,
+            // What came too slowly is not asked to come again after a while.
+            Code::Unavailable if status.retry_after.is_some() => TurnedAway::Memory,
             _ => TurnedAway::Transport,
         });
     }
@@ -60,5 +61,13 @@ impl Unary for Service {
 
     fn connection_refused(&self, _reason: ConnectionRefused) {
         self.intake.turned_away(TurnedAway::Connection);
+    }
+}
+
+impl Service {
+    /// The answer to a call for nobody.
+    fn unknown(&self, message: String) -> Status {
+        self.intake.turned_away(TurnedAway::Transport);
+        Status::new(Code::Unimplemented, message)
     }
 }

@@ -34,18 +34,10 @@ pub(crate) struct Paths(pub(crate) [Arc<str>; 3]);
 impl HttpService for Service {
     fn admit(&self, request: &HttpRequest, length: Option<u64>) -> Result<Permit, HttpResponse> {
         self.signal(request)?;
-        let say = |status: &Status| answer(format(&request.headers), answer::http_status(status), status);
-        self.gate.pass(&self.intake, &request.headers, request.peer).map_err(|denied| {
-            let mut response = say(&answer::denied(&denied));
-            match denied {
-                Denied::TooOften(_) => response.status = StatusCode::TOO_MANY_REQUESTS,
-                Denied::Unauthenticated(unauthenticated) => {
-                    response.headers.extend(unauthenticated.challenge.map(|value| (WWW_AUTHENTICATE, value)));
-                }
-            }
-            response
-        })?;
-        self.intake.admit(length.unwrap_or(0)).map_err(|full| say(&answer::shortage(full)))
+        let format = format(&request.headers);
+        let passed = self.gate.pass(&self.intake, &request.headers, request.peer);
+        passed.map_err(|denied| deny(format, denied))?;
+        self.intake.admit(length.unwrap_or(0)).map_err(|full| say(format, &answer::shortage(full)))
     }
 
     async fn call(&self, request: HttpRequest, body: Bytes, permit: Permit) -> HttpResponse {
@@ -55,23 +47,28 @@ impl HttpService for Service {
         };
         let format = format(&request.headers).unwrap_or(PROTOBUF);
         let patience = self.ack_timeout.saturating_sub(request.arrived.elapsed());
-        let origin = self.gate.origin(request.headers, request.peer);
+        let origin = match self.gate.origin(&self.intake, request.headers, request.peer) {
+            Ok(origin) => origin,
+            Err(denied) => return deny(Some(format), denied),
+        };
         let body = Body { format, bytes: body };
         match answer::response(self.intake.submit(signal, body, origin, permit, patience).await) {
             Ok(()) => {
                 let body = if format == JSON { Bytes::from_static(b"{}") } else { Bytes::new() };
                 response(StatusCode::OK, format, body)
             }
-            Err(status) => answer(Some(format), answer::http_status(&status), &status),
+            Err(status) => say(Some(format), &status),
         }
     }
 
     fn refuse(&self, request: &HttpRequest, refusal: HttpRefusal) -> HttpResponse {
-        self.intake.turned_away(match refusal.status {
-            StatusCode::PAYLOAD_TOO_LARGE => TurnedAway::TooLarge,
-            StatusCode::SERVICE_UNAVAILABLE => TurnedAway::Memory,
-            _ => TurnedAway::Transport,
-        });
+        if !refusal.panicked {
+            self.intake.turned_away(match refusal.status {
+                StatusCode::PAYLOAD_TOO_LARGE => TurnedAway::TooLarge,
+                StatusCode::SERVICE_UNAVAILABLE => TurnedAway::Memory,
+                _ => TurnedAway::Transport,
+            });
+        }
         let code = answer::grpc_code(refusal.status);
         let status = Status { code, message: refusal.reason, retry_after: refusal.retry_after };
         answer(format(&request.headers), refusal.status, &status)
@@ -123,6 +120,24 @@ fn format(headers: &HeaderMap) -> Option<&'static str> {
     let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     let media_type = value.split(';').next().unwrap_or_default().trim();
     [PROTOBUF, JSON].into_iter().find(|known| media_type.eq_ignore_ascii_case(known))
+}
+
+/// The answer to a sender that was turned away at the gate.
+fn deny(format: Option<&'static str>, denied: Denied) -> HttpResponse {
+    let mut response = say(format, &answer::denied(&denied));
+    match denied {
+        Denied::TooOften(_) => response.status = StatusCode::TOO_MANY_REQUESTS,
+        Denied::NotNow(..) => {}
+        Denied::Unauthenticated(unauthenticated) => {
+            response.headers.extend(unauthenticated.challenge.map(|value| (WWW_AUTHENTICATE, value)));
+        }
+    }
+    response
+}
+
+/// The answer that says what gRPC would.
+fn say(format: Option<&'static str>, status: &Status) -> HttpResponse {
+    answer(format, answer::http_status(status), status)
 }
 
 /// The answer that says no: a `google.rpc.Status` in the request's encoding, or in JSON where that is neither.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use watershed_net::{Code, HttpAnswer, HttpClient, HttpError, Status};
+use watershed_stage::delivery::{Budget, Permit};
 use watershed_stage::{
     Batch, Credentials, Dependence, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial,
     Payload, QueueSettings, Reference, RetrySettings, Sending, Signal, http_client_settings,
@@ -21,6 +22,7 @@ pub(crate) struct OtlpHttp {
     client: HttpClient,
     credentials: Credentials,
     encoding: Encoding,
+    budget: Arc<Budget>,
     /// In the order of [`Signal::ALL`].
     urls: [Option<Uri>; 3],
 }
@@ -125,7 +127,13 @@ impl Exporter for OtlpHttp {
 
     fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {
         let (client, credentials) = settings.shared().open(env)?;
-        Ok(Self { client, credentials, encoding: settings.encoding, urls: settings.urls() })
+        Ok(Self {
+            client,
+            credentials,
+            encoding: settings.encoding,
+            budget: env.budget.clone(),
+            urls: settings.urls(),
+        })
     }
 
     fn depends(&self) -> Dependence {
@@ -140,18 +148,28 @@ impl Exporter for OtlpHttp {
         let headers = self.credentials.headers(batch).await?;
         let (content_type, json) = match self.encoding {
             Encoding::Proto => (PROTOBUF, None),
-            Encoding::Json => (JSON, Some([encode(&batch.payload)])),
+            Encoding::Json => (JSON, Some(self.encode(&batch.payload))),
         };
-        let pieces = json.as_ref().map_or(batch.payload.requests(), |json| json);
+        let pieces = json.as_ref().map_or(batch.payload.requests(), |(json, _)| std::slice::from_ref(json));
         let content_type = HeaderValue::from_static(content_type);
         match self.client.post(url, content_type, &headers, pieces, batch.timeout).await {
-            Ok(answer) => self.read(answer),
+            Ok(answer) => self.read(&headers, answer),
             Err(error) => Err(failure(error)),
         }
     }
 }
 
 impl OtlpHttp {
+    /// A payload in JSON, and the memory it takes: what was accepted is sent, whether there is room for it or not.
+    fn encode(&self, payload: &Payload) -> (Bytes, Permit) {
+        let capacity = 2 * payload.bytes();
+        let permit = self.budget.overdraw(capacity as u64);
+        let mut out = Vec::with_capacity(capacity);
+        json::encode_payload(payload, &mut out);
+        permit.cover(out.capacity() as u64);
+        (out.into(), permit)
+    }
+
     fn url(&self, signal: Signal) -> Option<&Uri> {
         let [traces, metrics, logs] = &self.urls;
         match signal {
@@ -162,7 +180,7 @@ impl OtlpHttp {
     }
 
     /// What an answer means ("OTLP/HTTP Response"): only four statuses ask for the same again.
-    fn read(&self, answer: HttpAnswer) -> Result<Partial, ExportError> {
+    fn read(&self, sent: &HeaderMap, answer: HttpAnswer) -> Result<Partial, ExportError> {
         let is_json = answer.headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
             value.to_str().is_ok_and(|value| value.trim_start().to_ascii_lowercase().starts_with(JSON))
         });
@@ -190,20 +208,12 @@ impl OtlpHttp {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 Err(ExportError::TooLarge { code: code as i32, reason: reason.into() })
             }
-            status => {
-                if status == StatusCode::UNAUTHORIZED {
-                    self.credentials.rejected();
-                }
-                Err(ExportError::Permanent { code: code as i32, reason: reason.into() })
+            StatusCode::UNAUTHORIZED if self.credentials.rejected(sent) => {
+                Err(ExportError::Retryable { reason: reason.into(), retry_after: None })
             }
+            _ => Err(ExportError::Permanent { code: code as i32, reason: reason.into() }),
         }
     }
-}
-
-fn encode(payload: &Payload) -> Bytes {
-    let mut out = Vec::with_capacity(2 * payload.bytes());
-    json::encode_payload(payload, &mut out);
-    out.into()
 }
 
 fn failure(error: HttpError) -> ExportError {

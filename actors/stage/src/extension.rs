@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -65,6 +66,8 @@ pub struct Unauthenticated {
     pub reason: &'static str,
     /// `WWW-Authenticate` of the answer (RFC 9110, 11.6.1).
     pub challenge: Option<HeaderValue>,
+    /// What was sent has not been looked at, and can be after this time: gRPC `UNAVAILABLE`, HTTP 503.
+    pub retry_after: Option<Duration>,
 }
 
 /// Knows the headers that let an exporter in.
@@ -72,8 +75,11 @@ pub trait ClientAuth: Send + Sync {
     /// Headers for a request with data from `origin`.
     fn headers<'a>(&'a self, origin: &'a Origin) -> LocalBoxFuture<'a, Result<Headers, AuthError>>;
 
-    /// The destination did not accept them (401): what was remembered should be found out anew.
-    fn rejected(&self) {}
+    /// The destination did not accept a request with the headers `sent` (401): what was remembered should be found out
+    /// anew. Whether another attempt is worth it, since it would be made with other headers.
+    fn rejected(&self, _sent: &HeaderMap) -> bool {
+        false
+    }
 
     /// What [`ClientAuth::headers`] depend on.
     fn depends(&self) -> Dependence {
@@ -93,10 +99,16 @@ pub struct Dependence {
 /// Headers to send.
 pub type Headers = Vec<(HeaderName, HeaderValue)>;
 
-/// Why there are no headers; the request may be tried again.
+/// Why there are no headers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct AuthError(pub String);
+pub enum AuthError {
+    /// There may be some later: the request may be tried again.
+    #[error("{0}")]
+    Retryable(String),
+    /// What came with the data makes no headers, and never will.
+    #[error("{0}")]
+    Permanent(String),
+}
 
 /// The built extensions of a role, by id.
 #[derive(Clone, Default)]

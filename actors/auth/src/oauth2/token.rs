@@ -11,7 +11,7 @@ use crate::credentials::secret_value;
 /// A token, as it is sent.
 pub(crate) struct Token {
     pub value: HeaderValue,
-    renew_at: Option<Instant>,
+    pub(super) renew_at: Option<Instant>,
     expires_at: Option<Instant>,
 }
 

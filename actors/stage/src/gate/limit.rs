@@ -1,14 +1,16 @@
 //! How often a sender may come: the generic cell rate algorithm, a bucket a sender.
 
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
-use governor::state::keyed::DashMapStateStore;
+use governor::state::StateStore;
+use governor::state::keyed::{DashMapStateStore, ShrinkableKeyedStateStore};
 use governor::{Quota, RateLimiter};
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -16,8 +18,17 @@ use tokio::time::Instant;
 use crate::origin::Identity;
 use crate::registry::{KeyError, Settings};
 
-/// Senders whose buckets are full again are forgotten every so many requests.
+/// Senders whose buckets are full again are forgotten every so many requests,
 const SWEEP: u32 = 4096;
+
+/// and so often, in milliseconds.
+const SWEEP_PERIOD: u64 = 10_000;
+
+/// The most buckets: some 10 MB. Who comes when all are taken shares one with all others of whom that is true.
+const MOST: usize = 100_000;
+
+/// Whose bucket that is.
+const OVERFLOW: Key = [0; 2];
 
 /// How often each sender may come (`rate_limit`).
 #[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema)]
@@ -55,15 +66,20 @@ pub enum LimitBy {
 pub struct RateLimit {
     by: LimitBy,
     header: Option<String>,
-    buckets: RateLimiter<Key, DashMapStateStore<Key>, Ticking, NoOpMiddleware<Nanos>>,
+    buckets: RateLimiter<Key, Buckets, Ticking, NoOpMiddleware<Nanos>>,
+    /// What keys are made with, so that nobody can choose two of the same.
+    secret: [RandomState; 2],
     passed: AtomicU32,
+    /// When it was last swept, in milliseconds of the clock.
+    swept: AtomicU64,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Key {
-    Address(Option<IpAddr>),
-    Text(Box<str>),
-}
+/// A sender, by a hash: what senders call themselves is as long as they like.
+type Key = [u64; 2];
+
+/// A bucket for each of [`MOST`] senders.
+#[derive(Default)]
+struct Buckets(DashMapStateStore<Key>);
 
 /// The runtime's clock, which tests can stop.
 #[derive(Clone)]
@@ -98,8 +114,15 @@ impl RateLimitSettings {
     pub fn build(&self) -> Option<RateLimit> {
         let rate = NonZeroU32::new(self.requests_per_second)?;
         let quota = Quota::per_second(rate).allow_burst(self.burst.map_or(Some(rate), NonZeroU32::new)?);
-        let buckets = RateLimiter::new(quota, DashMapStateStore::default(), Ticking(Instant::now()));
-        Some(RateLimit { by: self.by, header: self.header.clone(), buckets, passed: AtomicU32::new(0) })
+        let buckets = RateLimiter::new(quota, Buckets::default(), Ticking(Instant::now()));
+        Some(RateLimit {
+            by: self.by,
+            header: self.header.clone(),
+            buckets,
+            secret: Default::default(),
+            passed: AtomicU32::new(0),
+            swept: AtomicU64::new(0),
+        })
     }
 
     /// Whether senders are told apart by who they proved to be.
@@ -111,6 +134,11 @@ impl RateLimitSettings {
 // === impl RateLimit ===
 
 impl RateLimit {
+    /// Whether senders are told apart by who they proved to be.
+    pub(super) fn is_by_identity(&self) -> bool {
+        self.by == LimitBy::Identity
+    }
+
     /// Takes one request out of the sender's bucket, or says how long until there is one.
     pub(super) fn pass(
         &self,
@@ -120,20 +148,27 @@ impl RateLimit {
     ) -> Result<(), Duration> {
         let key = match (self.by, &self.header) {
             (LimitBy::Header, Some(header)) => {
-                let value = headers.get(header).map_or(&b""[..], |value| value.as_bytes());
-                Key::Text(String::from_utf8_lossy(value).into())
+                self.key(headers.get(header).map_or(&b""[..], |value| value.as_bytes()))
             }
-            (LimitBy::Identity, _) => {
-                let parts = identity.into_iter().flat_map(|Identity(parts)| parts);
-                Key::Text(parts.map(|(key, value)| format!("{key}={value}\n")).collect())
-            }
-            _ => Key::Address(peer.map(|peer| customer(peer.ip()))),
+            (LimitBy::Identity, _) => self.key(identity.map(|Identity(parts)| parts)),
+            _ => self.key(peer.map(|peer| customer(peer.ip()))),
         };
-        if self.passed.fetch_add(1, Ordering::Relaxed) % SWEEP == SWEEP - 1 {
+        self.sweep();
+        self.buckets.check_key(&key).map_err(|until| until.wait_time_from(self.buckets.clock().now()))
+    }
+
+    fn key(&self, sender: impl Hash) -> Key {
+        self.secret.each_ref().map(|secret| secret.hash_one(&sender))
+    }
+
+    fn sweep(&self) {
+        let now = self.buckets.clock().0.elapsed().as_millis() as u64;
+        let is_late = now.saturating_sub(self.swept.load(Ordering::Relaxed)) >= SWEEP_PERIOD;
+        if self.passed.fetch_add(1, Ordering::Relaxed) % SWEEP == SWEEP - 1 || is_late {
+            self.swept.store(now, Ordering::Relaxed);
             self.buckets.retain_recent();
             self.buckets.shrink_to_fit();
         }
-        self.buckets.check_key(&key).map_err(|until| until.wait_time_from(self.buckets.clock().now()))
     }
 }
 
@@ -142,6 +177,39 @@ fn customer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
         address @ IpAddr::V4(_) => address,
+    }
+}
+
+// === impl Buckets ===
+
+impl StateStore for Buckets {
+    type Key = Key;
+
+    fn measure_and_replace<T, F, E>(&self, key: &Key, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let Self(buckets) = self;
+        let has_one = buckets.contains_key(key) || buckets.len() < MOST;
+        buckets.measure_and_replace(if has_one { key } else { &OVERFLOW }, measure)
+    }
+}
+
+impl ShrinkableKeyedStateStore<Key> for Buckets {
+    fn retain_recent(&self, drop_below: Nanos) {
+        self.0.retain_recent(drop_below);
+    }
+
+    fn shrink_to_fit(&self) {
+        ShrinkableKeyedStateStore::shrink_to_fit(&self.0);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -204,6 +272,25 @@ mod tests {
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         assert!(limit.buckets.len() <= SWEEP as usize + 1, "{}", limit.buckets.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_names_takes_no_more_than_its_share() {
+        let limit = limit("requests_per_second = 1\nby = 'header'\nheader = 'x-tenant'");
+        let comes = |tenant: usize| {
+            let headers = HeaderMap::from_iter([("x-tenant".parse().unwrap(), tenant.into())]);
+            limit.pass(&headers, None, None)
+        };
+        for tenant in 0..MOST {
+            comes(tenant).unwrap();
+        }
+        comes(MOST).unwrap();
+        comes(MOST + 1).unwrap_err();
+        comes(0).unwrap_err();
+        assert_eq!(limit.buckets.len(), MOST + 1);
+        tokio::time::advance(Duration::from_millis(SWEEP_PERIOD)).await;
+        comes(0).unwrap();
+        assert_eq!(limit.buckets.len(), 1, "time forgets them as well as requests");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Gate {
 pub enum Denied {
     /// Its sender did not prove who it is.
     Unauthenticated(Unauthenticated),
+    /// Who its sender is can not be found out now, but after this time.
+    NotNow(&'static str, Duration),
     /// Its sender comes too often; it may come again after this time.
     TooOften(Duration),
 }
@@ -49,29 +51,44 @@ impl Gate {
 
     /// Decides on the headers of a request; counts it with `intake` if it is turned away.
     pub fn pass(&self, intake: &Intake, headers: &HeaderMap, peer: Option<SocketAddr>) -> Result<(), Denied> {
-        let identity = self.identity(headers).map_err(|unauthenticated| {
-            intake.turned_away(TurnedAway::Unauthenticated);
-            Denied::Unauthenticated(unauthenticated)
-        })?;
-        if let Some(limit) = &self.limit {
-            limit.pass(headers, peer, identity.as_ref()).map_err(|wait| {
+        let limited = |identity: Option<&Identity>| {
+            let passed = self.limit.as_ref().map_or(Ok(()), |limit| limit.pass(headers, peer, identity));
+            passed.map_err(|wait| {
                 intake.turned_away(TurnedAway::TooOften);
                 Denied::TooOften(wait)
-            })?;
+            })
+        };
+        // To look at credentials may cost more than all the rest, so who guesses them is held back before that.
+        let by_identity = self.limit.as_ref().is_some_and(|limit| limit.is_by_identity());
+        if !by_identity {
+            limited(None)?;
         }
-        Ok(())
+        let identity = self.identity(intake, headers)?;
+        if by_identity { limited(identity.as_ref()) } else { Ok(()) }
     }
 
-    /// Where a request came from that passed.
-    pub fn origin(&self, headers: HeaderMap, peer: Option<SocketAddr>) -> Origin {
+    /// Where a request came from that passed. Denied if its sender has been locked out since.
+    pub fn origin(
+        &self,
+        intake: &Intake,
+        headers: HeaderMap,
+        peer: Option<SocketAddr>,
+    ) -> Result<Origin, Denied> {
         // Asked again rather than kept while the body comes: authenticators answer at once.
-        let auth = self.identity(&headers).ok().flatten().map(Arc::new);
+        let auth = self.identity(intake, &headers)?.map(Arc::new);
         let trace = TraceContext::from_headers(&headers);
         let metadata = if self.include_metadata { Metadata::new(headers) } else { Metadata::default() };
-        Origin { peer, metadata, auth, trace }
+        Ok(Origin { peer, metadata, auth, trace })
     }
 
-    fn identity(&self, headers: &HeaderMap) -> Result<Option<Identity>, Unauthenticated> {
-        self.auth.as_ref().map(|auth| auth.authenticate(headers)).transpose()
+    fn identity(&self, intake: &Intake, headers: &HeaderMap) -> Result<Option<Identity>, Denied> {
+        let asked = self.auth.as_ref().map(|auth| auth.authenticate(headers)).transpose();
+        asked.map_err(|unauthenticated| {
+            intake.turned_away(TurnedAway::Unauthenticated);
+            match unauthenticated.retry_after {
+                Some(wait) => Denied::NotNow(unauthenticated.reason, wait),
+                None => Denied::Unauthenticated(unauthenticated),
+            }
+        })
     }
 }

@@ -7,14 +7,15 @@ use http::HeaderMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use watershed_net::{
-    Client, ClientKeepalive, ClientOptions, Compression, EndpointError, HttpClient, HttpClientOptions, Proxy,
+    Client, ClientKeepalive, ClientOptions, Code, Compression, EndpointError, HttpClient, HttpClientOptions,
+    Proxy,
 };
 use watershed_supervise::Failure;
 
 use super::TlsClientSettings;
 use super::shared::shared_settings;
 use crate::exporter::{Batch, ExportError};
-use crate::extension::{AuthSettings, ClientAuth, Dependence, Reference, Role};
+use crate::extension::{AuthError, AuthSettings, ClientAuth, Dependence, Reference, Role};
 use crate::registry::{Env, KeyError, Settings};
 use crate::settings::Interval;
 
@@ -247,19 +248,23 @@ impl Credentials {
             headers.extend(trace.headers());
         }
         if let Some(auth) = &self.0 {
-            let retryable = |error: crate::AuthError| ExportError::Retryable {
-                reason: error.0.into(),
-                retry_after: None,
-            };
-            headers.extend(auth.headers(&batch.context.origin).await.map_err(retryable)?);
+            headers.extend(auth.headers(&batch.context.origin).await.map_err(failure)?);
         }
         Ok(headers)
     }
 
-    /// The destination did not let the exporter in.
-    pub fn rejected(&self) {
-        if let Some(auth) = &self.0 {
-            auth.rejected();
+    /// The destination did not let in a request with these headers. Whether it is worth another attempt.
+    pub fn rejected(&self, sent: &HeaderMap) -> bool {
+        self.0.as_ref().is_some_and(|auth| auth.rejected(sent))
+    }
+}
+
+/// What it means for a batch that there are no headers.
+fn failure(error: AuthError) -> ExportError {
+    match error {
+        AuthError::Retryable(reason) => ExportError::Retryable { reason: reason.into(), retry_after: None },
+        AuthError::Permanent(reason) => {
+            ExportError::Permanent { code: Code::InvalidArgument as i32, reason: reason.into() }
         }
     }
 }
