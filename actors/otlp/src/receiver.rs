@@ -5,7 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_net::{serve, serve_http};
-use watershed_stage::delivery::Permit;
+use watershed_stage::delivery::{Exhausted, Permit};
 use watershed_stage::{
     Body, Env, Error, Failure, GrpcServerSettings, Interval, KeyError, Listener, Payload, Receiver,
     Reference, Serve, Signal, http_server_settings,
@@ -119,7 +119,9 @@ impl Receiver for Otlp {
         let bytes = if body.format == JSON {
             let (held, mut granted) = (permit.bytes(), Ok(()));
             let request = json::decode(signal, &body.bytes, &mut |total| {
-                granted = permit.try_cover(held + total as u64);
+                // A permit looks only at what is to be added to it.
+                let (wanted, most) = (held + total as u64, permit.budget().limit());
+                granted = if wanted > most { Err(Exhausted::ForEver) } else { permit.try_cover(wanted) };
                 granted.is_ok()
             });
             granted?;
@@ -164,5 +166,34 @@ fn over_http(settings: Http) -> Listener {
             });
             Ok(serve)
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use watershed_stage::delivery::Budget;
+
+    use super::*;
+
+    #[test]
+    fn what_json_becomes_is_granted_before_it_is_made() {
+        let text = format!(r#"{{"resourceLogs":[{{"schemaUrl":"{}"}}]}}"#, "a".repeat(10_000));
+        let length = text.len() as u64;
+        let decode = |permit: &Permit| {
+            let body = Body { format: JSON, bytes: text.clone().into() };
+            Otlp.decode(Signal::Logs, body, permit)
+        };
+        let budget = Budget::new(4 * length);
+        let permit = budget.try_take(length).unwrap();
+        let payload = decode(&permit).unwrap();
+        assert!(permit.bytes() >= length + payload.bytes() as u64, "{}", permit.bytes());
+        drop(permit);
+
+        let (permit, _others) = (budget.try_take(length).unwrap(), budget.try_take(3 * length).unwrap());
+        assert!(matches!(decode(&permit), Err(Error::NoRoom(Exhausted::ForNow))));
+        let permit = Budget::new(length).try_take(length).unwrap();
+        assert!(matches!(decode(&permit), Err(Error::NoRoom(Exhausted::ForEver))));
     }
 }

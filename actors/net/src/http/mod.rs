@@ -114,8 +114,8 @@ pub struct HttpServerOptions {
     pub idle_timeout: Duration,
     /// How long a head may take from its first byte. 1 min unless told; zero for ever.
     pub read_header_timeout: Duration,
-    /// How long a body may take from the end of its head, where that is less than 30 s and what its length takes at
-    /// 64 KiB a second, which is all a body has in any case. Zero, for no less, unless told.
+    /// How long a body may take from the end of its head, where that is less than 30 s and what has come of it takes
+    /// at 64 KiB a second, which is all a body has in any case. Zero, for no less, unless told.
     pub read_timeout: Duration,
     /// How long requests in flight may take to end after `stop`. 5 s unless told.
     pub grace: Duration,

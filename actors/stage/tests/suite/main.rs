@@ -5,6 +5,7 @@ mod batching;
 mod common;
 mod edges;
 mod fanout;
+mod gate;
 mod kinds;
 mod metrics;
 mod panics;

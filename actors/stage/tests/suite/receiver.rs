@@ -221,6 +221,7 @@ fn a_sender_that_has_gone_is_not_sent_for() {
         until("one waits", || rig.cell.observe().in_hand == 1).await;
         gone.abort();
         assert!(gone.await.unwrap_err().is_cancelled());
+        assert_eq!(rig.refused("withdrawn"), 1);
         let third = rig.traces([3]);
         assert_eq!(full.finish(Outcome::Delivered).await, [1]);
         assert_eq!(full.finish(Outcome::Delivered).await, [3]);
