@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use watershed_net::{Code, HttpAnswer, HttpClient, HttpError, Status};
+use watershed_net::{Code, HttpAnswer, HttpClient, HttpError, HttpErrorKind, Status};
 use watershed_stage::delivery::{Budget, Permit};
 use watershed_stage::{
     Batch, Credentials, Dependence, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial,
@@ -154,7 +154,7 @@ impl Exporter for OtlpHttp {
         let content_type = HeaderValue::from_static(content_type);
         match self.client.post(url, content_type, &headers, pieces, batch.timeout).await {
             Ok(answer) => self.read(&headers, answer),
-            Err(error) => Err(failure(error)),
+            Err(error) => failure(error),
         }
     }
 }
@@ -216,12 +216,14 @@ impl OtlpHttp {
     }
 }
 
-fn failure(error: HttpError) -> ExportError {
+/// What it means that there is no answer.
+fn failure(error: HttpError) -> Result<Partial, ExportError> {
     let reason = error.to_string().into();
-    if error.kind.is_retryable() {
-        ExportError::Retryable { reason, retry_after: None }
-    } else {
-        ExportError::Permanent { code: Code::Unknown as i32, reason }
+    match error.kind {
+        // Only a good answer can be: it cannot be read, but what was sent has been taken.
+        HttpErrorKind::TooLarge => Ok(Partial::default()),
+        kind if kind.is_retryable() => Err(ExportError::Retryable { reason, retry_after: None }),
+        _ => Err(ExportError::Permanent { code: Code::Unknown as i32, reason }),
     }
 }
 
@@ -240,4 +242,17 @@ fn partial_json(body: &[u8]) -> Partial {
 fn message_json(body: &[u8]) -> String {
     let status: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     status["message"].as_str().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_too_large_to_be_read_says_that_the_request_was_taken() {
+        let failure = |kind| failure(HttpError { kind, message: "no".into() });
+        assert_eq!(failure(HttpErrorKind::TooLarge).ok(), Some(Partial::default()));
+        assert!(matches!(failure(HttpErrorKind::Lost), Err(ExportError::Retryable { .. })));
+        assert!(matches!(failure(HttpErrorKind::Unsendable), Err(ExportError::Permanent { .. })));
+    }
 }
