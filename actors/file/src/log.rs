@@ -39,7 +39,14 @@ pub(crate) struct Log<F> {
     open: Option<Open<F>>,
     /// Why something did not reach the disk, of which nobody was told yet.
     lost: Option<ErrorKind>,
-    rotations: Counter,
+    rotations: Rotations,
+}
+
+/// Files that were put aside, and those of them that were removed since.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rotations {
+    pub aside: Counter,
+    pub removed: Counter,
 }
 
 struct Open<F> {
@@ -60,7 +67,7 @@ struct Open<F> {
 
 impl Log<File> {
     /// Opens the file. One that is there is emptied, unless it is to be gone on with.
-    pub fn open(place: Place, rotations: Counter, now: Timestamp) -> Result<Self> {
+    pub fn open(place: Place, rotations: Rotations, now: Timestamp) -> Result<Self> {
         Self::open_through(place, rotations, now, std::convert::identity)
     }
 }
@@ -68,7 +75,7 @@ impl Log<File> {
 impl<F: Handle> Log<F> {
     fn open_through(
         place: Place,
-        rotations: Counter,
+        rotations: Rotations,
         now: Timestamp,
         through: fn(File) -> F,
     ) -> Result<Self> {
@@ -164,7 +171,7 @@ impl<F: Handle> Log<F> {
             synced.inspect_err(|error| self.lost = Some(error.kind()))?;
         }
         std::fs::rename(&self.place.path, rotation.aside(&self.place.path, now))?;
-        self.rotations.add(1);
+        self.rotations.aside.add(1);
         self.open = None;
         self.open = Some(self.reopen(true)?);
         self.prune(now);
@@ -174,7 +181,7 @@ impl<F: Handle> Log<F> {
     /// Removes old files. That this fails is no reason not to write.
     fn prune(&self, now: Timestamp) {
         let Some(rotation) = &self.place.rotation else { return };
-        if let Err(error) = rotation.prune(&self.place.path, now) {
+        if let Err(error) = rotation.prune(&self.place.path, now, &self.rotations.removed) {
             tracing::warn!(path = %self.place.path.display(), %error, "old files were not removed");
         }
     }
@@ -287,7 +294,7 @@ pub(crate) mod tests {
         CUTS.set(true);
         SYNCS.set(true);
         SYNCED.set(0);
-        Log::open_through(place, Counter::default(), now(), Full).unwrap()
+        Log::open_through(place, Rotations::default(), now(), Full).unwrap()
     }
 
     pub(crate) fn place(path: &Path) -> Place {
@@ -302,7 +309,7 @@ pub(crate) mod tests {
     }
 
     fn open(place: Place) -> Result<Log<File>> {
-        Log::open(place, Counter::default(), now())
+        Log::open(place, Rotations::default(), now())
     }
 
     fn now() -> Timestamp {
@@ -376,13 +383,13 @@ pub(crate) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.json");
         let rotation = Some(Rotation { max_bytes: 8, max_days: 0, max_backups: 2, local: false });
-        let rotations = Counter::default();
+        let rotations = Rotations::default();
         let place = Place { rotation, ..place(&path) };
         let mut log = Log::open(place, rotations.clone(), now()).unwrap();
         for record in ["{1}\n", "{2}\n", "{3}\n", "{longer than the bound}\n", "{4}\n"] {
             log.append(record.as_bytes(), now()).unwrap();
         }
-        assert_eq!((text(&path).as_str(), rotations.get()), ("{4}\n", 3));
+        assert_eq!((text(&path).as_str(), rotations.aside.get(), rotations.removed.get()), ("{4}\n", 3, 1));
         let aside = |millis| text(&directory.path().join(format!("a-2026-08-21T09-30-00.00{millis}.json")));
         // The first, of two records, was one too many.
         assert_eq!((aside(1).as_str(), aside(2).as_str()), ("{3}\n", "{longer than the bound}\n"));

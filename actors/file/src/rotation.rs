@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use watershed_stage::Counter;
 
 /// When a file is put aside, and for how long it is kept.
 #[derive(Clone, Debug)]
@@ -38,8 +39,8 @@ impl Rotation {
         }
     }
 
-    /// Removes what is too many or too old.
-    pub fn prune(&self, path: &Path, now: Timestamp) -> Result<()> {
+    /// Removes what is too many or too old, and counts it.
+    pub fn prune(&self, path: &Path, now: Timestamp, removed: &Counter) -> Result<()> {
         let mut backups = self.backups(path)?;
         backups.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
         let lifetime = SignedDuration::from_hours(24 * i64::from(self.max_days));
@@ -47,6 +48,7 @@ impl Rotation {
             let is_old = self.max_days > 0 && now.duration_since(*at) > lifetime;
             if is_old || (self.max_backups > 0 && index >= self.max_backups) {
                 fs::remove_file(backup)?;
+                removed.add(1);
             }
         }
         Ok(())
@@ -139,11 +141,11 @@ mod tests {
             names.sort();
             names
         };
-        rotation(0, 0).prune(&path, now).unwrap();
+        rotation(0, 0).prune(&path, now, &Counter::default()).unwrap();
         assert_eq!(names(directory.path()), left(&backups));
-        rotation(7, 0).prune(&path, now).unwrap();
+        rotation(7, 0).prune(&path, now, &Counter::default()).unwrap();
         assert_eq!(names(directory.path()), left(&backups[1..]));
-        rotation(0, 2).prune(&path, now).unwrap();
+        rotation(0, 2).prune(&path, now, &Counter::default()).unwrap();
         assert_eq!(names(directory.path()), left(&backups[2..]));
     }
 }

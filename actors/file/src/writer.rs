@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use watershed_delivery::Permit;
 use watershed_stage::{Counter, Env};
 
-use crate::log::{Handle, Log};
+use crate::log::{Handle, Log, Rotations};
 use crate::settings::{Settings, Sync};
 
 /// A record to be written, and who waits for it.
@@ -93,7 +93,13 @@ impl Shared {
         let counter = |name, help| env.metrics.counter(name, help, &labels);
         let mut place = settings.place();
         place.append |= state.was_open.load(Ordering::Acquire);
-        let rotations = counter("watershed_file_rotations", "Files that were put aside.");
+        let rotations = Rotations {
+            aside: counter("watershed_file_rotations", "Files that were put aside."),
+            removed: counter(
+                "watershed_file_removed",
+                "Files put aside that were removed: too many, or too old.",
+            ),
+        };
         let bytes = counter("watershed_file_written_bytes", "Bytes of whole records that were written.");
         let errors = counter("watershed_file_write_errors", "Writes and syncs that failed.");
         let (jobs, inbox) = sync_channel(QUEUE);

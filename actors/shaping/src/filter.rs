@@ -1,12 +1,14 @@
 //! `filter`: drops what a condition is true of.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use watershed_ottl::{Condition, Undecided};
 use watershed_stage::{
-    Context, Env, Error, Failure, KeyError, Outlet, Payload, PerSignal, Processor, Signal,
+    Context, Counter, Env, Error, Failure, KeyError, Outlet, Payload, PerSignal, Processor, Signal,
 };
 use watershed_telemetry::retain::{Element, Place, Verdict, retain};
 
@@ -18,6 +20,8 @@ pub(crate) struct Filter {
     error_mode: ErrorMode,
     conditions: Conditions,
     filtered: PerSignal,
+    /// When it was last said that a condition cannot be decided.
+    warned: Option<Instant>,
 }
 
 /// Settings of `filter`.
@@ -97,6 +101,7 @@ struct Conditions {
     metric: List,
     data_point: List,
     log_record: List,
+    span_events_dropped: Counter,
 }
 
 // === impl Settings ===
@@ -157,7 +162,8 @@ impl Conditions {
             // Those that do not parse were refused by `check`.
             list.iter().filter_map(|condition| Condition::parse(condition, &about).ok()).collect()
         });
-        Self { span, span_event, metric, data_point, log_record }
+        let span_events_dropped = Counter::default();
+        Self { span, span_event, metric, data_point, log_record, span_events_dropped }
     }
 
     /// Whether there is anything to ask of a signal.
@@ -185,7 +191,11 @@ impl Conditions {
         let (conditions, inner) = self.on(element);
         for condition in conditions {
             match condition.holds(&|path| path.value(place, element)) {
-                Ok(true) => return Verdict::Drop,
+                Ok(true) => {
+                    // They are no items, which the payload counts.
+                    self.span_events_dropped.add(matches!(element, Element::SpanEvent(..)).into());
+                    return Verdict::Drop;
+                }
                 Ok(false) => {}
                 Err(error) => {
                     undecided.get_or_insert(error);
@@ -214,9 +224,15 @@ impl Processor for Filter {
             "otelcol_processor_filter_datapoints_filtered",
             "otelcol_processor_filter_logs_filtered",
         ];
-        let filtered = env.metrics.per_signal(names, "Items the filter dropped.", &[("filter", &env.id)]);
-        let conditions = Conditions::new(settings);
-        Ok(Self { id: env.id.clone(), error_mode: settings.error_mode, conditions, filtered })
+        let labels = [("filter", &*env.id)];
+        let filtered = env.metrics.per_signal(names, "Items the filter dropped.", &labels);
+        let mut conditions = Conditions::new(settings);
+        conditions.span_events_dropped = env.metrics.counter(
+            "watershed_processor_filter_span_events_filtered",
+            "Events the filter took out of spans.",
+            &labels,
+        );
+        Ok(Self { id: env.id.clone(), error_mode: settings.error_mode, conditions, filtered, warned: None })
     }
 
     async fn handle(&mut self, payload: Payload, _: &Arc<Context>, outlet: &mut Outlet) -> Result<(), Error> {
@@ -227,7 +243,7 @@ impl Processor for Filter {
         let (left, undecided) = self.conditions.apply(&payload);
         match (undecided, self.error_mode) {
             (Some(error), ErrorMode::Propagate) => return Err(Error::reject(error.to_string())),
-            (Some(error), ErrorMode::Ignore) => {
+            (Some(error), ErrorMode::Ignore) if self.may_warn() => {
                 tracing::warn!(processor = %self.id, %error, "a condition can not be decided and counts as false");
             }
             _ => {}
@@ -235,6 +251,18 @@ impl Processor for Filter {
         self.filtered.add(payload.signal(), payload.items().saturating_sub(left.items()));
         outlet.send(left);
         Ok(())
+    }
+}
+
+impl Filter {
+    /// At most one line a second: what is true of one message is true of the next.
+    fn may_warn(&mut self) -> bool {
+        let now = Instant::now();
+        let quiet = self.warned.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
+        if quiet {
+            self.warned = Some(now);
+        }
+        quiet
     }
 }
 

@@ -168,7 +168,9 @@ fn events_go_and_their_spans_stay() {
         ("span.kind == SPAN_KIND_SERVER", vec![]),
         ("span.kind == SPAN_KIND_CLIENT or time_unix_nano > 0", vec!["exception", "retry"]),
     ] {
-        let (payload, _) = conditions("traces", "spanevent", condition).apply(&traces());
+        let conditions = conditions("traces", "spanevent", condition);
+        let (payload, _) = conditions.apply(&traces());
+        assert_eq!(conditions.span_events_dropped.get(), 2 - left.len() as u64, "{condition}");
         assert_eq!(
             (events(&payload), payload.items()),
             (left.iter().map(|&e| e.to_owned()).collect(), 2),

@@ -59,7 +59,7 @@ impl<'a> Value<'a> {
             Self::Bool(value) => Cow::Owned(value.to_string()),
             Self::Int(value) => Cow::Owned(value.to_string()),
             Self::Double(value) => Cow::Owned(value.to_string()),
-            Self::Bytes(_) => return Err("bytes"),
+            Self::Bytes(bytes) => Cow::Owned(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
             Self::Opaque(kind) => return Err(kind),
         }))
     }

@@ -59,6 +59,7 @@ fn conditions_hold_or_do_not() {
         r#"IsMatch(name, "^GET /\\w$")"#,
         r#"IsMatch(kind, "2") and IsMatch(ok, "tr") and IsMatch(ratio, "^0.5$")"#,
         r#"IsMatch(name, "x") == false"#,
+        r#"IsMatch(id, "^ab01$")"#,
         // `not` before `and` before `or`.
         "not false and true",
         "not kind == 3",
@@ -93,7 +94,7 @@ fn conditions_hold_or_do_not() {
 fn what_has_no_text_can_not_be_matched() {
     let undecided = holds(r#"IsMatch(body, "a")"#).unwrap_err();
     assert_eq!(undecided.to_string(), "IsMatch takes a text, and finds map");
-    assert!(holds(r#"IsMatch(id, "a") or true"#).is_err());
+    assert!(holds(r#"IsMatch(body, "a") or true"#).is_err());
     // What is not reached is not evaluated.
     assert_eq!(holds(r#"true or IsMatch(body, "a")"#), Ok(true));
     assert_eq!(holds(r#"false and IsMatch(body, "a")"#), Ok(false));
