@@ -17,6 +17,8 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use prost::Message as _;
 use watershed_stage::Settings as _;
 use watershed_telemetry::trace_state::TraceState;
@@ -193,4 +195,65 @@ fn treats_log_records_as_the_go_collector_does() {
         seen += 1;
     }
     assert!(seen > 500, "{seen}");
+}
+
+fn of_many(groups: &[Vec<Vec<(Vec<u8>, usize, usize)>>], tables: &Tables) -> [Payload; 2] {
+    let state = |index: usize| tables.states[index % tables.states.len()].to_owned();
+    let attributes = |index: usize| {
+        let value = tables.values[index % tables.values.len()].clone();
+        let keys = ["sampling.priority", "key", items::THRESHOLD, items::RANDOMNESS];
+        value.into_iter().map(|value| pair(keys[index % keys.len()], value)).collect::<Vec<_>>()
+    };
+    let span = |(id, state_at, value): &(Vec<u8>, usize, usize)| Span {
+        trace_id: id.clone(),
+        trace_state: state(*state_at),
+        name: "x".repeat(*value * 7),
+        attributes: attributes(*value),
+        ..Default::default()
+    };
+    let record = |(id, _, value): &(Vec<u8>, usize, usize)| LogRecord {
+        trace_id: id.clone(),
+        severity_text: "x".repeat(*value * 7),
+        attributes: attributes(*value),
+        ..Default::default()
+    };
+    let traces = groups.iter().map(|scopes| {
+        let scopes = scopes.iter().map(|items| items.iter().map(span).collect());
+        let scope_spans = scopes.map(|spans| ScopeSpans { spans, ..Default::default() }).collect();
+        ResourceSpans { scope_spans, ..Default::default() }
+    });
+    let logs = groups.iter().map(|scopes| {
+        let scopes = scopes.iter().map(|items| items.iter().map(record).collect());
+        let scope_logs = scopes.map(|log_records| ScopeLogs { log_records, ..Default::default() }).collect();
+        ResourceLogs { scope_logs, ..Default::default() }
+    });
+    let traces = ExportTraceServiceRequest { resource_spans: traces.collect() }.encode_to_vec();
+    let logs = ExportLogsServiceRequest { resource_logs: logs.collect() }.encode_to_vec();
+    [(Signal::Traces, traces), (Signal::Logs, logs)]
+        .map(|(signal, request)| Payload::validate(signal, request.into()).unwrap())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn what_passes_of_many_is_what_passes_of_each_and_can_be_read(
+        percentage in 1..100_u32,
+        mode in prop::sample::select(vec!["hash_seed", "proportional", "equalizing"]),
+        groups in vec(vec(vec((vec(any::<u8>(), 16), 0..40_usize, 0..40_usize), 0..12), 0..4), 0..4),
+    ) {
+        let tables = tables();
+        let settings = format!("{{ sampling_percentage = {percentage}, mode = '{mode}', hash_seed = 7 }}");
+        let sampler = Sampler::new(&self::settings(&settings));
+        for payload in of_many(&groups, &tables) {
+            let (passed, tally) = sampler.sample(&payload);
+            let again = Payload::validate(payload.signal(), passed.to_bytes());
+            prop_assert_eq!(again.as_ref().map(Payload::items).ok(), Some(passed.items()));
+            let counted: u64 = tally.iter().filter(|((_, passes), _)| *passes).map(|(_, count)| count).sum();
+            prop_assert_eq!(counted, passed.items() as u64);
+            if payload.signal() == Signal::Traces {
+                let alone = spans(&payload).into_iter().map(|span| sampler.sample(&traces(vec![span])).0);
+                prop_assert_eq!(spans(&passed), alone.flat_map(|passed| spans(&passed)).collect::<Vec<_>>());
+            }
+        }
+    }
 }
