@@ -21,6 +21,9 @@ const LONGEST_WISH: Duration = Duration::from_secs(300);
 /// The longest wait between two attempts while the exporter drains.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 
+/// gRPC's code for what was rejected without one.
+const INVALID_ARGUMENT: i32 = 3;
+
 impl<E: Exporter> Lane<E> {
     pub(super) fn done(&mut self, done: Done) -> Result<(), Failure> {
         let _hush = match &done {
@@ -47,12 +50,39 @@ impl<E: Exporter> Lane<E> {
             let rejected = usize::try_from(partial.rejected).unwrap_or(usize::MAX).min(part.items());
             self.counters.sent.add(part.signal(), part.items() - rejected);
             self.counters.failed(part.signal(), rejected, GivenUp::Partial);
+            if rejected > 0 {
+                self.untaken(&mut job, rejected);
+            }
             if (rejected > 0 || !partial.message.is_empty()) && self.may_log() {
                 tracing::warn!(exporter = %self.parts.env.id, rejected, message = %partial.message,
                     "the destination took only a part, or warned");
             }
         }
         self.proceed(job);
+    }
+
+    /// Books what a destination took no part of with those that nobody waits for: their senders have had an "ok".
+    fn untaken(&self, job: &mut Job, mut rejected: usize) {
+        let lost = |items: usize| {
+            let reason = "the destination took only a part";
+            Outcome::rejected(Fault::Destination(INVALID_ARGUMENT), items as u64, reason)
+        };
+        if let [member] = &job.members[..] {
+            if !member.awaited {
+                job.outcome = job.outcome.clone().join(lost(rejected));
+            }
+            return;
+        }
+        // Which of several it was is not said. They have one part, which was the last.
+        for member in job.members.extract_if(.., |member| !member.awaited) {
+            if rejected == 0 {
+                self.finish(member, job.outcome.clone());
+                continue;
+            }
+            let items = rejected.min(member.payload.items());
+            rejected -= items;
+            self.finish(member, lost(items));
+        }
     }
 
     /// Goes on to the next part of a job, or ends it after the last.

@@ -290,12 +290,20 @@ fn what_a_destination_rejects_of_a_batch_is_counted_and_not_sent_again() {
         let cell = exporter(&bench, MERGED).await;
         on_export(|_| async { Ok(Partial { rejected: 2, message: "too old".into() }) });
         let fates: Vec<Fate> = (0..3).map(|id| bench.held(&cell, spans([id]))).collect();
+        // Nobody waits for them. Which ones it was is not said; that two were lost is.
+        let mut lost = 0;
         for fate in fates {
-            assert_eq!(fate.end().await, Outcome::Delivered);
+            if let Outcome::Rejected(rejection) = fate.end().await {
+                lost += rejection.items;
+            }
         }
+        assert_eq!(lost, 2);
         assert_eq!(batches(), [[0, 1, 2]]);
         assert_eq!(bench.metric("otelcol_exporter_send_failed_spans{exporter=\"sink\"}"), 2);
         assert_eq!(bench.metric("otelcol_exporter_sent_spans{exporter=\"sink\"}"), 1);
+        assert_rejected(&bench.held(&cell, spans([4, 5, 6])).end().await, Fault::Destination(3), 2);
+        // Whoever waits is told that it was taken, as OTLP has it.
+        assert_eq!(bench.awaited(&cell, spans([7, 8]), secs(8)).await, Outcome::Delivered);
         bench.end().await;
     });
 }
