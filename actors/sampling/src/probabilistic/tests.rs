@@ -197,21 +197,24 @@ fn treats_log_records_as_the_go_collector_does() {
     assert!(seen > 500, "{seen}");
 }
 
-fn of_many(groups: &[Vec<Vec<(Vec<u8>, usize, usize)>>], tables: &Tables) -> [Payload; 2] {
+/// A trace id, and which `tracestate` and value of the tables.
+type Item = (Vec<u8>, usize, usize);
+
+fn of_many(groups: &[Vec<Vec<Item>>], tables: &Tables) -> [Payload; 2] {
     let state = |index: usize| tables.states[index % tables.states.len()].to_owned();
     let attributes = |index: usize| {
         let value = tables.values[index % tables.values.len()].clone();
         let keys = ["sampling.priority", "key", items::THRESHOLD, items::RANDOMNESS];
         value.into_iter().map(|value| pair(keys[index % keys.len()], value)).collect::<Vec<_>>()
     };
-    let span = |(id, state_at, value): &(Vec<u8>, usize, usize)| Span {
+    let span = |(id, state_at, value): &Item| Span {
         trace_id: id.clone(),
         trace_state: state(*state_at),
         name: "x".repeat(*value * 7),
         attributes: attributes(*value),
         ..Default::default()
     };
-    let record = |(id, _, value): &(Vec<u8>, usize, usize)| LogRecord {
+    let record = |(id, _, value): &Item| LogRecord {
         trace_id: id.clone(),
         severity_text: "x".repeat(*value * 7),
         attributes: attributes(*value),
