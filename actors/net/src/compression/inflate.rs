@@ -376,4 +376,15 @@ mod tests {
         let inflated = inflater.inflate(Coding::Gzip, &member, 1000, &permit).now_or_never();
         assert_eq!(inflated.unwrap().unwrap(), []);
     }
+
+    #[tokio::test]
+    async fn where_there_is_no_room_for_twice_as_much_there_may_be_for_a_step() {
+        // What claims so much more than it is, is not taken at its word: it begins with a first step.
+        let input = zstd::bulk::compress(&vec![0; 9 << 19], 1).unwrap();
+        let budget = Budget::new(16 << 20);
+        let _others = budget.try_take(10 << 20).unwrap();
+        let permit = budget.try_take(input.len() as u64).unwrap();
+        let inflated = Inflater::default().inflate(Coding::Zstd, &input, u64::MAX, &permit).await;
+        assert_eq!(inflated.unwrap().len(), 9 << 19);
+    }
 }

@@ -168,3 +168,36 @@ fn release(stream: &mut RecvStream, length: usize) {
     // Fails only of more than was received.
     let _ = stream.flow_control().release_capacity(length);
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_announcement_buys_no_time() {
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let (client, server) = tokio::join!(h2::client::handshake(here), h2::server::handshake(there));
+        let ((mut client, driver), mut server) = (client.unwrap(), server.unwrap());
+        let request = http::Request::post("http://test/").body(()).unwrap();
+        let (_response, mut sending) = client.send_request(request, false).unwrap();
+        sending.send_data(Bytes::from_static(b"a little"), false).unwrap();
+        let arrived = Instant::now();
+        let served = async {
+            let (request, _respond) = server.accept().await.unwrap().unwrap();
+            let (parts, mut stream) = request.into_parts();
+            let call = Call::new(parts, None, arrived);
+            let body = Body::new(&mut stream, &call);
+            tokio::select! {
+                message = body.message(16 << 20) => message.unwrap_err(),
+                _ = server.accept() => panic!("the connection ended"),
+            }
+        };
+        let status = tokio::select! {
+            status = served => status,
+            _ = driver => panic!("the connection ended"),
+        };
+        assert_eq!(status.code, Code::Unavailable);
+        assert!(arrived.elapsed() < PATIENCE + Duration::from_secs(1), "{:?}", arrived.elapsed());
+    }
+}
