@@ -279,6 +279,21 @@ async fn only_what_is_there_can_be_asked_for() {
     drained(&engine).await;
 }
 
+/// Slow is not wrong: the sender may try again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_comes_too_slowly_may_come_again() {
+    let _turn = beside_others().await;
+    let sink = Sink::start("127.0.0.1:0").await.unwrap();
+    let engine = start(&collector(sink.addr(), "", "read_timeout = \"300ms\"", "", "")).await;
+    let mut client = WebClient::connect(addresses(&engine)[1]).await.unwrap();
+    let head = format!(
+        "POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\ncontent-length: 1000\r\n\r\n"
+    );
+    let reply = client.send_raw(head.as_bytes()).await.unwrap();
+    assert_eq!(heard(&reply, Way::Protobuf), (503, true));
+    drained(&engine).await;
+}
+
 /// More than there is room for, and more than a sender may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sender_that_is_too_much_is_asked_to_wait() {

@@ -13,7 +13,7 @@ use watershed_stage::{Denied, ExportError, Partial, Signal};
 use watershed_telemetry::wire::{Fields, Value};
 
 /// How long a sender is asked to wait where memory is short.
-const SHORTAGE: Duration = Duration::from_secs(1);
+pub(crate) const SHORTAGE: Duration = Duration::from_secs(1);
 
 /// The path of a signal's `Export` method.
 pub(crate) fn method(signal: Signal) -> &'static str {

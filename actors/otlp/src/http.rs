@@ -69,9 +69,15 @@ impl HttpService for Service {
                 _ => TurnedAway::Transport,
             });
         }
-        let code = answer::grpc_code(refusal.status);
-        let status = Status { code, message: refusal.reason, retry_after: refusal.retry_after };
-        answer(format(&request.headers), refusal.status, &status)
+        // 408 means "never" to OTLP's clients ("Failures"), though what came too slowly may come faster next time.
+        let (http, retry_after) = match refusal.status {
+            StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE => {
+                (StatusCode::SERVICE_UNAVAILABLE, refusal.retry_after.or(Some(answer::SHORTAGE)))
+            }
+            status => (status, refusal.retry_after),
+        };
+        let status = Status { code: answer::grpc_code(http), message: refusal.reason, retry_after };
+        answer(format(&request.headers), http, &status)
     }
 
     fn panicked(&self, message: &str) {

@@ -91,6 +91,9 @@ shared_settings! {
         max_request_body_size: watershed_stage::ByteSize = ByteSize(64 << 20),
         /// How long the head of a request may take.
         read_header_timeout: watershed_stage::Interval = Interval::secs(60),
+        /// How long a body may take to arrive, where that is less than 30 s and what has come of it takes at 64 KiB a second;
+        /// `0s` is no less.
+        read_timeout: watershed_stage::Interval = Interval::secs(0),
         /// How long a connection is kept without a request.
         idle_timeout: watershed_stage::Interval = Interval::secs(60),
         /// Keep connections for more than one request.
@@ -218,6 +221,7 @@ impl HttpServerSettings {
         options.connections = ConnectionLimit::new(self.max_connections);
         options.tls = self.tls.as_ref().map(|tls| tls.open(Alpn::Http11)).transpose()?;
         options.read_header_timeout = self.read_header_timeout.0;
+        options.read_timeout = self.read_timeout.0;
         options.idle_timeout = self.idle_timeout.0;
         options.keep_alive = self.keep_alives_enabled;
         options.cors = self.cors.as_ref().map(CorsSettings::open);
