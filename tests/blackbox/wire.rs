@@ -371,7 +371,7 @@ async fn who_waits_while_it_shuts_down_is_asked_to_try_again() {
             ask_one(&engine, Way::Protobuf),
             ask_one(&engine, Way::Json),
             async {
-                assert!(sink.wait_until(|counts| counts.requests >= 1, PATIENCE).await);
+                assert!(sink.wait_until(|counts| counts.requests >= 3, PATIENCE).await);
                 // What is drained in time is refused; the deadline of the drain is before the senders'.
                 let ended = engine.drain(Duration::from_secs(1)).await;
                 assert!(matches!(ended, Ended::Drained | Ended::Incomplete { .. }), "{ended:?}");
