@@ -86,6 +86,25 @@ pub enum Source {
     Given(usize),
 }
 
+impl Action {
+    /// The keys it reads or writes; `None` if that depends on those that are there.
+    pub(super) fn keys(&self) -> Option<Vec<String>> {
+        Some(match self {
+            Self::Insert { key, value } | Self::Update { key, value } | Self::Upsert { key, value } => {
+                match value {
+                    Source::Attribute { key: other, .. } => vec![key.clone(), other.clone()],
+                    Source::Value(_) | Source::Given(_) => vec![key.clone()],
+                }
+            }
+            Self::Delete { key } | Self::Hash { key } | Self::Convert { key, .. } => vec![key.clone()],
+            Self::Extract { key, pattern } => {
+                pattern.capture_names().flatten().chain([key.as_str()]).map(str::to_owned).collect()
+            }
+            Self::DeleteMatching { .. } | Self::HashMatching { .. } => return None,
+        })
+    }
+}
+
 /// The type a value is converted to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Conversion {

@@ -70,8 +70,8 @@ impl<'a> Draft<'a> {
         self.made.clear();
     }
 
-    /// Reads the attributes of the message, or the piece of it, at `range`.
-    pub(super) fn read(&mut self, rewrite: &Rewrite<'a>, range: Range<usize>) {
+    /// Reads the attributes of the message, or the piece of it, at `range`; where `keys` are told, those of them alone.
+    pub(super) fn read(&mut self, rewrite: &Rewrite<'a>, range: Range<usize>, keys: Option<&[String]>) {
         let bytes = rewrite.bytes(range.clone());
         let mut at = 0;
         while let Some((whole, body)) = next_field(bytes, at, self.number) {
@@ -81,7 +81,9 @@ impl<'a> Draft<'a> {
                 Some((key, value)) => (key, Some(value)),
                 None => (Message::new(body).bytes(KEY), None),
             };
-            self.attributes.push(Attribute { key, body, plain, whole, fate: Fate::Stays });
+            if keys.is_none_or(|keys| keys.iter().any(|known| known.as_bytes() == key)) {
+                self.attributes.push(Attribute { key, body, plain, whole, fate: Fate::Stays });
+            }
         }
     }
 

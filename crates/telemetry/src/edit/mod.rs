@@ -40,6 +40,8 @@ pub struct AttributeEdits {
     target: Target,
     actions: Vec<Action>,
     selection: Selection,
+    /// The only keys that the actions can speak of; `None` where that takes a look at the attributes.
+    keys: Option<Vec<String>>,
 }
 
 /// What edits made of a payload.
@@ -54,7 +56,8 @@ pub struct Edited {
 impl AttributeEdits {
     /// The actions see each other's effects: an update after an insert of the same key applies.
     pub fn new(target: Target, actions: Vec<Action>) -> Self {
-        Self { target, actions, selection: Selection::default() }
+        let keys = actions.iter().map(Action::keys).collect::<Option<Vec<_>>>().map(|keys| keys.concat());
+        Self { target, actions, selection: Selection::default(), keys }
     }
 
     /// Edits only what is selected. It is items that are: with any other target this changes nothing.
@@ -97,7 +100,7 @@ impl AttributeEdits {
             Target::Item => {
                 return self.selection.walk(rewrite, kind, &mut |rewrite, kind, range| {
                     draft.begin(kind);
-                    draft.read(rewrite, range.clone());
+                    draft.read(rewrite, range.clone(), self.keys.as_deref());
                     draft.apply(&self.actions, given);
                     draft.write(rewrite, range, true);
                 });
@@ -108,7 +111,7 @@ impl AttributeEdits {
             draft.begin(owner);
             let fields = rewrite.fields(range.clone()).filter(|located| located.field.number == OWNER);
             let pieces: SmallVec<[Located<'_>; 1]> = fields.collect();
-            pieces.iter().for_each(|piece| draft.read(rewrite, piece.body.clone()));
+            pieces.iter().for_each(|piece| draft.read(rewrite, piece.body.clone(), self.keys.as_deref()));
             draft.apply(&self.actions, given);
             for (index, piece) in pieces.iter().enumerate() {
                 let is_last = index + 1 == pieces.len();
