@@ -108,20 +108,13 @@ pub struct Credentials(Option<Arc<dyn ClientAuth>>);
 
 impl Settings for GrpcClientSettings {
     fn check(&self) -> Vec<KeyError> {
-        let mut errors: Vec<KeyError> =
-            self.tls.check().into_iter().map(|error| error.under("tls")).collect();
         if self.endpoint.is_empty() {
-            errors.push(KeyError::new(
-                "endpoint",
-                "requires a non-empty \"endpoint\", such as \"gateway:4317\"",
-            ));
-        } else if let Err(error) = Client::new(self.options()) {
-            errors.push(KeyError::new(blame(&error), error.to_string()));
+            let mut errors = wrong(&self.tls, self.proxy_url.as_deref(), None);
+            let message = "requires a non-empty \"endpoint\", such as \"gateway:4317\"";
+            errors.push(KeyError::new("endpoint", message));
+            return errors;
         }
-        errors.extend(
-            proxy(self.proxy_url.as_deref()).err().map(|error| KeyError::new("proxy_url", error.to_string())),
-        );
-        errors
+        wrong(&self.tls, self.proxy_url.as_deref(), Client::new(self.options()).err())
     }
 
     fn references(&self) -> Vec<Reference> {
@@ -173,15 +166,7 @@ impl Default for KeepaliveClientSettings {
 
 impl Settings for HttpClientSettings {
     fn check(&self) -> Vec<KeyError> {
-        let mut errors: Vec<KeyError> =
-            self.tls.check().into_iter().map(|error| error.under("tls")).collect();
-        if let Err(error) = HttpClient::new(self.options()) {
-            errors.push(KeyError::new(blame(&error), error.to_string()));
-        }
-        errors.extend(
-            proxy(self.proxy_url.as_deref()).err().map(|error| KeyError::new("proxy_url", error.to_string())),
-        );
-        errors
+        wrong(&self.tls, self.proxy_url.as_deref(), HttpClient::new(self.options()).err())
     }
 
     fn references(&self) -> Vec<Reference> {
@@ -276,6 +261,14 @@ fn proxy(url: Option<&str>) -> Result<Option<Proxy>, EndpointError> {
         Some("") => Ok(None),
         Some(url) => Proxy::new(url).map(Some),
     }
+}
+
+/// What both kinds of client check: TLS, the client made of the rest, and the proxy.
+fn wrong(tls: &TlsClientSettings, proxy_url: Option<&str>, client: Option<EndpointError>) -> Vec<KeyError> {
+    let mut errors: Vec<KeyError> = tls.check().into_iter().map(|error| error.under("tls")).collect();
+    errors.extend(client.map(|error| KeyError::new(blame(&error), error.to_string())));
+    errors.extend(proxy(proxy_url).err().map(|error| KeyError::new("proxy_url", error.to_string())));
+    errors
 }
 
 /// The key that an error is about.
