@@ -266,6 +266,7 @@ async fn drain(mut role: Role, site: &Site, deadline: Instant, unfinished: &mut 
         let report = site.supervisor.drain(&stage, deadline).await;
         unfinished.extend(report.aborted);
     }
+    role.keepers.iter().for_each(|keeper| keeper.close());
     // Whoever waited has its answer by now; it should leave before the sockets do.
     let _ = tokio::time::timeout(FAREWELL, role.serving.recv()).await;
 }

@@ -15,8 +15,8 @@ use watershed_delivery::{Budget, Share};
 use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
     Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Listener, Message, Metrics,
-    Part, PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer, Tail, Tracing,
-    exporter_ended, processor_ended,
+    Part, PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer, StageSpec, Tail,
+    Tracing, exporter_ended, processor_ended,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
 
@@ -96,6 +96,8 @@ pub(crate) struct Role {
     /// By position in the pipeline, first to last.
     pub(crate) processors: Vec<Vec<ChildId>>,
     pub(crate) exporters: Vec<ChildId>,
+    /// Stages that keep messages on disk: closed when all others have ended.
+    pub(crate) keepers: Vec<Arc<dyn StageSpec>>,
 }
 
 struct Builder<'a> {
@@ -124,6 +126,7 @@ struct Built {
     receivers: Vec<ChildId>,
     processors: Vec<Vec<ChildId>>,
     exporters: Vec<ChildId>,
+    keepers: Vec<Arc<dyn StageSpec>>,
 }
 
 /// An exporter's queue as pipelines see it.
@@ -132,6 +135,8 @@ struct ExporterCells {
     by_lane: Vec<Cell<Message>>,
     share: Arc<Share>,
     enqueue_failed: PerSignal,
+    /// What keeps the queue on disk.
+    store: Option<Arc<dyn StageSpec>>,
 }
 
 // === impl Site ===
@@ -202,9 +207,9 @@ impl<'a> Builder<'a> {
         gauges::budget(&self.metrics, &self.budget);
 
         let mut exporters = Vec::new();
-        let mut exporter_ids = Vec::new();
+        let (mut exporter_ids, mut stores) = (Vec::new(), Vec::new());
         for index in 0..self.plan.exporters.len() {
-            exporters.push(self.exporter(index, &mut exporter_ids).await?);
+            exporters.push(self.exporter(index, &mut exporter_ids, &mut stores).await?);
         }
         let mut processors: Vec<Vec<ChildId>> = Vec::new();
         let mut heads = Vec::new();
@@ -217,7 +222,15 @@ impl<'a> Builder<'a> {
             let intake = self.receiver(index, &heads, &mut receivers).await?;
             intakes.insert(self.plan.receivers[index].id.clone(), intake);
         }
-        Ok(Built { intakes, receivers, processors, exporters: exporter_ids })
+        // Drained after the processors, and before the exporters.
+        processors.push(stores);
+        let stages = self.plan.pipelines.iter().flat_map(|pipeline| &pipeline.processors);
+        let stages = stages.filter_map(|processor| match processor.spec.part() {
+            Part::Stage(stage) if stage.keeps() => Some(stage.clone()),
+            _ => None,
+        });
+        let keepers = stages.chain(exporters.iter().filter_map(|exporter| exporter.store.clone())).collect();
+        Ok(Built { intakes, receivers, processors, exporters: exporter_ids, keepers })
     }
 
     fn serve(self, built: Built, bound: Vec<Bound>) -> Role {
@@ -243,12 +256,18 @@ impl<'a> Builder<'a> {
                 });
             }
         }
-        let Built { receivers, processors, exporters, .. } = built;
+        let Built { receivers, processors, exporters, keepers, .. } = built;
         let (name, budget) = (self.plan.name.clone(), self.budget);
-        Role { name, budget, addresses, listening, stop: signal, serving, receivers, processors, exporters }
+        let stop = signal;
+        Role { name, budget, addresses, listening, stop, serving, receivers, processors, exporters, keepers }
     }
 
-    async fn exporter(&self, index: usize, ids: &mut Vec<ChildId>) -> Result<ExporterCells, StartError> {
+    async fn exporter(
+        &self,
+        index: usize,
+        ids: &mut Vec<ChildId>,
+        stores: &mut Vec<ChildId>,
+    ) -> Result<ExporterCells, StartError> {
         let exporter = &self.plan.exporters[index];
         let name = format!("{}/exporters/{}", self.plan.name, exporter.id);
         let quota = Quota::new(queue_limits(&exporter.sending.queue));
@@ -267,8 +286,17 @@ impl<'a> Builder<'a> {
         gauges::queue(&self.metrics, &exporter.id, &quota);
         // Half of the memory is promised, in equal parts; the other half is for whoever needs it first.
         let share = self.budget.share(self.budget.limit() / 2 / self.plan.exporters.len().max(1) as u64);
+        let mut by_lane = self.every_lane(&cells);
+        let mut store = None;
+        if let Some(storage) = &exporter.sending.queue.storage {
+            let failed = |source| StartError::Stage { name: name.clone().into(), source };
+            let stage = self.extensions.storage(storage).map_err(failed)?.queue(&exporter.id);
+            by_lane = self.store(index, &*stage, &by_lane, stores).await?;
+            store = Some(stage);
+        }
         Ok(ExporterCells {
-            by_lane: self.every_lane(&cells),
+            by_lane,
+            store,
             share,
             enqueue_failed: self.metrics.per_signal(
                 [
@@ -282,6 +310,29 @@ impl<'a> Builder<'a> {
         })
     }
 
+    /// Starts what keeps an exporter's queue on disk; the cells that stand before those of the exporter.
+    async fn store(
+        &self,
+        index: usize,
+        stage: &dyn StageSpec,
+        exporters: &[Cell<Message>],
+        ids: &mut Vec<ChildId>,
+    ) -> Result<Vec<Cell<Message>>, StartError> {
+        let exporter = &self.plan.exporters[index];
+        let name = format!("{}/queues/{}", self.plan.name, exporter.id);
+        let mut cells = Vec::new();
+        for (lane, next) in exporters.iter().enumerate() {
+            let limits = Limits { requests: Some(MAILBOX), ..Limits::default() };
+            let cell = Cell::new(format!("{name}@{lane}"), Quota::new(limits));
+            let ends = [exporter.id.clone()].into();
+            let env = Env { ends, ..self.env(&exporter.id, None, lane, exporters.len()) };
+            let launch = stage.launch(env, Downstream::Cell(exporter.id.clone(), next.clone()));
+            ids.push(self.start(&cell, &name, exporter.critical, lane, launch).await?);
+            cells.push(cell);
+        }
+        Ok(cells)
+    }
+
     /// Builds a pipeline from its end; what a receiver sees of it, on each lane.
     async fn pipeline(
         &self,
@@ -290,6 +341,8 @@ impl<'a> Builder<'a> {
         ids: &mut Vec<Vec<ChildId>>,
     ) -> Result<Vec<Downstream>, StartError> {
         let ledger = Ledger::new(pipeline.id.clone(), &self.metrics);
+        let ends = pipeline.exporters.iter().map(|branch| self.plan.exporters[branch.exporter].id.clone());
+        let ends: Arc<[Arc<str>]> = ends.collect();
         let mut downstream: Vec<Downstream> = (0..self.site.lanes.len())
             .map(|lane| {
                 let branch = |branch: &crate::config::BranchPlan| {
@@ -301,6 +354,7 @@ impl<'a> Builder<'a> {
                         required: branch.required,
                         on_full: branch.on_full,
                         enqueue_failed: exporter.enqueue_failed.clone(),
+                        store: exporter.store.clone(),
                     }
                 };
                 let branches = pipeline.exporters.iter().map(branch).collect();
@@ -316,7 +370,8 @@ impl<'a> Builder<'a> {
             for (lane, next) in downstream.iter().enumerate().take(copies) {
                 let limits = Limits { requests: Some(MAILBOX), ..Limits::default() };
                 let cell = Cell::new(format!("{name}@{lane}"), Quota::new(limits));
-                let env = self.env(&processor.id, Some(&pipeline.id), lane, copies);
+                let env =
+                    Env { ends: ends.clone(), ..self.env(&processor.id, Some(&pipeline.id), lane, copies) };
                 cell.on_ended(processor_ended(&env, &pipeline.id, next));
                 let launch = stage.launch(env, next.clone());
                 let id = self.start(&cell, &group, processor.critical, lane, launch).await?;
@@ -429,6 +484,7 @@ impl<'a> Builder<'a> {
             metrics: self.metrics.clone(),
             tracing: self.tracing.clone(),
             extensions: self.extensions.clone(),
+            ends: Arc::default(),
         }
     }
 

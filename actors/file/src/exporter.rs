@@ -88,6 +88,7 @@ mod tests {
             metrics: Metrics::default(),
             tracing: Tracing::default(),
             extensions: Extensions::default(),
+            ends: Arc::default(),
         }
     }
 
@@ -106,7 +107,8 @@ mod tests {
         let part =
             |name: &&str| Payload::validate(Signal::Logs, request(name).encode_to_vec().into()).unwrap();
         let payload = Payload::concat(names.iter().map(part)).unwrap();
-        let context = Context { receiver: "r".into(), pipeline: "p".into(), origin: Origin::default() };
+        let context =
+            Context { receiver: "r".into(), pipeline: "p".into(), origin: Origin::default(), arrived: 0 };
         Batch { payload, context: Arc::new(context), trace: None, timeout: None }
     }
 

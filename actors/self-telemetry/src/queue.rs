@@ -121,6 +121,7 @@ pub(crate) mod tests {
             metrics: Metrics::default(),
             tracing: Tracing::default(),
             extensions: Extensions::default(),
+            ends: Arc::default(),
         }
     }
 

@@ -22,6 +22,9 @@ pub(crate) const QUEUE_FULL: &str = "queue_full";
 /// Why an arrow took nothing: the queue's share of memory was used up.
 pub(crate) const MEMORY: &str = "memory";
 
+/// Why an arrow took nothing: the disk of the queue behind it was used up.
+pub(crate) const DISK: &str = "disk";
+
 /// Why items went no further: a stage left them out on purpose.
 const POLICY: &str = "policy";
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use watershed_supervise::Failure;
 
 use crate::origin::{Identity, Origin};
-use crate::registry::{Env, KeyError, Settings};
+use crate::registry::{Env, KeyError, Settings, StageSpec};
 
 /// Something that receivers and exporters name by its id and share.
 pub trait Extension: 'static {
@@ -30,6 +30,8 @@ pub enum Role {
     ServerAuth,
     /// Exporters ask it for the headers that let them in.
     ClientAuth,
+    /// It keeps what waits for an exporter on disk.
+    Storage,
 }
 
 /// The key of a component's settings that names an extension.
@@ -50,6 +52,14 @@ pub struct Provided {
     pub server_auth: Option<Arc<dyn ServerAuth>>,
     /// For exporters.
     pub client_auth: Option<Arc<dyn ClientAuth>>,
+    /// For what has to outlive the process.
+    pub storage: Option<Arc<dyn Storage>>,
+}
+
+/// Keeps on disk what waits for an exporter.
+pub trait Storage: Send + Sync {
+    /// The stage that stands before the exporter of this id. It [keeps](StageSpec::keeps).
+    fn queue(&self, exporter: &Arc<str>) -> Arc<dyn StageSpec>;
 }
 
 /// Decides who may send.
@@ -141,6 +151,7 @@ impl Role {
         match self {
             Self::ServerAuth => "authenticate senders",
             Self::ClientAuth => "authenticate an exporter",
+            Self::Storage => "keep a queue on disk",
         }
     }
 }
@@ -171,6 +182,11 @@ impl Extensions {
     /// The authenticator of exporters with this id.
     pub fn client_auth(&self, id: &str) -> Result<Arc<dyn ClientAuth>, Failure> {
         self.find(id, Role::ClientAuth, |provided| provided.client_auth.clone())
+    }
+
+    /// The storage with this id.
+    pub fn storage(&self, id: &str) -> Result<Arc<dyn Storage>, Failure> {
+        self.find(id, Role::Storage, |provided| provided.storage.clone())
     }
 
     fn find<T>(&self, id: &str, role: Role, of: impl Fn(&Provided) -> Option<T>) -> Result<T, Failure> {

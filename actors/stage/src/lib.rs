@@ -31,7 +31,7 @@ pub use edge::exporter_ended;
 pub use exporter::{Batch, ExportError, Exporter, ExporterParts, Partial, PipelineBatch, Sending};
 pub use extension::{
     AuthError, AuthSettings, ClientAuth, Dependence, Extension, ExtensionSpec, Extensions, Headers, Provided,
-    Reference, Role, ServerAuth, Unauthenticated,
+    Reference, Role, ServerAuth, Storage, Unauthenticated,
 };
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use intake::{Intake, TurnedAway};
@@ -50,7 +50,7 @@ pub use registry::{
     BudgetLimit, BudgetSettings, Env, Error, ExporterSpec, KeyError, Parsed, Part, Placement, ProcessorSpec,
     ReceiverSpec, Registry, Settings, StageSpec, Unknown,
 };
-pub use route::{Ack, Branch, Downstream, Entry, LOST_ITEMS, Ledger, Tail, processor_ended};
+pub use route::{Ack, Branch, Downstream, Entry, LOST_ITEMS, Ledger, Tail, Way, processor_ended};
 pub use settings::{
     BatchSettings, ByteSize, Interval, OnFull, PartitionSettings, QueueSettings, RetrySettings, Sizer,
 };

@@ -25,7 +25,7 @@ pub struct Message {
     pub charge: Option<Charge>,
 }
 
-/// Where a message came from. Only messages that agree on [`Context::pipeline`] may be merged.
+/// Where and when a message came. Only messages that agree on [`Context::pipeline`] may be merged.
 #[derive(Debug)]
 pub struct Context {
     /// Id of the receiver.
@@ -34,6 +34,9 @@ pub struct Context {
     pub pipeline: Arc<str>,
     /// Who sent it, and what was sent along.
     pub origin: Origin,
+    /// When it came, in nanoseconds since 1970. Stays what it was through a journal: whoever keeps time by the data
+    /// (a tail sampler) decides on what is replayed as it did at first.
+    pub arrived: u64,
 }
 
 /// The body of a request, inflated.
@@ -103,6 +106,16 @@ impl Mail for Message {
 /// What a payload weighs in a queue.
 pub(crate) fn weight_of(payload: &Payload) -> Weight {
     Weight { requests: 1, items: payload.items(), bytes: payload.bytes() }
+}
+
+// === impl Context ===
+
+/// The time by the wall clock, in nanoseconds since 1970, as [`Context::arrived`] has it.
+pub(crate) fn wall_clock() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "the time by which data is dated, not measured")]
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 // === impl Body ===

@@ -9,11 +9,11 @@ use watershed_delivery::{Cause, Outcome, Permit};
 use watershed_supervise::{Failure, Launch, Lease, Next, Ticket, caught};
 use watershed_telemetry::{Payload, Signal};
 
-use crate::message::{Context, Message, weight_of};
+use crate::message::{Context, Message, wall_clock, weight_of};
 use crate::metrics::PerSignal;
 use crate::origin::Origin;
 use crate::own::Hush;
-use crate::registry::{Env, Error, Part, Placement, ProcessorSpec, Settings, StageSpec};
+use crate::registry::{Env, Error, Placement, Settings, StageSpec};
 use crate::route::{Downstream, Ledger, Refusal, Rooms, Way, by_deadline};
 use crate::settings::later;
 
@@ -124,12 +124,6 @@ impl Outlet {
 
 // === impl Configured ===
 
-impl<P: Processor> ProcessorSpec for Configured<P> {
-    fn part(&self) -> Part<'_> {
-        Part::Stage(self)
-    }
-}
-
 impl<P: Processor> StageSpec for Configured<P> {
     fn signals(&self) -> &'static [Signal] {
         P::signals()
@@ -167,6 +161,7 @@ impl Host {
             receiver: env.id.clone(),
             pipeline: pipeline.clone(),
             origin: Origin::default(),
+            arrived: wall_clock(),
         });
         let ledger = Ledger::new(pipeline, &env.metrics);
         Self { env, way, context, ledger, counters }
@@ -218,9 +213,9 @@ impl Host {
     ) -> Result<(), Failure> {
         let looked = lease.with(&ticket, |mail| {
             let deadline = mail.guard.deadline().map(Instant::from_std);
-            (mail.payload.clone(), mail.context.clone(), deadline)
+            (mail.payload.clone(), mail.context.clone(), deadline, mail.guard.is_kept())
         });
-        let Some((payload, context, deadline)) = looked else { return Ok(()) };
+        let Some((payload, context, deadline, kept)) = looked else { return Ok(()) };
         let (signal, items) = (payload.signal(), payload.items());
         let handled = {
             let _busy = lease.busy();
@@ -249,6 +244,12 @@ impl Host {
             lease.finish(ticket, Outcome::Dropped { items: items as u64 });
             return Ok(());
         };
+        if kept && self.way.is_end() {
+            if let Some(taken) = lease.take(ticket) {
+                self.way.offer(self.pass(taken.mail, output));
+            }
+            return Ok(());
+        }
         let rooms = match self.reserve(&output, lease, deadline).await {
             Ok(rooms) => rooms,
             Err(refusal) => {
@@ -265,13 +266,15 @@ impl Host {
             return Ok(());
         }
         if let Some(taken) = lease.take(ticket) {
-            let mut message = taken.mail;
-            message.permit = cover(&message, &output);
-            self.counters.outgoing.add(output.signal(), output.items());
-            message.payload = output;
-            self.way.send(rooms, message);
+            self.way.send(rooms, self.pass(taken.mail, output));
         }
         Ok(())
+    }
+
+    /// The message that goes on.
+    fn pass(&self, message: Message, output: Payload) -> Message {
+        self.counters.outgoing.add(output.signal(), output.items());
+        Message { permit: cover(&message, &output), payload: output, ..message }
     }
 
     /// Sends what a stage made by itself. Nobody waits for it; what is lost of it is counted.

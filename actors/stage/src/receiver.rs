@@ -20,7 +20,7 @@ use watershed_telemetry::{Payload, Signal};
 
 use crate::extension::Reference;
 use crate::intake::Intake;
-use crate::message::{Body, Context, Message, Request, weight_of};
+use crate::message::{Body, Context, Message, Request, wall_clock, weight_of};
 use crate::metrics::by_signal;
 use crate::registry::{Env, Error, Placement, ReceiverSpec, Settings};
 use crate::route::{Entry, Refusal, Rooms, Way, by_deadline};
@@ -325,11 +325,13 @@ impl<R: Receiver> Host<R> {
         permit.trim(held);
         let guards = guard.split(entries.len());
         let ways = self.ways(payload.signal()).iter();
+        let arrived = wall_clock();
         for (((entry, way), rooms), guard) in entries.iter().zip(ways).zip(rooms).zip(guards) {
             let context = Context {
                 receiver: self.parts.env.id.clone(),
                 pipeline: entry.pipeline.clone(),
                 origin: origin.clone(),
+                arrived,
             };
             way.send(
                 rooms,

@@ -86,6 +86,8 @@ pub struct Env {
     pub lane: usize,
     /// How many copies of the stage there are, this one included.
     pub copies: usize,
+    /// The exporters behind a processor, by id.
+    pub ends: Arc<[Arc<str>]>,
     /// The memory of the role.
     pub budget: Arc<Budget>,
     /// Where to register counters.
@@ -133,10 +135,19 @@ pub trait ProcessorSpec: Send + Sync {
     fn part(&self) -> Part<'_>;
 }
 
+/// A processor that handles messages.
+struct Handles(Arc<dyn StageSpec>);
+
+impl ProcessorSpec for Handles {
+    fn part(&self) -> Part<'_> {
+        Part::Stage(&self.0)
+    }
+}
+
 /// The part a processor plays.
 pub enum Part<'a> {
     /// It stands in the pipeline and handles messages.
-    Stage(&'a dyn StageSpec),
+    Stage(&'a Arc<dyn StageSpec>),
     /// It says how exporters batch what comes from this pipeline.
     Batching(&'a BatchSettings),
     /// It names the role's memory budget.
@@ -151,6 +162,16 @@ pub trait StageSpec: Send + Sync {
     fn placement(&self) -> Placement;
     /// Whether it keeps messages beyond `handle`, so that an "ok" can not mean "delivered".
     fn holds(&self) -> bool;
+    /// Whether it keeps messages on disk until all that is behind it has them, and says "ok" for that.
+    fn keeps(&self) -> bool {
+        false
+    }
+    /// Whether there is no room on that disk.
+    fn is_full(&self) -> bool {
+        false
+    }
+    /// Called when everything else in its role has ended: what is known should be on the disk when this returns.
+    fn close(&self) {}
     /// The stage's loop.
     fn launch(&self, env: Env, downstream: Downstream) -> Launch<Message>;
 }
@@ -222,7 +243,17 @@ impl Registry {
     #[must_use]
     pub fn processor<P: Processor>(mut self, name: &'static str, aliases: &[&'static str]) -> Self {
         self.processors.add::<P::Settings>(name, aliases, |value| {
-            Ok(Arc::new(crate::processor::Configured::<P>(Arc::new(read(value)?))) as Arc<dyn ProcessorSpec>)
+            let stage = crate::processor::Configured::<P>(Arc::new(read(value)?));
+            Ok(Arc::new(Handles(Arc::new(stage))) as Arc<dyn ProcessorSpec>)
+        });
+        self
+    }
+
+    /// Adds a processor kind that brings a loop of its own.
+    #[must_use]
+    pub fn stage<S: Settings + Into<Arc<dyn StageSpec>>>(mut self, name: &'static str) -> Self {
+        self.processors.add::<S>(name, &[], |value| {
+            Ok(Arc::new(Handles(read::<S>(value)?.into())) as Arc<dyn ProcessorSpec>)
         });
         self
     }

@@ -11,11 +11,12 @@ use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Charge, Guard, Holder, Outcome, Share};
 use watershed_supervise::{Cell, NoRoom, Room, Weight};
+use watershed_telemetry::Payload;
 
-use crate::edge::{Edge, MEMORY, QUEUE_FULL};
-use crate::message::Message;
+use crate::edge::{DISK, Edge, MEMORY, QUEUE_FULL};
+use crate::message::{Message, weight_of};
 use crate::metrics::{Counter, Metrics, PerSignal};
-use crate::registry::Env;
+use crate::registry::{Env, StageSpec};
 use crate::settings::OnFull;
 
 /// What lies behind a stage.
@@ -60,6 +61,8 @@ pub struct Branch {
     pub on_full: OnFull,
     /// Items that never reached the queue.
     pub enqueue_failed: PerSignal,
+    /// What keeps its queue on disk, where that is so.
+    pub store: Option<Arc<dyn StageSpec>>,
 }
 
 /// What "ok" means to the sender of a message.
@@ -67,6 +70,8 @@ pub struct Branch {
 pub enum Ack {
     /// It lies in the memory of every required exporter's queue.
     Accepted,
+    /// Of every required exporter it is either on disk for it, or its destination said "ok".
+    Journaled,
     /// Every required exporter's destination said "ok".
     Delivered,
 }
@@ -90,7 +95,7 @@ struct Custody {
 }
 
 /// The way on as the stage sees it that it leaves, with the arrows to what lies behind.
-pub(crate) struct Way {
+pub struct Way {
     downstream: Downstream,
     /// In the order of the branches.
     edges: Vec<Edge>,
@@ -108,6 +113,8 @@ enum Full {
     Queue,
     /// Its share of memory is used up.
     Memory,
+    /// Its disk is.
+    Disk,
     /// It is down.
     Down(Outcome),
 }
@@ -136,10 +143,23 @@ pub(crate) async fn by_deadline<T>(
     }
 }
 
+// === impl Ack ===
+
+impl std::fmt::Display for Ack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Accepted => "accepted",
+            Self::Journaled => "journaled",
+            Self::Delivered => "delivered",
+        })
+    }
+}
+
 // === impl Way ===
 
 impl Way {
-    pub(crate) fn new(downstream: Downstream, env: &Env, pipeline: &Arc<str>) -> Self {
+    /// The way from the stage that `env` describes.
+    pub fn new(downstream: Downstream, env: &Env, pipeline: &Arc<str>) -> Self {
         let edge = |to: &Arc<str>| Edge::new(&env.metrics, pipeline, &env.id, to);
         let edges = match &downstream {
             Downstream::Cell(id, _) => vec![edge(id)],
@@ -220,6 +240,43 @@ impl Way {
         Err(Full::Queue.outcome())
     }
 
+    /// Gives a [kept](Guard::is_kept) message to whoever has room for it now. Nothing waits, and nobody goes without
+    /// because of another: what a branch has no room for is refused to its keeper, who has it safe.
+    pub fn offer(&self, message: Message) {
+        let weight = weight_of(&message.payload);
+        match &self.downstream {
+            Downstream::Cell(_, cell) => match cell.try_reserve(weight) {
+                Ok(room) => self.send(Rooms(smallvec![Ok((room, None))]), message),
+                Err(no_room) => {
+                    let full = match no_room {
+                        NoRoom::Full => Full::Queue,
+                        closed @ NoRoom::Closed(_) => Full::Down(down(cell, closed)),
+                    };
+                    message.guard.resolve(self.refused(0, weight, full));
+                }
+            },
+            Downstream::Tail(tail) => {
+                for (index, branch) in tail.branches.iter().enumerate() {
+                    let Some(guard) = message.guard.branch(&branch.id) else { continue };
+                    match branch.try_reserve(weight) {
+                        Ok(reserved) => branch.send(&self.edges[index], reserved, &message, guard),
+                        Err(full) if branch.required => guard.resolve(self.refused(index, weight, full)),
+                        Err(full) => {
+                            branch.go_without(&self.edges[index], &message.payload, full.reason());
+                            guard.resolve(Outcome::Dropped { items: weight.items as u64 });
+                        }
+                    }
+                }
+                message.guard.resolve(Outcome::Delivered);
+            }
+        }
+    }
+
+    /// Whether a pipeline ends here.
+    pub(crate) fn is_end(&self) -> bool {
+        matches!(self.downstream, Downstream::Tail(_))
+    }
+
     /// Sends a message into the rooms reserved for it.
     pub(crate) fn send(&self, rooms: Rooms, message: Message) {
         match &self.downstream {
@@ -272,31 +329,20 @@ pub fn processor_ended(
 
 impl Tail {
     fn send(&self, edges: &[Edge], rooms: Rooms, message: Message) {
-        let Message { payload, context, guard, permit, .. } = message;
         for ((branch, edge), room) in self.branches.iter().zip(edges).zip(rooms.0) {
-            let (room, charge) = match room {
-                Ok(reserved) => reserved,
-                Err(reason) => {
-                    branch.enqueue_failed.add(payload.signal(), payload.items());
-                    edge.dropped(payload.items(), reason);
-                    continue;
+            match room {
+                Err(reason) => branch.go_without(edge, &message.payload, reason),
+                Ok(reserved) => {
+                    let guard = match self.ack {
+                        Ack::Delivered | Ack::Journaled if branch.required => message.guard.fork(),
+                        _ => self.ledger.hold(message.payload.items()),
+                    };
+                    branch.send(edge, reserved, &message, guard);
                 }
-            };
-            let guard = match self.ack {
-                Ack::Delivered if branch.required => guard.fork(),
-                Ack::Delivered | Ack::Accepted => self.ledger.hold(payload.items()),
-            };
-            edge.passed(payload.items());
-            room.send(Message {
-                payload: payload.clone(),
-                context: context.clone(),
-                guard,
-                permit: permit.clone(),
-                charge,
-            });
+            }
         }
-        // Under `accepted` this is the "ok"; under `delivered` the forks decide.
-        guard.resolve(Outcome::Delivered);
+        // Under `accepted` this is the "ok"; else the forks decide.
+        message.guard.resolve(Outcome::Delivered);
     }
 }
 
@@ -308,7 +354,27 @@ impl Branch {
         self.required && self.on_full == OnFull::Block
     }
 
+    /// Sends it a copy of a message, owed to `guard`.
+    fn send(&self, edge: &Edge, (room, charge): Reserved, message: &Message, guard: Guard) {
+        edge.passed(message.payload.items());
+        room.send(Message {
+            payload: message.payload.clone(),
+            context: message.context.clone(),
+            guard,
+            permit: message.permit.clone(),
+            charge,
+        });
+    }
+
+    fn go_without(&self, edge: &Edge, payload: &Payload, reason: &'static str) {
+        self.enqueue_failed.add(payload.signal(), payload.items());
+        edge.dropped(payload.items(), reason);
+    }
+
     fn try_reserve(&self, weight: Weight) -> Result<Reserved, Full> {
+        if self.store.as_ref().is_some_and(|store| store.is_full()) {
+            return Err(Full::Disk);
+        }
         match self.cell.try_reserve(weight) {
             Ok(room) => self.charged(room, weight),
             Err(NoRoom::Full) => Err(Full::Queue),
@@ -339,6 +405,7 @@ impl Full {
         match self {
             Self::Queue => QUEUE_FULL,
             Self::Memory => MEMORY,
+            Self::Disk => DISK,
             Self::Down(Outcome::Refused(refusal)) => refusal.cause.as_str(),
             Self::Down(_) => Cause::Failure.as_str(),
         }
@@ -349,6 +416,7 @@ impl Full {
             Self::Queue | Self::Memory => {
                 Outcome::refused_for(Cause::Overload, "sending queue is full", QUEUE_WAIT)
             }
+            Self::Disk => Outcome::refused(Cause::Overload, "sending queue is full on disk"),
             Self::Down(outcome) => outcome,
         }
     }

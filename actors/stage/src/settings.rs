@@ -58,6 +58,9 @@ pub struct QueueSettings {
     pub on_full: Option<OnFull>,
     /// Merging of messages before they are sent.
     pub batch: Option<BatchSettings>,
+    /// The extension that keeps the queue on disk. There it is bounded by that extension's `max_size`; what
+    /// `queue_size` bounds is the part of it that is in memory.
+    pub storage: Option<String>,
 }
 
 /// What happens to a message that meets a full queue.
@@ -364,6 +367,7 @@ impl Default for QueueSettings {
             required: None,
             on_full: None,
             batch: None,
+            storage: None,
         }
     }
 }

@@ -29,6 +29,17 @@ pub struct Guard {
 pub trait Holder: Send + Sync {
     /// Called exactly once, by whoever resolves the last part. Must not block or panic.
     fn settled(&self, outcome: Outcome);
+
+    /// Whether it has the message safe, and hands it out again after a refusal.
+    fn keeps(&self) -> bool {
+        false
+    }
+
+    /// What a keeper is owed by one branch of a fan-out; `None` where this branch has paid before. Its outcome
+    /// stands beside that of the message: one branch's refusal is not another's.
+    fn branch(&self, _id: &str) -> Option<Guard> {
+        None
+    }
 }
 
 /// The waiting end of a guard: a future of the message's outcome.
@@ -80,6 +91,26 @@ impl Guard {
         Self { roots: self.roots.clone() }
     }
 
+    /// The debt to one branch of a fan-out: another part of the message, or what its keeper is owed there. `None`
+    /// where this branch has paid before.
+    pub fn branch(&self, id: &str) -> Option<Self> {
+        let mut roots = SmallVec::new();
+        for root in &self.roots {
+            match root.keeper() {
+                Some(keeper) => {
+                    if let Some(mut owed) = keeper.branch(id) {
+                        roots.append(&mut owed.roots);
+                    }
+                }
+                None => {
+                    root.state.lock().pending += 1;
+                    roots.push(root.clone());
+                }
+            }
+        }
+        (!roots.is_empty()).then_some(Self { roots })
+    }
+
     /// `parts` guards that together are this one. No parts is one part: a debt can not be split away.
     pub fn split(self, parts: usize) -> Vec<Self> {
         let mut all: Vec<Self> = (1..parts).map(|_| self.fork()).collect();
@@ -115,6 +146,11 @@ impl Guard {
         self.roots.iter().any(|root| root.holder.is_none())
     }
 
+    /// Whether all who are owed have the message safe, and hand it out again after a refusal.
+    pub fn is_kept(&self) -> bool {
+        self.roots.iter().all(|root| root.keeper().is_some())
+    }
+
     /// The earliest deadline of those who wait.
     pub fn deadline(&self) -> Option<Instant> {
         self.roots.iter().filter_map(|root| root.deadline).min()
@@ -146,6 +182,10 @@ impl Root {
             state: Mutex::new(State { pending: 1, joined: Outcome::Delivered, settled: false, waker: None }),
             holder,
         })
+    }
+
+    fn keeper(&self) -> Option<&dyn Holder> {
+        self.holder.as_deref().filter(|holder| holder.keeps())
     }
 
     fn pay(&self, outcome: Outcome) {

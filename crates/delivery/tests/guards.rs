@@ -239,3 +239,44 @@ fn a_refusal_answers_at_once_and_withdraws_the_other_branches() {
     branch.resolve(Outcome::Delivered);
     assert!(matches!(receipt.outcome(), Some(Outcome::Refused(_))), "an answer stands");
 }
+
+/// Keeps a message that two branches are owed, the first of which has paid before.
+struct Keeper {
+    whole: Arc<Book>,
+    second: Arc<Book>,
+}
+
+impl Holder for Keeper {
+    fn settled(&self, outcome: Outcome) {
+        self.whole.settled(outcome);
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    fn branch(&self, id: &str) -> Option<Guard> {
+        (id == "second").then(|| Guard::held(self.second.clone()))
+    }
+}
+
+#[test]
+fn a_keeper_is_owed_by_each_branch_that_has_not_paid() {
+    let (whole, second) = (Arc::new(Book::default()), Arc::new(Book::default()));
+    let kept = Guard::held(Arc::new(Keeper { whole: whole.clone(), second: second.clone() }));
+    assert!(kept.is_kept());
+    assert!(kept.branch("first").is_none(), "it has paid");
+    let branch = kept.branch("second").unwrap();
+    kept.resolve(Outcome::Delivered);
+    assert_eq!(*whole.outcome.lock(), Some(Outcome::Delivered), "a branch does not hold up the message");
+    branch.resolve(Outcome::refused(Cause::Overload, "full"));
+    assert_eq!(second.told.load(Ordering::SeqCst), 1);
+
+    let (awaited, receipt) = Guard::awaited(None);
+    let part = awaited.branch("first").unwrap();
+    assert!(!awaited.is_kept());
+    awaited.resolve(Outcome::Delivered);
+    assert_eq!(receipt.outcome(), None, "to one who waits a branch is a part like any other");
+    part.resolve(Outcome::Delivered);
+    assert_eq!(receipt.outcome(), Some(Outcome::Delivered));
+}

@@ -53,6 +53,9 @@ impl RolePlan {
         let signals: Vec<&str> = pipeline.signals.iter().map(|signal| signal.as_str()).collect();
         let means = match pipeline.ack {
             Ack::Accepted => "accepted: it lies in the queues of the exporters",
+            Ack::Journaled => {
+                "journaled: it lies on disk for every required exporter, or its destination has it"
+            }
             Ack::Delivered => "delivered: every required exporter's destination has it",
         };
         writeln!(out, "  {}", self.route(pipeline, &[]))?;
@@ -77,11 +80,7 @@ impl RolePlan {
         for processor in &pipeline.processors {
             let _ = write!(way, " -> {}", processor.id);
         }
-        let ack = match pipeline.ack {
-            Ack::Accepted => "accepted",
-            Ack::Delivered => "delivered",
-        };
-        let (id, why) = (&pipeline.id, &pipeline.ack_reason);
+        let PipelinePlan { id, ack, ack_reason: why, .. } = pipeline;
         format!("pipeline {id}: {way} -> {}; ack = {ack}: {why}", exporters.join(", "))
     }
 
@@ -117,7 +116,9 @@ impl RolePlan {
             Some((settings, origin)) => format!("batches {} ({origin})", batches(settings)),
             None => "no batching".to_owned(),
         };
-        format!("`{}`, {required}, {full} when full, {batching}", exporter.id)
+        let store = exporter.sending.queue.storage.as_ref();
+        let store = store.map_or(String::new(), |id| format!(", on disk by `{id}`"));
+        format!("`{}`, {required}, {full} when full{store}, {batching}", exporter.id)
     }
 }
 

@@ -99,14 +99,9 @@ fn ack(word: &str, at: &Spot, report: &mut Report) -> Option<Ack> {
     match word {
         "accepted" => Some(Ack::Accepted),
         "delivered" => Some(Ack::Delivered),
-        "journaled" => {
-            let help =
-                "it comes with the journal, which is not available yet: use \"delivered\" or \"accepted\"";
-            report.error(at, "`ack`: \"journaled\" can not be promised", Some(help.to_owned()));
-            None
-        }
+        "journaled" => Some(Ack::Journaled),
         _ => {
-            let help = wording::suggestion(word, "one of", &["accepted", "delivered"]);
+            let help = wording::suggestion(word, "one of", &["accepted", "journaled", "delivered"]);
             report.error(at, "`ack`: this is no promise", help);
             None
         }

@@ -16,7 +16,7 @@ use super::place::Spot;
 use super::plan::{
     BudgetPlan, ExporterPlan, ExtensionPlan, PipelinePlan, ProcessorPlan, ReceiverPlan, RolePlan,
 };
-use super::promise::{self, End};
+use super::promise::{self, Custody, End};
 use super::tree::Node;
 use super::wording;
 
@@ -55,8 +55,8 @@ struct Member<S: ?Sized> {
 #[derive(Default)]
 struct Parts {
     stages: Vec<ProcessorPlan>,
-    /// Those of the stages that hold messages.
-    holding: Vec<Arc<str>>,
+    /// Which of the stages have messages in their hands.
+    custody: Custody,
     batching: Option<(Arc<str>, BatchSettings)>,
 }
 
@@ -152,7 +152,7 @@ impl Role<'_> {
                     self.exporters.key(&member.id, "sending_queue.on_full").unwrap_or(member.at.clone()),
             }));
         }
-        let promise = promise::of(pipeline, &parts.holding, &ends, report);
+        let promise = promise::of(pipeline, &parts.custody, &ends, report);
         let notes = self.batch(pipeline, &parts, &ends);
         let receivers = receivers.iter().map(|member| self.receiver(member)).collect();
         self.plan.pipelines.push(PipelinePlan {
@@ -182,8 +182,10 @@ impl Role<'_> {
                     if !pipeline.signals.iter().all(|signal| stage.signals().contains(signal)) {
                         unsupported("processor", &member, stage.signals(), pipeline, report);
                     }
-                    if stage.holds() {
-                        parts.holding.push(member.id.clone());
+                    if stage.keeps() {
+                        parts.custody.keeper.get_or_insert_with(|| member.id.clone());
+                    } else if stage.holds() && parts.custody.keeper.is_none() {
+                        parts.custody.holding.push(member.id.clone());
                     }
                 }
                 Part::Batching(settings) => {

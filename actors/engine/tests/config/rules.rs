@@ -109,12 +109,13 @@ fn keys_are_known() {
             "f.toml:7:9 `level`: this is no level of the log",
             "f.toml:9:1 unknown key `procesors`",
             "f.toml:10:7 `ack`: this is no promise",
-            "f.toml:14:7 `ack`: \"journaled\" can not be promised",
+            "f.toml:14:7 `ack`: \"journaled\" can not be promised: nothing keeps data on disk, neither a `journal` among the \
+         processors nor `sending_queue.storage`",
         ]
     );
     assert!(found[2].help.as_deref().unwrap().starts_with("did you mean `lanes`?"));
     assert!(found[5].help.as_deref().unwrap().starts_with("did you mean `processors`?"));
-    assert!(found[7].help.as_deref().unwrap().contains("not available yet"));
+    assert!(found[7].help.as_deref().unwrap().contains("say \"delivered\""));
 }
 
 #[test]
@@ -158,7 +159,7 @@ fn a_promise_must_be_one_that_can_be_kept() {
     );
     assert_eq!(
         errors(&pipeline("ack = \"delivered\"\n[exporters.debug.sending_queue]\nrequired = false")),
-        ["f.toml:4:7 `ack`: \"delivered\" promises nothing where no exporter is required"]
+        ["f.toml:4:7 `ack`: \"delivered\" can not be promised: no exporter is required"]
     );
     assert_eq!(
         errors(&pipeline("[exporters.debug.sending_queue]\non_full = \"drop\"")),

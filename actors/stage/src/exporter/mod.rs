@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use watershed_supervise::{Failure, Launch};
 use watershed_telemetry::{Payload, Signal};
 
-use crate::extension::{Dependence, Reference};
+use crate::extension::{Dependence, Reference, Role};
 use crate::message::{Context, Message};
 use crate::origin::TraceContext;
 use crate::registry::{Env, ExporterSpec, Placement, Settings};
@@ -153,7 +153,11 @@ impl<E: Exporter> ExporterSpec for Configured<E> {
     }
 
     fn references(&self) -> Vec<Reference> {
-        self.0.references()
+        let mut references = self.0.references();
+        let storage = E::sending(&self.0).queue.storage;
+        let key = "sending_queue.storage".to_owned();
+        references.extend(storage.map(|id| Reference { key, id, role: Role::Storage }));
+        references
     }
 
     fn launch(&self, parts: ExporterParts) -> Launch<Message> {

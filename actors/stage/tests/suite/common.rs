@@ -193,6 +193,7 @@ impl Bench {
             metrics: self.metrics.clone(),
             tracing: Tracing::default(),
             extensions: Extensions::default(),
+            ends: Arc::default(),
         }
     }
 
@@ -213,7 +214,8 @@ impl Bench {
     pub fn message(&self, pipeline: &str, origin: Origin, payload: Payload, guard: Guard) -> Message {
         let permit = self.budget.try_take(payload.bytes() as u64).unwrap();
         let charge = Some(self.share.try_charge(payload.bytes() as u64).unwrap());
-        let context = Arc::new(Context { receiver: "rx".into(), pipeline: pipeline.into(), origin });
+        let context =
+            Arc::new(Context { receiver: "rx".into(), pipeline: pipeline.into(), origin, arrived: 0 });
         Message { payload, context, guard, permit, charge }
     }
 

@@ -19,6 +19,7 @@ pub fn branch(bench: &Bench, end: &End, required: bool, on_full: OnFull) -> Bran
         required,
         on_full,
         enqueue_failed: bench.metrics.per_signal(LOST, "Lost.", &[("branch", end.cell.name())]),
+        store: None,
     }
 }
 

@@ -301,6 +301,7 @@ fn an_edited_copy_is_counted_beside_its_original() {
             required: true,
             on_full: OnFull::Refuse,
             enqueue_failed: PerSignal::default(),
+            store: None,
         });
         let ledger = Ledger::new("traces".into(), &bench.metrics);
         let tail = Tail { branches: branches.collect(), ack: Ack::Delivered, ledger };

@@ -267,6 +267,7 @@ fn a_required_exporter_that_is_full_refuses_early() {
             required: true,
             on_full: OnFull::Refuse,
             enqueue_failed: PerSignal::default(),
+            store: None,
         };
         let branches = vec![branch(&a), branch(&b)];
         let ledger = Ledger::new("p1".into(), &bench.metrics);
@@ -299,6 +300,7 @@ fn however_many_wait_only_one_holds_room_beside_a_full_exporter() {
             required: true,
             on_full: OnFull::Block,
             enqueue_failed: PerSignal::default(),
+            store: None,
         };
         let branches = ends.iter().map(branch).collect();
         let ledger = Ledger::new("p1".into(), &bench.metrics);
