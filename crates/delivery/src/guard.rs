@@ -35,11 +35,21 @@ pub trait Holder: Send + Sync {
         false
     }
 
-    /// What a keeper is owed by one branch of a fan-out; `None` where this branch has paid before. Its outcome
-    /// stands beside that of the message: one branch's refusal is not another's.
-    fn branch(&self, _id: &str) -> Option<Guard> {
-        None
+    /// What one branch of a fan-out owes it.
+    fn branch(&self, _id: &str) -> Claim {
+        Claim::Part
     }
+}
+
+/// What one branch of a fan-out owes to whoever waits for a message.
+#[derive(Debug)]
+pub enum Claim {
+    /// A part of the message's own outcome.
+    Part,
+    /// An outcome beside that of the message: one branch's refusal is then not another's.
+    Own(Guard),
+    /// Nothing: it has paid before.
+    Paid,
 }
 
 /// The waiting end of a guard: a future of the message's outcome.
@@ -91,21 +101,17 @@ impl Guard {
         Self { roots: self.roots.clone() }
     }
 
-    /// The debt to one branch of a fan-out: another part of the message, or what its keeper is owed there. `None`
-    /// where this branch has paid before.
+    /// The debt of one branch of a fan-out, as each holder [claims](Claim) it; `None` where nobody does.
     pub fn branch(&self, id: &str) -> Option<Self> {
         let mut roots = SmallVec::new();
         for root in &self.roots {
-            match root.keeper() {
-                Some(keeper) => {
-                    if let Some(mut owed) = keeper.branch(id) {
-                        roots.append(&mut owed.roots);
-                    }
-                }
-                None => {
+            match root.holder.as_ref().map_or(Claim::Part, |holder| holder.branch(id)) {
+                Claim::Part => {
                     root.state.lock().pending += 1;
                     roots.push(root.clone());
                 }
+                Claim::Own(mut owed) => roots.append(&mut owed.roots),
+                Claim::Paid => {}
             }
         }
         (!roots.is_empty()).then_some(Self { roots })
@@ -148,7 +154,7 @@ impl Guard {
 
     /// Whether all who are owed have the message safe, and hand it out again after a refusal.
     pub fn is_kept(&self) -> bool {
-        self.roots.iter().all(|root| root.keeper().is_some())
+        self.roots.iter().all(|root| root.holder.as_ref().is_some_and(|holder| holder.keeps()))
     }
 
     /// The earliest deadline of those who wait.
@@ -182,10 +188,6 @@ impl Root {
             state: Mutex::new(State { pending: 1, joined: Outcome::Delivered, settled: false, waker: None }),
             holder,
         })
-    }
-
-    fn keeper(&self) -> Option<&dyn Holder> {
-        self.holder.as_deref().filter(|holder| holder.keeps())
     }
 
     fn pay(&self, outcome: Outcome) {

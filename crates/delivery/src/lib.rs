@@ -18,5 +18,5 @@ mod guard;
 mod outcome;
 
 pub use budget::{Budget, Charge, Exhausted, Permit, Share, Window};
-pub use guard::{Guard, Holder, Receipt};
+pub use guard::{Claim, Guard, Holder, Receipt};
 pub use outcome::{Cause, Fault, Outcome, Refusal, Rejection};

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use watershed_delivery::{Cause, Fault, Guard, Holder, Outcome, Receipt};
+use watershed_delivery::{Cause, Claim, Fault, Guard, Holder, Outcome, Receipt};
 
 /// Counts how often it is told, and keeps what it was told last.
 #[derive(Default)]
@@ -255,8 +255,8 @@ impl Holder for Keeper {
         true
     }
 
-    fn branch(&self, id: &str) -> Option<Guard> {
-        (id == "second").then(|| Guard::held(self.second.clone()))
+    fn branch(&self, id: &str) -> Claim {
+        if id == "second" { Claim::Own(Guard::held(self.second.clone())) } else { Claim::Paid }
     }
 }
 
