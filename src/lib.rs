@@ -51,6 +51,7 @@ pub fn kinds() -> Registry {
         watershed_sampling::register,
         watershed_debug::register,
         watershed_file::register,
+        watershed_durable::register,
         watershed_auth::register,
         #[cfg(feature = "self-telemetry")]
         watershed_self_telemetry::register,

@@ -109,7 +109,7 @@ impl Extension for Bearer {
 
     fn build(settings: &Arc<Settings>, _: &Env) -> Result<Provided, Failure> {
         let this = Arc::new(Self::new(settings)?);
-        Ok(Provided { server_auth: Some(this.clone()), client_auth: Some(this) })
+        Ok(Provided { server_auth: Some(this.clone()), client_auth: Some(this), ..Provided::default() })
     }
 }
 

@@ -291,7 +291,7 @@ impl<'a> Builder<'a> {
         if let Some(storage) = &exporter.sending.queue.storage {
             let failed = |source| StartError::Stage { name: name.clone().into(), source };
             let stage = self.extensions.storage(storage).map_err(failed)?.queue(&exporter.id);
-            by_lane = self.store(index, &*stage, &by_lane, stores).await?;
+            by_lane = self.store(index, &stage, &by_lane, stores).await?;
             store = Some(stage);
         }
         Ok(ExporterCells {
@@ -314,7 +314,7 @@ impl<'a> Builder<'a> {
     async fn store(
         &self,
         index: usize,
-        stage: &dyn StageSpec,
+        stage: &Arc<dyn StageSpec>,
         exporters: &[Cell<Message>],
         ids: &mut Vec<ChildId>,
     ) -> Result<Vec<Cell<Message>>, StartError> {
@@ -326,7 +326,7 @@ impl<'a> Builder<'a> {
             let cell = Cell::new(format!("{name}@{lane}"), Quota::new(limits));
             let ends = [exporter.id.clone()].into();
             let env = Env { ends, ..self.env(&exporter.id, None, lane, exporters.len()) };
-            let launch = stage.launch(env, Downstream::Cell(exporter.id.clone(), next.clone()));
+            let launch = stage.clone().launch(env, Downstream::Cell(exporter.id.clone(), next.clone()));
             ids.push(self.start(&cell, &name, exporter.critical, lane, launch).await?);
             cells.push(cell);
         }
@@ -373,7 +373,7 @@ impl<'a> Builder<'a> {
                 let env =
                     Env { ends: ends.clone(), ..self.env(&processor.id, Some(&pipeline.id), lane, copies) };
                 cell.on_ended(processor_ended(&env, &pipeline.id, next));
-                let launch = stage.launch(env, next.clone());
+                let launch = stage.clone().launch(env, next.clone());
                 let id = self.start(&cell, &group, processor.critical, lane, launch).await?;
                 if ids.len() <= position {
                     ids.resize_with(position + 1, Vec::new);

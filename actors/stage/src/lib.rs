@@ -35,7 +35,7 @@ pub use extension::{
 };
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use intake::{Intake, TurnedAway};
-pub use message::{Body, Context, Message, Request};
+pub use message::{Body, Context, Message, Request, wall_clock};
 pub use metrics::{Counter, Gauge, Held, Histogram, Kind, Labels, Level, Metrics, PerSignal, Reading, Value};
 pub use network::{
     CompressionSetting, CorsSettings, Credentials, Door, GrpcClientSettings, GrpcServerSettings,

@@ -111,7 +111,7 @@ pub(crate) fn weight_of(payload: &Payload) -> Weight {
 // === impl Context ===
 
 /// The time by the wall clock, in nanoseconds since 1970, as [`Context::arrived`] has it.
-pub(crate) fn wall_clock() -> u64 {
+pub fn wall_clock() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "the time by which data is dated, not measured")]
     let now = std::time::SystemTime::now();
     now.duration_since(std::time::UNIX_EPOCH)

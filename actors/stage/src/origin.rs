@@ -78,6 +78,12 @@ impl Metadata {
         let values = self.0.iter().flat_map(move |headers| headers.get_all(key));
         values.filter_map(|value| value.to_str().ok())
     }
+
+    /// Keys and values, those of one key in the order in which they came; values that are no text are left out.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let headers = self.0.iter().flat_map(|headers| headers.iter());
+        headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+    }
 }
 
 impl fmt::Debug for Metadata {

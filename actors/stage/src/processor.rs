@@ -137,7 +137,7 @@ impl<P: Processor> StageSpec for Configured<P> {
         P::holds(&self.0)
     }
 
-    fn launch(&self, env: Env, downstream: Downstream) -> Launch<Message> {
+    fn launch(self: Arc<Self>, env: Env, downstream: Downstream) -> Launch<Message> {
         let settings = self.0.clone();
         Arc::new(move |lease| {
             let (settings, env, downstream) = (settings.clone(), env.clone(), downstream.clone());

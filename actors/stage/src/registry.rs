@@ -173,7 +173,7 @@ pub trait StageSpec: Send + Sync {
     /// Called when everything else in its role has ended: what is known should be on the disk when this returns.
     fn close(&self) {}
     /// The stage's loop.
-    fn launch(&self, env: Env, downstream: Downstream) -> Launch<Message>;
+    fn launch(self: Arc<Self>, env: Env, downstream: Downstream) -> Launch<Message>;
 }
 
 /// A configured exporter.

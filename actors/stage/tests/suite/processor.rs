@@ -24,7 +24,7 @@ pub async fn processor(bench: &Bench, settings: &str, downstream: Downstream) ->
         Bench::registry().parse_processor("script", toml::from_str(settings).unwrap()).unwrap().unwrap();
     let watershed_stage::Part::Stage(stage) = spec.part() else { panic!("a stage") };
     let cell = bench.cell("script", 1000);
-    bench.start(&cell, stage.launch(bench.env("script"), downstream)).await;
+    bench.start(&cell, stage.clone().launch(bench.env("script"), downstream)).await;
     cell
 }
 

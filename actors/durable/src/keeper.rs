@@ -1,0 +1,218 @@
+//! The stage that keeps: it has every message written before it says "ok", and hands on what it is given by its store.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use watershed_delivery::{Fault, Outcome};
+use watershed_stage::{
+    Downstream, Env, Extension, Failure, Message, Placement, Provided, Role, Signal, StageSpec, Storage, Way,
+};
+use watershed_supervise::{Control, Launch, Lease, Next, Ticket};
+
+use crate::envelope;
+use crate::settings::{FileStorageSettings, JournalSettings};
+use crate::store::{Kept, Plan, Replay, Store, directory};
+
+/// The extension `file_storage`.
+pub(crate) struct FileStorage(Arc<FileStorageSettings>);
+
+/// A stage that keeps: `journal` in a pipeline, or a queue before an exporter.
+struct KeeperSpec {
+    settings: FileStorageSettings,
+    /// By directory; one for all lanes of a stage.
+    stores: Mutex<HashMap<PathBuf, Arc<Store>>>,
+}
+
+/// One copy of the stage.
+struct Keeper {
+    store: Arc<Store>,
+    way: Way,
+    lease: Lease<Message>,
+    replays: mpsc::Receiver<Replay>,
+    writing: FuturesUnordered<LocalBoxFuture<'static, (Ticket, Written)>>,
+}
+
+/// What became of a message that was to be written; an error where the store has ended.
+type Written = Result<Result<Kept, Outcome>, oneshot::error::RecvError>;
+
+// === impl FileStorage ===
+
+impl Extension for FileStorage {
+    type Settings = FileStorageSettings;
+
+    fn roles(_settings: &FileStorageSettings) -> &'static [Role] {
+        &[Role::Storage]
+    }
+
+    fn build(settings: &Arc<FileStorageSettings>, _env: &Env) -> Result<Provided, Failure> {
+        let storage: Arc<dyn Storage> = Arc::new(Self(settings.clone()));
+        Ok(Provided { storage: Some(storage), ..Provided::default() })
+    }
+}
+
+impl Storage for FileStorage {
+    fn queue(&self, _exporter: &Arc<str>) -> Arc<dyn StageSpec> {
+        Arc::new(KeeperSpec::new((*self.0).clone()))
+    }
+}
+
+// === impl KeeperSpec ===
+
+impl From<JournalSettings> for Arc<dyn StageSpec> {
+    fn from(settings: JournalSettings) -> Self {
+        Arc::new(KeeperSpec::new(settings.into()))
+    }
+}
+
+impl KeeperSpec {
+    fn new(settings: FileStorageSettings) -> Self {
+        Self { settings, stores: Mutex::default() }
+    }
+}
+
+impl StageSpec for KeeperSpec {
+    fn signals(&self) -> &'static [Signal] {
+        &Signal::ALL
+    }
+
+    fn placement(&self) -> Placement {
+        Placement::Lane
+    }
+
+    fn holds(&self) -> bool {
+        false
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    fn is_full(&self) -> bool {
+        self.stores.lock().values().any(|store| store.is_full())
+    }
+
+    fn launch(self: Arc<Self>, env: Env, downstream: Downstream) -> Launch<Message> {
+        let base = &self.settings.directory;
+        let plan = Plan {
+            settings: self.settings.clone(),
+            directory: match &env.pipeline {
+                Some(pipeline) => directory(base, "", pipeline),
+                None => directory(base, "exporter_", &env.id),
+            },
+            ends: env.ends.clone(),
+        };
+        Arc::new(move |lease| {
+            let (spec, plan, env, downstream) = (self.clone(), plan.clone(), env.clone(), downstream.clone());
+            async move {
+                let store = spec.store(&plan, &env)?;
+                let pipeline = env.pipeline.as_ref().unwrap_or(&env.id);
+                let way = Way::new(downstream, &env, pipeline);
+                let (replays, writing) = (store.attach(), FuturesUnordered::new());
+                Keeper { store, way, lease, replays, writing }.run().await
+            }
+            .boxed_local()
+        })
+    }
+
+    fn close(&self) {
+        let stores = std::mem::take(&mut *self.stores.lock());
+        stores.values().for_each(|store| store.close());
+    }
+}
+
+impl KeeperSpec {
+    /// The store of this directory; opened by the first copy that asks.
+    fn store(&self, plan: &Plan, env: &Env) -> Result<Arc<Store>, Failure> {
+        let mut stores = self.stores.lock();
+        // The directory is free again once the one that ended is gone.
+        stores.retain(|_, store| !store.is_dead());
+        if let Some(store) = stores.get(&plan.directory) {
+            return Ok(store.clone());
+        }
+        let store = Store::open(plan, env)?;
+        stores.insert(plan.directory.clone(), store.clone());
+        Ok(store)
+    }
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    async fn run(mut self) -> Result<(), Failure> {
+        self.lease.started();
+        let mut drained = false;
+        loop {
+            // A queue that is never empty must not keep the lane from its neighbours.
+            tokio::task::coop::consume_budget().await;
+            if drained && self.writing.is_empty() {
+                match self.lease.try_next() {
+                    // The queue was empty once, but is still open.
+                    Some(ticket) => self.write(ticket),
+                    None => return Ok(()),
+                }
+            }
+            tokio::select! {
+                Some((ticket, written)) = self.writing.next(), if !self.writing.is_empty() => {
+                    self.written(ticket, written)?;
+                }
+                Some(replay) = self.replays.recv(), if !drained => self.hand_on(replay),
+                next = self.lease.next(), if !drained => match next {
+                    Next::Mail(ticket) => self.write(ticket),
+                    Next::Control(Control::Drain { .. }) => self.store.quiet(),
+                    Next::Drained => drained = true,
+                },
+            }
+        }
+    }
+
+    fn write(&self, ticket: Ticket) {
+        let look = |mail: &Message| (mail.payload.clone(), mail.context.clone());
+        let Some((payload, context)) = self.lease.with(&ticket, look) else { return };
+        let kept = self.store.write(payload, context);
+        self.writing.push(kept.map(|written| (ticket, written)).boxed_local());
+    }
+
+    fn written(&self, ticket: Ticket, written: Written) -> Result<(), Failure> {
+        let written = written.map_err(|_| Failure::new("its journal can not be written any more"))?;
+        let Kept { sequence, guard } = match written {
+            Ok(kept) => kept,
+            Err(outcome) => {
+                self.lease.finish(ticket, outcome);
+                return Ok(());
+            }
+        };
+        let Some(taken) = self.lease.take(ticket) else { return Ok(()) };
+        let (Message { payload, context, guard: debt, permit, .. }, room) = taken.into_parts();
+        drop(room);
+        if debt.is_withdrawn() {
+            // Its sender was told to send it again, and nobody has it yet.
+            if let Some(guard) = guard {
+                guard.resolve(Outcome::Dropped { items: payload.items() as u64 });
+            }
+            self.store.forget(sequence);
+            return Ok(());
+        }
+        debt.resolve(Outcome::Delivered);
+        if let Some(guard) = guard {
+            self.way.offer(Message { payload, context, guard, permit, charge: None });
+        }
+        Ok(())
+    }
+
+    fn hand_on(&self, replay: Replay) {
+        let Replay { stored, guard, permit } = replay;
+        let items = u64::from(stored.items);
+        match envelope::open(stored) {
+            Ok((payload, context)) => {
+                self.way.offer(Message { payload, context, guard, permit, charge: None });
+            }
+            Err(error) => guard.resolve(Outcome::rejected(Fault::Invalid, items, error.to_string())),
+        }
+    }
+}

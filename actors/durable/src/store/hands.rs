@@ -1,0 +1,76 @@
+//! The debts of what is handed out: each ends on the desk.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use watershed_delivery::{Claim, Guard, Holder, Outcome};
+
+use super::{Desk, Ended};
+
+/// One message, as one branch owes it.
+struct One {
+    desk: Arc<Desk>,
+    sequence: u64,
+    branch: usize,
+    bytes: u64,
+}
+
+/// One message, as several branches owe it. Each ends for itself: what is refused to one is handed out again to that
+/// one. A branch's share of what happens to the message before it reaches the fan-out is in its guard here.
+struct Several {
+    desk: Arc<Desk>,
+    branches: Vec<(usize, Mutex<Option<Guard>>)>,
+}
+
+/// The debt of the `branches` (bit n for branch n) of which each owes the message; `None` of none.
+pub(super) fn debt(desk: &Arc<Desk>, sequence: u64, bytes: u64, branches: u64) -> Option<Guard> {
+    let one = |branch| Guard::held(Arc::new(One { desk: desk.clone(), sequence, branch, bytes }));
+    match branches.count_ones() {
+        0 => None,
+        1 => Some(one(branches.trailing_zeros() as usize)),
+        _ => {
+            let branches = (0..desk.ends.len()).filter(|branch| branches & 1 << branch != 0);
+            let branches = branches.map(|branch| (branch, Mutex::new(Some(one(branch))))).collect();
+            Some(Guard::held(Arc::new(Several { desk: desk.clone(), branches })))
+        }
+    }
+}
+
+// === impl One ===
+
+impl Holder for One {
+    fn settled(&self, outcome: Outcome) {
+        let Self { sequence, branch, bytes, .. } = *self;
+        self.desk.end(Ended { sequence, branch: Some(branch), bytes, outcome });
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    fn branch(&self, id: &str) -> Claim {
+        if &*self.desk.ends[self.branch] == id { Claim::Part } else { Claim::Paid }
+    }
+}
+
+// === impl Several ===
+
+impl Holder for Several {
+    fn settled(&self, outcome: Outcome) {
+        for (_, guard) in &self.branches {
+            if let Some(guard) = guard.lock().take() {
+                guard.resolve(outcome.clone());
+            }
+        }
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    fn branch(&self, id: &str) -> Claim {
+        let owed = self.branches.iter().find(|(branch, _)| &*self.desk.ends[*branch] == id);
+        let guard = owed.and_then(|(_, guard)| guard.lock().as_ref().map(Guard::fork));
+        guard.map_or(Claim::Paid, Claim::Own)
+    }
+}

@@ -1,0 +1,78 @@
+//! Dead letters: what nobody will ever take, kept beside the journal for a person to look at.
+
+use std::path::PathBuf;
+
+use watershed_delivery::Rejection;
+use watershed_journal::{Journal, OnFull, Options, OsFiles, Record, Stored};
+use watershed_stage::wall_clock;
+
+use crate::envelope::{Envelope, Letter};
+
+/// Where dead letters lie in the directory of a journal.
+pub const DIRECTORY: &str = "dead-letters";
+
+/// Whom a dead letter is owed to: the person who looks at it.
+pub const READER: &str = "reader";
+
+/// The dead letters of one journal. Open only while letters come, so that a person can have them at other times.
+pub(super) struct Letters {
+    directory: PathBuf,
+    max_bytes: u64,
+    journal: Option<Journal<OsFiles>>,
+}
+
+// === impl Letters ===
+
+impl Letters {
+    pub(super) fn new(directory: PathBuf, max_bytes: u64) -> Self {
+        Self { directory, max_bytes, journal: None }
+    }
+
+    /// Keeps a message that `to` will never take; whether it is on the disk.
+    pub(super) fn keep(
+        &mut self,
+        stored: &Stored,
+        to: &str,
+        rejection: &Rejection,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        if self.max_bytes == 0 {
+            return Ok(());
+        }
+        let journal = match &mut self.journal {
+            Some(journal) => journal,
+            none => none.insert(open(self.directory.clone(), self.max_bytes)?),
+        };
+        let mut envelope = Envelope::read(&stored.context).unwrap_or_default();
+        envelope.letter = Some(Letter {
+            to: to.to_owned(),
+            fault: rejection.fault.as_str().to_owned(),
+            reason: rejection.reason.to_string(),
+            items: rejection.items,
+            at: wall_clock(),
+        });
+        journal.append(&Record {
+            kind: stored.kind,
+            items: stored.items,
+            arrived: stored.arrived,
+            attempts: stored.attempts,
+            context: &envelope.to_bytes(),
+            payload: std::slice::from_ref(&stored.payload),
+        })?;
+        Ok(journal.commit(true)?)
+    }
+
+    /// Gives up the directory until the next letter.
+    pub(super) fn rest(&mut self) {
+        self.journal = None;
+    }
+}
+
+fn open(directory: PathBuf, max_bytes: u64) -> Result<Journal<OsFiles>, Box<dyn std::error::Error>> {
+    let options = Options { max_bytes, on_full: OnFull::DropOldest, ..Options::new([READER]) };
+    let options = Options { segment_bytes: options.segment_bytes.min(max_bytes / 4), ..options };
+    let (journal, recovery) = Journal::open(OsFiles::create(directory)?, options)?;
+    if !recovery.lost.is_empty() {
+        tracing::warn!(lost = ?recovery.lost, "dead letters are damaged");
+    }
+    Ok(journal)
+}

@@ -1,0 +1,462 @@
+//! The thread that owns a journal.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
+use watershed_delivery::{Budget, Cause, Fault, Guard, Outcome, Rejection};
+use watershed_journal::{
+    AppendError, Compression, Journal, Loss, OnFull, OpenError, Options, OsFiles, Record, Recovery, Stored,
+    Usage,
+};
+use watershed_stage::Env;
+
+use super::branch::Branch;
+use super::counters::Counters;
+use super::letters::{self, Letters};
+use super::{Desk, Ended, Kept, New, Papers, Plan, Replay, hands, window};
+use crate::envelope::{Envelope, kind};
+use crate::settings::{self, FileStorageSettings, Sync};
+
+/// How long a completion stays in memory at most: what the death of the process can repeat.
+const FLUSH: Duration = Duration::from_millis(50);
+
+/// What is written and not yet forced to the disk under `sync = "interval"`, at most, in bytes.
+const UNSYNCED: u64 = 16 << 20;
+
+/// What is read at once, in bytes.
+const CHUNK: usize = 256 << 10;
+
+/// How often the same complaint is logged at most.
+const QUIET: Duration = Duration::from_secs(10);
+
+pub(super) struct Writer {
+    desk: Arc<Desk>,
+    journal: Journal<OsFiles>,
+    settings: FileStorageSettings,
+    directory: PathBuf,
+    branches: Vec<Branch>,
+    window: u64,
+    budget: Arc<Budget>,
+    letters: Letters,
+    counters: Counters,
+    /// The first record of this process. What was there before may have killed the one before.
+    first: Option<u64>,
+    /// Something has been written or has ended since then that is not written down, or not shown.
+    changed: Option<Instant>,
+    /// Records that are not forced to the disk, since then.
+    unsynced: Option<Instant>,
+    /// The lane that is given the next replay.
+    turn: usize,
+    complained: Option<Instant>,
+}
+
+// === impl Writer ===
+
+impl Writer {
+    pub(super) fn open(files: OsFiles, plan: &Plan, env: &Env, desk: Arc<Desk>) -> Result<Self, OpenError> {
+        let Plan { settings, directory, ends } = plan;
+        let max_bytes = settings.max_size.0;
+        let options = Options::new(ends.iter().map(|end| end.to_string()));
+        let options = Options {
+            max_bytes,
+            segment_bytes: options.segment_bytes.min(max_bytes / 8),
+            compression: match settings.compression {
+                settings::Compression::None => Compression::None,
+                settings::Compression::Lz4 => Compression::Lz4,
+            },
+            on_full: match settings.on_full {
+                settings::OnFull::Refuse => OnFull::Refuse,
+                settings::OnFull::DropOldest => OnFull::DropOldest,
+            },
+            ..options
+        };
+        let (journal, recovery) = Journal::open(files, options)?;
+        let counters = Counters::new(env, ends);
+        tell(directory, &recovery, &counters);
+        let letters = directory.join(letters::DIRECTORY);
+        Ok(Self {
+            desk,
+            journal,
+            branches: ends.iter().map(|_| Branch::default()).collect(),
+            window: window(&env.budget),
+            budget: env.budget.clone(),
+            letters: Letters::new(letters, settings.max_dead_letters.0),
+            settings: settings.clone(),
+            directory: directory.clone(),
+            counters,
+            first: None,
+            changed: None,
+            unsynced: None,
+            turn: 0,
+            complained: None,
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let _last = Last(self.desk.clone());
+        loop {
+            let Papers { new, ended, closing, quiet, .. } = self.wait();
+            for ended in ended {
+                self.end(ended);
+            }
+            self.append(new);
+            if closing {
+                return self.close();
+            }
+            self.flush();
+            self.sync();
+            let now = Instant::now();
+            self.branches.iter_mut().for_each(|branch| branch.resume(now));
+            if !quiet {
+                self.hand_out(now);
+            }
+        }
+    }
+
+    /// Waits until there is something to do; takes what lies on the desk.
+    fn wait(&self) -> Papers {
+        let due = [self.changed.map(|since| since + FLUSH), self.sync_at()].into_iter().flatten();
+        let pauses = self.branches.iter().filter_map(Branch::pause);
+        let due = due.chain(pauses).min();
+        let mut papers = self.desk.papers.lock();
+        while papers.new.is_empty() && papers.ended.is_empty() && !papers.closing && !papers.attached {
+            match due {
+                None => self.desk.bell.wait(&mut papers),
+                Some(due) => {
+                    if self.desk.bell.wait_until(&mut papers, due.into_std()).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        let Papers { new, ended, attached, .. } = &mut *papers;
+        let (new, ended) = (std::mem::take(new), std::mem::take(ended));
+        *attached = false;
+        Papers { new, ended, lanes: Vec::new(), ..*papers }
+    }
+
+    fn append(&mut self, new: Vec<New>) {
+        let mut new = new.into_iter().peekable();
+        while new.peek().is_some() {
+            let mut written = Vec::new();
+            while let Some(next) = new.peek() {
+                match self.record(next) {
+                    Ok(sequence) => written.extend(new.next().map(|next| (next, sequence))),
+                    // What was taken makes room for more once it is forced to the disk.
+                    Err(AppendError::Unsynced) if !written.is_empty() => break,
+                    Err(error) => {
+                        if let Some(next) = new.next() {
+                            self.refuse(next, error);
+                        }
+                    }
+                }
+            }
+            if !written.is_empty() {
+                self.commit(written);
+            }
+        }
+    }
+
+    fn record(&mut self, new: &New) -> Result<u64, AppendError> {
+        let New { payload, context, .. } = new;
+        self.journal.append(&Record {
+            kind: kind(payload.signal()),
+            items: u32::try_from(payload.items()).unwrap_or(u32::MAX),
+            arrived: context.arrived,
+            attempts: 0,
+            context: &Envelope::of(context).to_bytes(),
+            payload: payload.requests(),
+        })
+    }
+
+    fn commit(&mut self, written: Vec<(New, u64)>) {
+        let began = Instant::now();
+        let committed = self.journal.commit(self.settings.sync == Sync::Always);
+        let now = Instant::now();
+        if let Err(error) = committed {
+            self.complain(now, "nothing can be written", &error);
+            self.counters.refused("disk").add(written.len() as u64);
+            let outcome = Outcome::refused(Cause::Overload, "the journal's disk does not take it");
+            for (new, _) in written {
+                let _ = new.reply.send(Err(outcome.clone()));
+            }
+            return;
+        }
+        self.changed = self.changed.or(Some(now));
+        self.counters.commit_records.record(written.len() as u64);
+        let micros = now.saturating_duration_since(began).as_micros();
+        self.counters.commit_time.record(u64::try_from(micros).unwrap_or(u64::MAX));
+        self.unsynced = self.unsynced.or(Some(now)).filter(|_| self.settings.sync == Sync::Interval);
+        for (new, sequence) in written {
+            self.first = self.first.or(Some(sequence));
+            let bytes = new.payload.bytes() as u64;
+            self.counters.records.add(1);
+            self.counters.bytes.add(bytes);
+            let guard = self.hand_over(sequence, bytes, now);
+            if let Err(unheard) = new.reply.send(Ok(Kept { sequence, guard })) {
+                // Its lane broke meanwhile, has the message in its slot, and will have it written again.
+                self.journal.complete_all(sequence);
+                drop(unheard);
+            }
+        }
+    }
+
+    /// The debt of those who are given at once what was just written, since they wait for nothing else.
+    fn hand_over(&mut self, sequence: u64, bytes: u64, now: Instant) -> Option<Guard> {
+        let mut given = 0;
+        for (place, branch) in self.branches.iter_mut().enumerate() {
+            if !branch.has_refused()
+                && branch.has_room(self.window, now)
+                && self.journal.skip(sequence, place)
+            {
+                branch.given(bytes);
+                given |= 1 << place;
+            }
+        }
+        hands::debt(&self.desk, sequence, bytes, given)
+    }
+
+    fn refuse(&self, new: New, error: AppendError) {
+        let items = new.payload.items() as u64;
+        let (reason, outcome) = match error {
+            AppendError::Full => {
+                self.desk.full.store(true, Ordering::Relaxed);
+                ("full", Outcome::refused(Cause::Overload, "the journal is full"))
+            }
+            AppendError::Unsynced => {
+                ("unsynced", Outcome::refused(Cause::Overload, "the journal's disk does not keep up"))
+            }
+            AppendError::TooLarge => {
+                ("too_large", Outcome::rejected(Fault::TooLarge, items, "larger than the whole journal"))
+            }
+        };
+        self.counters.refused(reason).add(1);
+        let _ = new.reply.send(Err(outcome));
+    }
+
+    fn end(&mut self, ended: Ended) {
+        let now = Instant::now();
+        let Ended { sequence, branch: place, bytes, outcome } = ended;
+        self.changed = self.changed.or(Some(now));
+        let Some((place, branch)) = place.and_then(|place| Some((place, self.branches.get_mut(place)?)))
+        else {
+            return self.journal.complete_all(sequence);
+        };
+        match outcome {
+            Outcome::Delivered | Outcome::Dropped { .. } => {
+                branch.ended(bytes);
+                self.journal.complete(sequence, place);
+            }
+            Outcome::Refused(refusal) => {
+                branch.refused(sequence, bytes, refusal.retry_after, now);
+                self.counters.refused_again.add(1);
+            }
+            Outcome::Rejected(rejection) => {
+                if let Err(error) = self.bury(sequence, place, &rejection) {
+                    self.complain(now, "a dead letter can not be kept", &*error);
+                    return self.branches[place].refused(sequence, bytes, None, now);
+                }
+                self.branches[place].ended(bytes);
+                self.journal.complete(sequence, place);
+            }
+        }
+    }
+
+    /// Keeps as a dead letter what a branch will never take.
+    fn bury(
+        &mut self,
+        sequence: u64,
+        place: usize,
+        rejection: &Rejection,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        if let Some(stored) = self.journal.get(sequence)? {
+            let end = self.desk.ends[place].clone();
+            self.letters.keep(&stored, &end, rejection)?;
+            self.counters.dead_letters.add(1);
+        }
+        Ok(())
+    }
+
+    /// Hands out what has to be read, as far as there is room for it in memory.
+    fn hand_out(&mut self, now: Instant) {
+        let mut more = false;
+        for place in 0..self.branches.len() {
+            while self.branches[place].has_room(self.window, now) {
+                if !self.hand_out_some(place, now) {
+                    break;
+                }
+            }
+            more |= self.branches[place].has_refused() || self.journal.is_behind(place);
+        }
+        self.desk.eager.store(more, Ordering::Relaxed);
+    }
+
+    /// Hands out what comes next to one branch; whether there was anything.
+    fn hand_out_some(&mut self, place: usize, now: Instant) -> bool {
+        let mut read = Vec::new();
+        let refused = self.branches[place].next_refused();
+        let found = match refused {
+            Some(sequence) => self.journal.get(sequence).map(|stored| read.extend(stored)),
+            None => self.journal.read(place, CHUNK, &mut read),
+        };
+        if let Err(error) = found {
+            self.complain(now, "records can not be read", &error);
+            if let Some(sequence) = refused {
+                self.branches[place].refused(sequence, 0, None, now);
+            }
+            return false;
+        }
+        self.mark(&read, now);
+        let any = refused.is_some() || !read.is_empty();
+        for stored in read {
+            self.replay(stored, place);
+        }
+        any
+    }
+
+    /// Notes beside records that came from the process before that they are tried once more: one of them may be why
+    /// that process died.
+    fn mark(&mut self, read: &[Stored], now: Instant) {
+        let inherited = |stored: &&Stored| self.first.is_none_or(|first| stored.sequence < first);
+        let inherited: Vec<u64> = read.iter().filter(inherited).map(|stored| stored.sequence).collect();
+        if !inherited.is_empty() {
+            self.journal.attempted(&inherited);
+            if let Err(error) = self.journal.flush() {
+                self.complain(now, "attempts can not be noted", &error);
+            }
+        }
+    }
+
+    /// Sends a record to the next lane that has room. Where there is none, its debt ends unpaid, and it comes back.
+    fn replay(&mut self, stored: Stored, place: usize) {
+        let bytes = stored.payload.len() as u64;
+        let Some(guard) = hands::debt(&self.desk, stored.sequence, bytes, 1 << place) else { return };
+        self.branches[place].given(bytes);
+        self.counters.replayed.add(1);
+        let permit = self.budget.overdraw(bytes);
+        let mut unsent = Some(Replay { stored, guard, permit });
+        let mut papers = self.desk.papers.lock();
+        papers.lanes.retain(|lane| !lane.is_closed());
+        for _ in 0..papers.lanes.len() {
+            let Some(replay) = unsent.take() else { break };
+            self.turn = (self.turn + 1) % papers.lanes.len();
+            unsent = papers.lanes[self.turn].try_send(replay).err().map(TrySendError::into_inner);
+        }
+        drop(papers);
+        // Only now: what it owes ends on the desk.
+        drop(unsent);
+    }
+
+    /// Writes down what has ended, and makes room by it.
+    fn flush(&mut self) {
+        let now = Instant::now();
+        if self.changed.is_none_or(|since| now < since + FLUSH) {
+            return;
+        }
+        self.changed = None;
+        if let Err(error) = self.journal.flush() {
+            self.complain(now, "completions can not be written", &error);
+            self.changed = Some(now);
+        }
+        self.letters.rest();
+        self.show();
+    }
+
+    fn sync_at(&self) -> Option<Instant> {
+        Some(self.unsynced? + self.settings.sync_interval.0)
+    }
+
+    /// Forces to the disk what waits for it.
+    fn sync(&mut self) {
+        let now = Instant::now();
+        let due = self.sync_at().is_some_and(|due| due <= now);
+        if !due && (self.unsynced.is_none() || self.journal.unsynced() < UNSYNCED) {
+            return;
+        }
+        self.unsynced = None;
+        if let Err(error) = self.journal.sync() {
+            self.complain(now, "the disk can not be forced", &error);
+            self.unsynced = Some(now);
+        }
+    }
+
+    fn show(&mut self) {
+        for given_up in self.journal.given_up() {
+            self.counters.lost("full").add(given_up.records);
+        }
+        for loss in self.journal.losses() {
+            self.counters.lost(&loss.reason.to_string()).add(loss.records);
+            tell_loss(&self.directory.display(), &loss);
+        }
+        let usage = self.journal.usage();
+        self.desk.full.store(is_full(&usage, &self.settings), Ordering::Relaxed);
+        self.counters.show(usage);
+    }
+
+    fn close(mut self) {
+        let flushed = self.journal.flush().and_then(|()| self.journal.sync());
+        if let Err(error) = flushed {
+            self.complain(Instant::now(), "what has ended can not be written", &error);
+        }
+        self.show();
+    }
+
+    fn complain(&mut self, now: Instant, what: &str, error: &dyn std::fmt::Display) {
+        if self.complained.is_none_or(|last| now >= last + QUIET) {
+            self.complained = Some(now);
+            tracing::error!(directory = %self.directory.display(), %error, "journal: {what}");
+        }
+    }
+}
+
+/// Whether what comes next may not fit: what is on its way to the journal still should.
+fn is_full(usage: &Usage, settings: &FileStorageSettings) -> bool {
+    settings.on_full == settings::OnFull::Refuse && usage.bytes + usage.max_bytes / 16 >= usage.max_bytes
+}
+
+/// Says what was found in a directory.
+fn tell(directory: &Path, recovery: &Recovery, counters: &Counters) {
+    let Recovery { segments, records, lost, torn_bytes, damaged_marks, orphaned, failures, .. } = recovery;
+    let directory = directory.display();
+    if *records > 0 || *torn_bytes > 0 {
+        tracing::info!(%directory, records, segments, torn_bytes, "the journal has something left to deliver");
+    }
+    if *damaged_marks > 0 {
+        tracing::warn!(%directory, bytes = damaged_marks, "completions are damaged: some records will be sent again");
+    }
+    for (branch, records) in orphaned {
+        tracing::warn!(%directory, branch, records, "what was owed to an exporter that is gone is given up");
+        counters.lost("orphaned").add(*records);
+    }
+    for loss in lost {
+        tell_loss(&directory, loss);
+        counters.lost(&loss.reason.to_string()).add(loss.records);
+    }
+    for error in failures {
+        tracing::warn!(%directory, %error, "the journal was opened, and not all of it could be put in order");
+    }
+}
+
+fn tell_loss(directory: &dyn std::fmt::Display, loss: &Loss) {
+    let Loss { from, to, records, reason, kept } = loss;
+    tracing::error!(%directory, from, to, records, %reason, ?kept, "records of the journal are lost");
+}
+
+// === impl Last ===
+
+/// Says that the thread has ended, however it did.
+struct Last(Arc<Desk>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let mut papers = self.0.papers.lock();
+        let left = std::mem::replace(&mut *papers, Papers { dead: true, ..Papers::default() });
+        drop(papers);
+        // What is not written is not answered, which says so.
+        drop(left);
+    }
+}
