@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::Files;
+
 /// A call of the file system that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {action}: {source}", path = path.display())]
@@ -79,4 +81,14 @@ pub struct ReadError {
     pub sequence: u64,
     /// What failed.
     pub source: IoError,
+}
+
+/// Says of an error which file it happened to, and what could not be done.
+pub(crate) fn failed<F: Files>(
+    files: &F,
+    name: &str,
+    action: &'static str,
+) -> impl FnOnce(io::Error) -> IoError + use<F> {
+    let path = files.place().join(name);
+    move |source| IoError { path, action, source }
 }

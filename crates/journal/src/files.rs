@@ -1,5 +1,6 @@
 //! The file system as the journal sees it: one flat directory, injected.
 
+use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 ///
 /// The errors are those of the operating system: `StorageFull` is what a full disk says, `NotFound` a file that is
 /// not there.
-pub trait Files {
+pub trait Files: Debug {
     /// A file opened in it.
     type File: File;
 
@@ -37,7 +38,7 @@ pub trait Files {
 }
 
 /// One open file. Offsets and lengths are bytes.
-pub trait File {
+pub trait File: Debug {
     /// Writes all of `bytes` at `offset`. On an error any part of them may have been written.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 

@@ -15,14 +15,25 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod clean;
 mod error;
 mod files;
+mod format;
 mod inspect;
 mod journal;
+mod marks;
 mod options;
+mod read;
 mod record;
 mod recovery;
+mod scan;
+mod segment;
+mod side;
+mod survey;
+mod tail;
 mod usage;
+mod window;
+mod write;
 
 pub use error::{AppendError, CommitError, IoError, OpenError, ReadError};
 pub use files::{File, Files, OsFile, OsFiles};

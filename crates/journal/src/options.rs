@@ -3,7 +3,8 @@
 /// How a journal is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The most that all its files may take together, in bytes.
+    /// The most that all its files may take together, in bytes. What is done is written down even beyond it, since
+    /// that is what frees room.
     pub max_bytes: u64,
     /// When a segment is full, in bytes. A commit is never split: one that is larger has a segment of its own.
     pub segment_bytes: u64,

@@ -1,6 +1,16 @@
-//! What was found when a journal was opened.
+//! Opening: what was found, and what is done about it.
 
-use crate::{IoError, Loss};
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+
+use crate::error::failed;
+use crate::format::{Kind, Stem};
+use crate::marks::Marks;
+use crate::segment::Segment;
+use crate::side::{Gap, Side};
+use crate::survey::{Survey, Surveyed};
+use crate::{File, Files, IoError, Journal, Loss, OpenError, Options, Reason};
 
 /// What was found when a journal was opened. All of it is for the log and the counters: whatever it says, the journal
 /// is open and gives what is readable.
@@ -15,8 +25,10 @@ pub struct Recovery {
     /// Records that are no longer there and were not known to be done. Each is told once: the next opening takes
     /// them for done.
     pub lost: Vec<Loss>,
-    /// What a write cut short left at the end of the last segment, in bytes; it is cut off.
+    /// What a write cut short left at the end of a segment, in bytes; it is cut off.
     pub torn_bytes: u64,
+    /// Bytes of segments that belong to no readable record, whether a record is missing for them or not.
+    pub damaged_bytes: u64,
     /// Bytes of side files that can not be read: what was done may be given again.
     pub damaged_marks: u64,
     /// Records that were only still owed to branches that are no more, by the name of the branch.
@@ -25,4 +37,208 @@ pub struct Recovery {
     pub alone: Vec<(u64, u32)>,
     /// What failed and could be left undone for now.
     pub failures: Vec<IoError>,
+}
+
+/// A buffer's size for copying, in bytes.
+const COPY: usize = 1 << 20;
+
+impl<F: Files> Journal<F> {
+    /// Takes the directory and reads what is in it.
+    ///
+    /// Nothing found in the files is fatal but a format of a later release: damage is set aside and told.
+    pub fn open(mut files: F, options: Options) -> Result<(Self, Recovery), OpenError> {
+        options.check().map_err(OpenError::Options)?;
+        lock(&mut files)?;
+        let survey = Survey::run(&files, true)?;
+        let mut recovery = Recovery { segments: survey.segments.len(), ..Recovery::default() };
+        for name in &survey.unfinished {
+            // Nothing was acknowledged that is only there.
+            let removed = files.remove(name).map_err(failed(&files, name, "can not be removed"));
+            recovery.failures.extend(removed.err());
+        }
+        let mut journal = Self::empty(files, options, survey.number, survey.next);
+        journal.kept = survey.kept.iter().map(|(_, bytes)| bytes).sum();
+        journal.widows = survey.widows;
+        let mut orphaned = BTreeMap::new();
+        for segment in survey.segments {
+            journal.take(segment, &mut recovery, &mut orphaned);
+        }
+        recovery.orphaned = orphaned.into_iter().collect();
+        journal.recount();
+        recovery.failures.extend(journal.sync_found().err());
+        recovery.failures.extend(journal.flush().err());
+        let usage = journal.usage();
+        (recovery.records, recovery.owed) = (usage.records, usage.owed);
+        Ok((journal, recovery))
+    }
+
+    /// Takes over a segment that was found.
+    fn take(&mut self, mut found: Surveyed, recovery: &mut Recovery, orphaned: &mut BTreeMap<String, u64>) {
+        let before = self.segments.last().map_or(0, |before| before.range().end);
+        let limit = self.options.max_bytes / 8;
+        let torn = found.torn;
+        recovery.damaged_marks += found.replay.damaged;
+        recovery.damaged_bytes +=
+            found.scan.damage.iter().map(|damage| damage.bytes.end - damage.bytes.start).sum::<u64>();
+        let mut segment = revive(&mut found, self, orphaned);
+        for missing in &found.missing {
+            let first = segment.stem.first;
+            let (from, until) = (first + missing.records.start, first + missing.records.end);
+            if missing.reason == Reason::Missing {
+                segment.side.set_gap(Gap { from: segment.range().end, until }, false);
+            }
+            if missing.live == 0 {
+                continue;
+            }
+            let kept =
+                keep(&self.files, segment.stem, missing.bytes.clone(), limit.saturating_sub(self.kept));
+            let kept = kept.unwrap_or_else(|error| {
+                recovery.failures.push(error);
+                None
+            });
+            self.kept += kept.as_ref().map_or(0, |(_, bytes)| *bytes);
+            let kept = kept.map(|(name, _)| name);
+            let (to, reason) = (until - 1, missing.reason);
+            recovery.lost.push(Loss { from, to, records: missing.live, reason, kept });
+        }
+        for at in (0..segment.marks.count()).filter(|at| segment.marks.alone(*at) > 0) {
+            if segment.marks.owed_to(at) != 0 {
+                recovery.alone.push((segment.stem.first + u64::from(at), u32::from(segment.marks.alone(at))));
+            }
+        }
+        if torn > 0 {
+            recovery.torn_bytes += torn;
+            let cut = self.files.open(&segment.name(), true).and_then(|mut file| file.set_len(segment.end));
+            match cut.map_err(failed(&self.files, &segment.name(), "can not be cut")) {
+                Ok(()) => segment.bytes = segment.end,
+                Err(error) => recovery.failures.push(error),
+            }
+        }
+        if segment.marks.count() == 0 && segment.stem.first < before {
+            // Nothing of it counts, and it would stand before what does.
+            let removed = self.files.remove(&segment.name());
+            recovery
+                .failures
+                .extend(removed.map_err(failed(&self.files, &segment.name(), "can not be removed")).err());
+            self.widows.extend(segment.side.length.map(|length| (segment.stem.name(Kind::Side), length)));
+            return;
+        }
+        self.segments.push(segment);
+    }
+
+    /// A process that was killed may have left what is not on the disk: what is given out again should be.
+    fn sync_found(&mut self) -> Result<(), IoError> {
+        let Some(last) = self.segments.last() else { return Ok(()) };
+        let name = last.name();
+        let synced = self.files.open(&name, true).and_then(|mut file| file.sync_data());
+        synced.map_err(failed(&self.files, &name, "can not be synced"))
+    }
+}
+
+/// What is known of a segment, for the branches that there are.
+fn revive<F: Files>(
+    found: &mut Surveyed,
+    journal: &Journal<F>,
+    orphaned: &mut BTreeMap<String, u64>,
+) -> Segment {
+    let mut index = std::mem::take(&mut found.scan.index);
+    index.truncate(found.count);
+    let Surveyed { stem, scan, replay, .. } = &*found;
+    let mut side = Side::found(&replay.names, &journal.names);
+    side.length = found.side.map(|_| replay.length);
+    side.ragged = found.side.is_some_and(|length| length > replay.length);
+    if let Some(gap) = replay.gap {
+        side.set_gap(gap, true);
+    }
+    let mut segment = Segment {
+        stem: *stem,
+        marks: Marks::new(journal.names.len()),
+        index,
+        side,
+        end: scan.end,
+        bytes: scan.size,
+        oldest: scan.arrived.map(|(first, _)| first),
+    };
+    let place = |name: &String| replay.names.iter().position(|known| known == name);
+    let places: Vec<Option<usize>> = journal.names.iter().map(place).collect();
+    let gone: Vec<usize> = (0..replay.names.len()).filter(|place| !places.contains(&Some(*place))).collect();
+    for at in 0..found.count {
+        segment.marks.push();
+        if replay.is_done(at) {
+            segment.marks.complete_all(at);
+            continue;
+        }
+        let done = |place: &Option<usize>| place.is_some_and(|place| replay.done[place].get(at));
+        for branch in (0..places.len()).filter(|branch| done(&places[*branch])) {
+            segment.marks.complete(at, branch);
+        }
+        if segment.marks.owed_to(at) == 0 {
+            segment.side.finished(at);
+            for place in gone.iter().filter(|place| !replay.done[**place].get(at)) {
+                *orphaned.entry(replay.names[*place].clone()).or_default() += 1;
+            }
+        }
+    }
+    for missing in found.missing.iter().filter(|missing| missing.reason == Reason::Damaged) {
+        let end = u32::try_from(missing.records.end).unwrap_or(u32::MAX);
+        while segment.marks.count() < end {
+            segment.marks.push();
+        }
+        for at in u32::try_from(missing.records.start).unwrap_or(end)..end {
+            if !replay.is_done(at) {
+                segment.finish(at);
+            }
+            segment.marks.complete_all(at);
+        }
+    }
+    replay.attempts.iter().for_each(|at| segment.marks.attempted(*at));
+    replay.alone.iter().for_each(|at| segment.marks.tried_alone(*at));
+    segment
+}
+
+/// Copies damaged bytes into a file of their own, if they have at most `limit` bytes. Returns its name and length.
+pub(crate) fn keep<F: Files>(
+    files: &F,
+    stem: Stem,
+    bytes: Range<u64>,
+    limit: u64,
+) -> Result<Option<(String, u64)>, IoError> {
+    let length = bytes.end.saturating_sub(bytes.start);
+    if length == 0 || length > limit {
+        return Ok(None);
+    }
+    let name = stem.kept(bytes.start);
+    let copy = || -> io::Result<u64> {
+        let source = files.open(&stem.name(Kind::Segment), false)?;
+        let mut target = files.create(&name)?;
+        let (mut buffer, mut at) = (vec![0; COPY.min(usize::try_from(length).unwrap_or(COPY))], 0);
+        while at < length {
+            let part = usize::try_from(length - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            let read = source.read_at(bytes.start + at, &mut buffer[..part])?;
+            if read == 0 {
+                break;
+            }
+            target.write_at(at, &buffer[..read])?;
+            at += read as u64;
+        }
+        Ok(at)
+    };
+    match copy() {
+        Ok(copied) => Ok(Some((name, copied))),
+        // Told by an opening that could not write that down.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Some((name, 0))),
+        Err(error) => Err(failed(files, &name, "can not be written")(error)),
+    }
+}
+
+/// Takes the directory, and says why it can not be had.
+fn lock<F: Files>(files: &mut F) -> Result<(), OpenError> {
+    let place = files.place().to_owned();
+    files.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked(place),
+        io::ErrorKind::NotFound => OpenError::Missing(place),
+        io::ErrorKind::NotADirectory => OpenError::NotADirectory(place),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => OpenError::ReadOnly(place),
+        _ => failed(files, "lock", "can not be locked")(error).into(),
+    })
 }

@@ -1,0 +1,114 @@
+//! Writing down what is done, and removing what is.
+
+use std::io;
+
+use crate::error::failed;
+use crate::format::Kind;
+use crate::side::Gap;
+use crate::{File, Files, IoError, Journal};
+
+impl<F: Files> Journal<F> {
+    /// Writes completions and marks since the last flush beside their segments, and removes the segments all of
+    /// whose records are done. What a crash loses of it is only given again, so nothing is synced for it. On an
+    /// error it stays in memory for the next try.
+    pub fn flush(&mut self) -> Result<(), IoError> {
+        let mut result = Ok(());
+        for at in 0..self.segments.len() {
+            if self.segments[at].side.is_dirty() {
+                // One side file that can not be written holds up none of the others, nor the removals.
+                result = result.and(self.write_side(at));
+            }
+        }
+        result.and(self.remove_done())
+    }
+
+    /// Writes what is known of a segment's records and not yet beside it.
+    fn write_side(&mut self, at: usize) -> Result<(), IoError> {
+        let name = self.segments[at].stem.name(Kind::Side);
+        self.append_side(at, &name).map_err(failed(&self.files, &name, "can not be written"))
+    }
+
+    fn append_side(&mut self, at: usize, name: &str) -> io::Result<()> {
+        let segment = &mut self.segments[at];
+        let bytes = segment.side.encode(segment.stem);
+        let mut file = match segment.side.length {
+            Some(_) => self.files.open(name, true)?,
+            None => self.files.create(name)?,
+        };
+        let length = *segment.side.length.get_or_insert(0);
+        if segment.side.ragged {
+            file.set_len(length)?;
+        }
+        segment.side.ragged = true;
+        file.write_at(length, &bytes)?;
+        segment.side.written(length + bytes.len() as u64);
+        self.used += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Removes the segments, wherever they are, all of whose records are done: one that is stuck pins none of those
+    /// after it. The last one stays.
+    ///
+    /// The data goes before the side file. A crash between the two leaves a side file without data, which means
+    /// nothing; the other way round it would leave records without what is known to be done, and give them again.
+    pub(crate) fn remove_done(&mut self) -> Result<(), IoError> {
+        let Some((last, rest)) = self.segments.split_last() else { return Ok(()) };
+        if rest.iter().all(|segment| segment.marks.live() > 0) {
+            return Ok(());
+        }
+        let last = last.stem;
+        self.note_gaps();
+        let mut result = Ok(());
+        let (files, widows) = (&self.files, &mut self.widows);
+        self.segments.retain(|segment| {
+            if segment.marks.live() > 0 || segment.stem == last {
+                return true;
+            }
+            let name = segment.name();
+            if let Err(error) = files.remove(&name)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                result = Err(failed(files, &name, "can not be removed")(error));
+                return true;
+            }
+            widows.extend(segment.side.length.map(|length| (segment.stem.name(Kind::Side), length)));
+            false
+        });
+        self.cursors.iter_mut().chain([&mut self.again]).for_each(|cursor| cursor.release(&self.segments));
+        self.recount();
+        result
+    }
+
+    /// Notes beside the segments that stay which ones after them go, so that nobody misses those. Where that can not
+    /// be written they go all the same: a full disk must be able to empty.
+    fn note_gaps(&mut self) {
+        let last = self.segments.len() - 1;
+        let mut stays: Option<usize> = None;
+        for at in 0..last {
+            let segment = &self.segments[at];
+            if segment.marks.live() > 0 {
+                stays = Some(at);
+                continue;
+            }
+            let until = segment.range().end.max(segment.side.gap().map_or(0, |gap| gap.until));
+            if let Some(before) = stays {
+                let from = self.segments[before].range().end;
+                let known = self.segments[before].side.gap().map_or(from, |gap| gap.until);
+                if until > known {
+                    self.segments[before].side.set_gap(Gap { from, until }, false);
+                }
+            }
+        }
+        for at in 0..last {
+            if self.segments[at].side.gap_is_new() && self.segments[at].marks.live() > 0 {
+                let _ = self.write_side(at).map(|()| self.sync_side(at));
+            }
+        }
+    }
+
+    /// The removals after it may reach the disk before what a side file says of them does.
+    fn sync_side(&mut self, at: usize) -> io::Result<()> {
+        self.files.open(&self.segments[at].stem.name(Kind::Side), true)?.sync_data()?;
+        self.sync_dir()
+    }
+}

@@ -1,0 +1,90 @@
+//! A segment as the journal knows it while it is open.
+
+use std::ops::Range;
+
+use crate::format::{Header, Kind, Stem};
+use crate::marks::Marks;
+use crate::scan::Index;
+use crate::side::Side;
+
+/// A segment as the journal knows it while it is open: nothing that grows with a record but some bits.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub stem: Stem,
+    pub marks: Marks,
+    pub index: Index,
+    pub side: Side,
+    /// Where the last record ends.
+    pub end: u64,
+    /// What the file takes, in bytes.
+    pub bytes: u64,
+    /// When its first record arrived.
+    pub oldest: Option<u64>,
+}
+
+// === impl Segment ===
+
+impl Segment {
+    pub fn name(&self) -> String {
+        self.stem.name(Kind::Segment)
+    }
+
+    /// Its sequences.
+    pub fn range(&self) -> Range<u64> {
+        self.stem.first..self.stem.first + u64::from(self.marks.count())
+    }
+
+    /// The place of a sequence that is in it.
+    pub fn place(&self, sequence: u64) -> Option<u32> {
+        let inside = self.range().contains(&sequence);
+        u32::try_from(sequence.checked_sub(self.stem.first)?).ok().filter(|_| inside)
+    }
+
+    /// One more record at `offset`.
+    pub fn push(&mut self, offset: u64, arrived: u64) {
+        self.index.push(self.marks.count(), offset);
+        self.marks.push();
+        self.oldest.get_or_insert(arrived);
+    }
+
+    /// The record at `offset`, of which more than that may be known.
+    pub fn push_known(&mut self, offset: u64, header: &Header) {
+        if let Some(at) = self.place(header.sequence) {
+            self.index.push(at, offset);
+            self.oldest.get_or_insert(header.arrived);
+        } else {
+            self.push(offset, header.arrived);
+        }
+    }
+
+    /// Everything known of its records is to be written beside it.
+    pub fn note_marks(&mut self) {
+        for at in 0..self.marks.count() {
+            let owed = self.marks.owed_to(at);
+            for branch in (0..self.marks.owed().len()).filter(|branch| owed >> branch & 1 == 0) {
+                self.side.done(at, branch);
+            }
+            (0..self.marks.attempts(at)).for_each(|_| self.side.attempted(at));
+            (0..self.marks.alone(at)).for_each(|_| self.side.tried_alone(at));
+        }
+    }
+
+    /// Takes the records from `at` on out again, the first of which began at `offset`.
+    pub fn truncate(&mut self, at: u32, offset: u64) {
+        drop(self.marks.split_off(at));
+        self.index.truncate(at);
+        self.end = offset;
+    }
+
+    /// Everything that it takes on the disk, in bytes.
+    pub fn footprint(&self) -> u64 {
+        self.bytes + self.side.length.unwrap_or(0)
+    }
+
+    /// Record `at` is owed to nobody any more, and that is to be written.
+    pub fn finish(&mut self, at: u32) {
+        if self.marks.complete_all(at) {
+            self.side.finished(at);
+        }
+    }
+}

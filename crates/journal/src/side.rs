@@ -1,0 +1,304 @@
+//! The file beside a segment that says which of its records are done: format v1, as `FORMAT.md` promises it.
+
+use std::sync::Arc;
+
+use crate::format::{HEAD, Head, Stem, u32_at, u64_at};
+use crate::marks::Bits;
+
+const SIDE_MAGIC: [u8; 8] = *b"WSHDDONE";
+const FRAME_MAGIC: [u8; 4] = [0xf5, b'W', b'S', b'f'];
+
+/// What comes before a frame's content, in bytes.
+const FRAME: usize = 12;
+
+/// The longest content of a frame, in bytes.
+const MAX_CONTENT: usize = 64 << 10;
+
+/// Everybody, where a branch is named.
+const ALL: u16 = u16::MAX;
+
+/// What frames hold.
+mod tag {
+    pub const NAME: u8 = 1;
+    pub const DONE: u8 = 2;
+    pub const ATTEMPTS: u8 = 3;
+    pub const ALONE: u8 = 4;
+    pub const GAP: u8 = 5;
+}
+
+/// What is known and not yet written beside a segment.
+#[derive(Debug)]
+pub(crate) struct Side {
+    /// The branches that its records are or were owed to; one's place is its id in this file.
+    names: Arc<[String]>,
+    /// The id of each branch of the journal.
+    ids: Vec<u16>,
+    /// Whether the names are yet to be written in this run. Writing them again does no harm.
+    unnamed: bool,
+    done: Vec<(u16, u32)>,
+    attempts: Vec<u32>,
+    alone: Vec<u32>,
+    gap: Option<Gap>,
+    gap_written: bool,
+    /// How much of the file is whole, in bytes; none where there is no file.
+    pub length: Option<u64>,
+    /// Whether there may be something after that.
+    pub ragged: bool,
+}
+
+/// The sequences after a segment that have been in others, which are gone because all was done: nobody misses them.
+/// Records of this segment's own file from `from` on are not part of it, they were written again elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub from: u64,
+    pub until: u64,
+}
+
+/// What a side file says.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    /// Whom records are or were owed to.
+    pub names: Vec<String>,
+    /// For each name, what it has completed.
+    pub done: Vec<Bits>,
+    /// What nobody is owed.
+    pub finished: Bits,
+    pub attempts: Vec<u32>,
+    pub alone: Vec<u32>,
+    pub gap: Option<Gap>,
+    /// Where the last whole frame ends.
+    pub length: u64,
+    /// Bytes that are part of no whole frame.
+    pub damaged: u64,
+}
+
+// === impl Side ===
+
+impl Side {
+    /// For a segment whose records are owed to `names`, which are all the journal's branches.
+    pub fn new(names: &Arc<[String]>) -> Self {
+        let ids = (0..).take(names.len()).collect();
+        Self::known(names.clone(), ids)
+    }
+
+    /// For a segment that was found, whose records were owed to `known`, in a journal with `branches`.
+    pub fn found(known: &[String], branches: &Arc<[String]>) -> Self {
+        let mut names = known.to_vec();
+        names.extend(branches.iter().filter(|branch| !known.contains(branch)).cloned());
+        let place = |branch| names.iter().position(|name| name == branch);
+        let ids = branches
+            .iter()
+            .map(|branch| place(branch).and_then(|at| u16::try_from(at).ok()).unwrap_or(ALL - 1));
+        Self::known(
+            if names[..] == branches[..] { branches.clone() } else { names.clone().into() },
+            ids.collect(),
+        )
+    }
+
+    fn known(names: Arc<[String]>, ids: Vec<u16>) -> Self {
+        Self {
+            names,
+            ids,
+            unnamed: true,
+            done: Vec::new(),
+            attempts: Vec::new(),
+            alone: Vec::new(),
+            gap: None,
+            gap_written: true,
+            length: None,
+            ragged: false,
+        }
+    }
+
+    /// Notes that `branch` has completed record `at`.
+    pub fn done(&mut self, at: u32, branch: usize) {
+        self.done.push((self.ids[branch], at));
+    }
+
+    /// Notes that nobody is owed record `at`.
+    pub fn finished(&mut self, at: u32) {
+        self.done.push((ALL, at));
+    }
+
+    pub fn attempted(&mut self, at: u32) {
+        self.attempts.push(at);
+    }
+
+    pub fn tried_alone(&mut self, at: u32) {
+        self.alone.push(at);
+    }
+
+    /// The sequences that follow the segment's and are nobody's.
+    pub fn gap(&self) -> Option<Gap> {
+        self.gap
+    }
+
+    /// Notes them; `written` where they come from the file.
+    pub fn set_gap(&mut self, gap: Gap, written: bool) {
+        self.gap_written = written || (self.gap_written && self.gap == Some(gap));
+        self.gap = Some(gap);
+    }
+
+    /// Whether they are yet to be written.
+    pub fn gap_is_new(&self) -> bool {
+        !self.gap_written
+    }
+
+    /// Whether there is something to write.
+    pub fn is_dirty(&self) -> bool {
+        let quiet =
+            self.done.is_empty() && self.attempts.is_empty() && self.alone.is_empty() && self.gap_written;
+        !quiet
+    }
+
+    /// What is to be written after the first `length` bytes.
+    pub fn encode(&mut self, stem: Stem) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if self.length.unwrap_or(0) == 0 {
+            bytes.extend_from_slice(&Head::encode(SIDE_MAGIC, stem, &[]));
+        }
+        if self.unnamed {
+            for (id, name) in (0_u16..).zip(self.names.iter()) {
+                frame(&mut bytes, tag::NAME, &[&id.to_le_bytes(), name.as_bytes()]);
+            }
+        }
+        self.done.sort_unstable();
+        self.done.dedup();
+        for branch in self.done.chunk_by(|one, other| one.0 == other.0) {
+            let runs = branch.chunk_by(|one, other| one.1 + 1 == other.1);
+            let runs = runs.map(|run| (run[0].1, u32::try_from(run.len()).unwrap_or(u32::MAX)));
+            let runs: Vec<u8> =
+                runs.flat_map(|(at, count)| [at.to_le_bytes(), count.to_le_bytes()]).flatten().collect();
+            // Shorter than a frame may be by the branch's id.
+            for part in runs.chunks(MAX_CONTENT / 2) {
+                frame(&mut bytes, tag::DONE, &[&branch[0].0.to_le_bytes(), part]);
+            }
+        }
+        for (tag, records) in [(tag::ATTEMPTS, &self.attempts), (tag::ALONE, &self.alone)] {
+            for part in records.chunks(MAX_CONTENT / 8) {
+                let part: Vec<u8> = part.iter().flat_map(|at| at.to_le_bytes()).collect();
+                frame(&mut bytes, tag, &[&part]);
+            }
+        }
+        if let Some(Gap { from, until }) = self.gap.filter(|_| !self.gap_written) {
+            frame(&mut bytes, tag::GAP, &[&from.to_le_bytes(), &until.to_le_bytes()]);
+        }
+        bytes
+    }
+
+    /// What was encoded is in the file, which now has `length` bytes.
+    pub fn written(&mut self, length: u64) {
+        (self.length, self.ragged) = (Some(length), false);
+        (self.unnamed, self.gap_written) = (false, true);
+        self.done.clear();
+        self.attempts.clear();
+        self.alone.clear();
+    }
+}
+
+fn frame(into: &mut Vec<u8>, tag: u8, content: &[&[u8]]) {
+    let start = into.len();
+    into.extend_from_slice(&FRAME_MAGIC);
+    into.extend_from_slice(&[0; FRAME - 4]);
+    into.push(tag);
+    content.iter().for_each(|part| into.extend_from_slice(part));
+    let length = u32::try_from(into.len() - start - FRAME).unwrap_or(u32::MAX);
+    into[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
+    let crc = checksum(length, &into[start + FRAME..]);
+    into[start + 8..start + FRAME].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Covers the length as well, so that a frame of zeros is none.
+fn checksum(length: u32, content: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&length.to_le_bytes()), content)
+}
+
+/// The content of the frame that `bytes` begin with.
+fn content(bytes: &[u8]) -> Option<&[u8]> {
+    let head = bytes.first_chunk::<FRAME>().filter(|head| head[..4] == FRAME_MAGIC)?;
+    let length = u32_at(head, 4);
+    let content = bytes[FRAME..].get(..length as usize).filter(|_| length as usize <= MAX_CONTENT)?;
+    (checksum(length, content) == u32_at(head, 8)).then_some(content)
+}
+
+// === impl Replay ===
+
+impl Replay {
+    /// Reads the side file of the segment named `stem`, which has `count` records that were owed to `names` when it was
+    /// begun; or the version, where it is a later one.
+    pub fn run(bytes: &[u8], stem: Stem, count: u32, names: Vec<String>) -> Result<Self, u16> {
+        let mut replay = Self { done: vec![Bits::default(); names.len()], names, ..Self::default() };
+        let mut ids = Vec::new();
+        let mut at = match Head::parse(SIDE_MAGIC, bytes, stem) {
+            Head::Later(version) => return Err(version),
+            Head::Valid { .. } => HEAD,
+            Head::Damaged => 0,
+        };
+        let mut good = at;
+        replay.length = at as u64;
+        while at < bytes.len() {
+            if let Some(content) = content(&bytes[at..]) {
+                replay.apply(content, count, &mut ids);
+                at += FRAME + content.len();
+                good += FRAME + content.len();
+                replay.length = at as u64;
+            } else {
+                let next = memchr::memmem::find(&bytes[at + 1..], &FRAME_MAGIC);
+                at = next.map_or(bytes.len(), |next| at + 1 + next);
+            }
+        }
+        replay.damaged = (bytes.len() - good) as u64;
+        Ok(replay)
+    }
+
+    fn apply(&mut self, content: &[u8], count: u32, ids: &mut Vec<(u16, usize)>) {
+        let Some((&tag, body)) = content.split_first() else { return };
+        let numbers =
+            |body: &[u8]| -> Vec<u32> { body.chunks_exact(4).map(|number| u32_at(number, 0)).collect() };
+        let named = body.split_first_chunk().map(|(id, rest)| (u16::from_le_bytes(*id), rest));
+        match (tag, named) {
+            (tag::NAME, Some((id, name))) => self.define(id, name, count, ids),
+            (tag::DONE, Some((id, runs))) => {
+                let bits = match ids.iter().find(|(known, _)| *known == id) {
+                    _ if id == ALL => &mut self.finished,
+                    Some((_, place)) => &mut self.done[*place],
+                    // Its name was lost: what it completed is given again.
+                    None => return,
+                };
+                for run in numbers(runs).chunks_exact(2) {
+                    (run[0]..run[0].saturating_add(run[1]).min(count)).for_each(|at| {
+                        bits.set(at);
+                    });
+                }
+            }
+            (tag::ATTEMPTS, _) => self.attempts.extend(numbers(body)),
+            (tag::ALONE, _) => self.alone.extend(numbers(body)),
+            (tag::GAP, _) if body.len() == 16 => {
+                let until = self.gap.map_or(0, |gap| gap.until).max(u64_at(body, 8));
+                self.gap = Some(Gap { from: u64_at(body, 0), until });
+            }
+            _ => {}
+        }
+    }
+
+    /// From here on `id` is the branch called `name`, and what is not done is owed to it as well.
+    fn define(&mut self, id: u16, name: &[u8], count: u32, ids: &mut Vec<(u16, usize)>) {
+        let Ok(name) = std::str::from_utf8(name) else { return };
+        let place = self.names.iter().position(|known| known == name).unwrap_or_else(|| {
+            // What was done before it came stays so.
+            (0..count).filter(|at| self.is_done(*at)).collect::<Vec<_>>().into_iter().for_each(|at| {
+                self.finished.set(at);
+            });
+            self.names.push(name.to_owned());
+            self.done.push(Bits::default());
+            self.names.len() - 1
+        });
+        ids.retain(|(known, _)| *known != id);
+        ids.push((id, place));
+    }
+
+    /// Whether everybody whom record `at` was owed to has completed it.
+    pub fn is_done(&self, at: u32) -> bool {
+        self.finished.get(at) || (!self.done.is_empty() && self.done.iter().all(|done| done.get(at)))
+    }
+}

@@ -1,0 +1,216 @@
+//! Reading a whole directory: what counts of each segment, and what is missing. Nothing is changed.
+
+use std::io;
+use std::ops::Range;
+
+use crate::error::failed;
+use crate::format::{HEADER, Kind, Stem};
+use crate::scan::{Scan, Unread};
+use crate::side::Replay;
+use crate::{File, Files, IoError, OpenError, Reason, format};
+
+/// The longest side file that is read, in bytes: more than a full segment of the smallest records can need.
+const MAX_SIDE: u64 = 256 << 20;
+
+/// What is in a directory.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// In the order of their numbers.
+    pub segments: Vec<Surveyed>,
+    /// Side files without a segment, with their lengths.
+    pub widows: Vec<(String, u64)>,
+    /// Segments that were being written anew.
+    pub unfinished: Vec<String>,
+    /// What was set aside, with its length.
+    pub kept: Vec<(String, u64)>,
+    /// The next segment's number.
+    pub number: u64,
+    /// The next record's sequence.
+    pub next: u64,
+}
+
+/// What is in a segment.
+#[derive(Debug)]
+pub(crate) struct Surveyed {
+    pub stem: Stem,
+    pub scan: Scan,
+    pub replay: Replay,
+    /// The side file's length, if there is one.
+    pub side: Option<u64>,
+    /// How many of its records count: those from there on are in a later segment.
+    pub count: u32,
+    /// In order; the last may be those up to the next segment.
+    pub missing: Vec<Missing>,
+    /// Bytes after the last record that nobody misses.
+    pub torn: u64,
+}
+
+/// Records that are not there.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    /// Their places, counted from the segment's first record.
+    pub records: Range<u64>,
+    /// How many of them are not known to be done.
+    pub live: u64,
+    pub reason: Reason,
+    /// The bytes that may have been theirs.
+    pub bytes: Range<u64>,
+}
+
+// === impl Survey ===
+
+impl Survey {
+    /// Reads everything; the bodies of records only where `deep`.
+    pub fn run<F: Files>(files: &F, deep: bool) -> Result<Self, OpenError> {
+        let mut names = files.list().map_err(failed(files, "", "can not be listed"))?;
+        names.sort_unstable();
+        let named: Vec<(Stem, Kind)> = names.iter().filter_map(|name| Stem::parse(name)).collect();
+        let mut survey = Self { next: 1, ..Self::default() };
+        for (stem, kind) in &named {
+            survey.number = survey.number.max(stem.number + 1);
+            match kind {
+                Kind::Segment => survey.segments.extend(Surveyed::scan(files, *stem, deep)?),
+                Kind::Unfinished => survey.unfinished.push(stem.name(*kind)),
+                Kind::Side if !named.contains(&(*stem, Kind::Segment)) => {
+                    let name = stem.name(*kind);
+                    let length = files.open(&name, false).and_then(|file| file.size()).unwrap_or(0);
+                    survey.widows.push((name, length));
+                }
+                Kind::Side | Kind::Kept => {}
+            }
+        }
+        for name in
+            names.into_iter().filter(|name| Stem::parse(name).is_some_and(|(_, kind)| kind == Kind::Kept))
+        {
+            let length = files.open(&name, false).and_then(|file| file.size()).unwrap_or(0);
+            survey.kept.push((name, length));
+        }
+        survey.segments.sort_by_key(|segment| segment.stem);
+        survey.replay(files)?;
+        survey.clip();
+        survey.find_missing();
+        Ok(survey)
+    }
+
+    fn replay<F: Files>(&mut self, files: &F) -> Result<(), OpenError> {
+        for at in 0..self.segments.len() {
+            let next = self.segments.get(at + 1).map(|next| next.stem.first);
+            self.segments[at].replay(files, next)?;
+        }
+        Ok(())
+    }
+
+    /// Each segment ends where a later one begins: what it has beyond that was given up and written again.
+    fn clip(&mut self) {
+        let mut limit = u64::MAX;
+        for segment in self.segments.iter_mut().rev() {
+            let gap = segment.replay.gap.map_or(u64::MAX, |gap| gap.from);
+            let room = limit.min(gap).saturating_sub(segment.stem.first);
+            segment.count = segment.scan.count.min(u32::try_from(room).unwrap_or(u32::MAX));
+            // A name alone proves nothing.
+            if segment.scan.head || segment.scan.count > 0 {
+                limit = limit.min(segment.stem.first);
+            }
+        }
+    }
+
+    fn find_missing(&mut self) {
+        for at in 0..self.segments.len() {
+            let next = self.segments.get(at + 1).map(|next| next.stem.first);
+            let segment = &mut self.segments[at];
+            segment.find_missing(next);
+            self.next = self.next.max(segment.end()).max(segment.stem.first);
+        }
+    }
+}
+
+// === impl Surveyed ===
+
+impl Surveyed {
+    fn scan<F: Files>(files: &F, stem: Stem, deep: bool) -> Result<Option<Self>, OpenError> {
+        let name = stem.name(Kind::Segment);
+        let read =
+            files.open(&name, false).map_err(Unread::from).and_then(|file| Scan::run(&file, stem, deep));
+        let scan = match read {
+            Ok(scan) => scan,
+            // Whoever looks without the lock sees files go.
+            Err(Unread::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(unread) => return Err(refused(files, &name, unread)),
+        };
+        let replay = Replay::default();
+        Ok(Some(Self { stem, count: scan.count, scan, replay, side: None, missing: Vec::new(), torn: 0 }))
+    }
+
+    /// Reads the side file; the next segment begins with `next`.
+    fn replay<F: Files>(&mut self, files: &F, next: Option<u64>) -> Result<(), OpenError> {
+        let name = self.stem.name(Kind::Side);
+        let read = || -> io::Result<Vec<u8>> {
+            let file = files.open(&name, false)?;
+            let mut bytes = vec![0; usize::try_from(file.size()?.min(MAX_SIDE)).unwrap_or(0)];
+            let read = file.read_at(0, &mut bytes)?;
+            bytes.truncate(read);
+            Ok(bytes)
+        };
+        let bytes = match read() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(failed(files, &name, "can not be read")(error).into()),
+        };
+        // What is missing at the end may be known to be done as well.
+        let until = next.and_then(|next| u32::try_from(next.checked_sub(self.stem.first)?).ok());
+        let count = self.scan.count.max(until.filter(|until| *until <= 1 << 24).unwrap_or(0));
+        let names = std::mem::take(&mut self.scan.names);
+        self.side = (!bytes.is_empty()).then_some(bytes.len() as u64);
+        self.replay = Replay::run(&bytes, self.stem, count, names)
+            .map_err(|version| refused(files, &name, Unread::Later(version)))?;
+        Ok(())
+    }
+
+    /// Finds what is missing in it and after it, where the next segment begins with `next`.
+    fn find_missing(&mut self, next: Option<u64>) {
+        for damage in std::mem::take(&mut self.scan.damage) {
+            let records = u64::from(damage.records.start)..u64::from(damage.records.end.min(self.count));
+            self.miss(records, Reason::Damaged, damage.bytes.clone());
+            self.scan.damage.push(damage);
+        }
+        // What was given up and written again is neither torn nor missed.
+        let rest = if self.count == self.scan.count { self.scan.rest() } else { 0 };
+        let count = u64::from(self.count);
+        let gap = self.replay.gap.map_or(0, |gap| gap.until.saturating_sub(self.stem.first));
+        let upto = next.map_or(0, |next| next.saturating_sub(self.stem.first));
+        let missing = count.max(gap)..upto;
+        if missing.is_empty() {
+            self.torn = rest;
+        } else if missing.end - missing.start <= rest / HEADER as u64 {
+            self.miss(missing, Reason::Damaged, self.scan.end..self.scan.size);
+        } else {
+            self.miss(missing, Reason::Missing, self.scan.end..self.scan.end + rest);
+        }
+    }
+
+    fn miss(&mut self, records: Range<u64>, reason: Reason, bytes: Range<u64>) {
+        let done = |at: u64| u32::try_from(at).is_ok_and(|at| self.replay.is_done(at));
+        // Beyond what the side file was read for nothing is known.
+        let known = records.start..records.end.min(1 << 24);
+        let live =
+            (records.end - records.start.min(records.end)) - known.filter(|at| done(*at)).count() as u64;
+        if !records.is_empty() {
+            self.missing.push(Missing { records, live, reason, bytes });
+        }
+    }
+
+    /// The sequence after the last one that is its own, or was another's that is gone.
+    pub fn end(&self) -> u64 {
+        let gap = self.replay.gap.map_or(0, |gap| gap.until);
+        gap.max(self.stem.first + u64::from(self.count))
+    }
+}
+
+fn refused<F: Files>(files: &F, name: &str, unread: Unread) -> OpenError {
+    match unread {
+        Unread::Io(error) => IoError::into(failed(files, name, "can not be read")(error)),
+        Unread::Later(found) => {
+            OpenError::Version { path: files.place().join(name), found, supported: format::VERSION }
+        }
+    }
+}
