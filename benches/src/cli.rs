@@ -59,6 +59,12 @@ pub struct Cli {
     /// What Watershed's "ok" means; floor and conventional always say it when a request is queued
     #[arg(long, value_name = "ACK", value_parser = ["accepted", "delivered"], default_value = "accepted")]
     pub ack: String,
+    /// Keys of the journal's table, in TOML: `sync = "interval"`
+    #[arg(long, value_name = "TOML", default_value = "")]
+    pub journal: String,
+    /// Where journals are written: each turn in a directory of its own, removed after it
+    #[arg(long, default_value = ".")]
+    pub journal_directory: PathBuf,
     /// Print JSON in place of tables
     #[arg(long)]
     pub json: bool,
@@ -103,12 +109,14 @@ pub enum Relay {
     Http,
     /// The product, with three attribute actions on every span
     Attributes,
+    /// The product, with a journal at the head: on the disk before it says "ok"
+    Journal,
 }
 
 impl Relay {
     /// Whether it is Watershed, however configured.
     pub fn is_watershed(self) -> bool {
-        matches!(self, Relay::Watershed | Relay::Http | Relay::Attributes)
+        matches!(self, Relay::Watershed | Relay::Http | Relay::Attributes | Relay::Journal)
     }
 }
 
@@ -120,6 +128,7 @@ impl fmt::Display for Relay {
             Relay::Watershed => "watershed",
             Relay::Http => "http",
             Relay::Attributes => "attributes",
+            Relay::Journal => "journal",
         })
     }
 }

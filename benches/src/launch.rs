@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::cli::{Cli, Relay};
 use crate::process::{Child, Usage};
@@ -17,8 +17,8 @@ pub struct RelayProcess {
     child: Child,
     /// Where it listens.
     pub addr: SocketAddr,
-    /// Kept as long as the child may read it.
-    _config: Option<NamedTempFile>,
+    /// Kept as long as the child may read its configuration or write to its journal.
+    _kept: Option<(NamedTempFile, TempDir)>,
 }
 
 impl RelayProcess {
@@ -28,14 +28,16 @@ impl RelayProcess {
         let part = if relay.is_watershed() { Relay::Watershed } else { relay };
         let mut arguments = vec!["--as".to_string(), part.to_string()];
         let mut option = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
-        let mut file = None;
+        let mut kept = None;
         match relay {
-            Relay::Watershed | Relay::Http | Relay::Attributes => {
+            Relay::Watershed | Relay::Http | Relay::Attributes | Relay::Journal => {
                 let mut config = tempfile::Builder::new().suffix(".toml").tempfile()?;
-                let text = watershed::config(relay, addr, sink, cli);
+                let directory =
+                    tempfile::Builder::new().prefix("journal").tempdir_in(&cli.journal_directory)?;
+                let text = watershed::config(relay, addr, sink, cli, directory.path());
                 config.write_all(text.as_bytes())?;
                 option("config", config.path().display().to_string());
-                file = Some(config);
+                kept = Some((config, directory));
             }
             Relay::Floor | Relay::Conventional => {
                 option("listen", addr.to_string());
@@ -47,7 +49,7 @@ impl RelayProcess {
         }
         let mut child = Child::spawn(&arguments)?;
         child.wait_until_it_listens(addr, Duration::from_secs(10)).with_context(|| format!("{relay}"))?;
-        Ok(RelayProcess { child, addr, _config: file })
+        Ok(RelayProcess { child, addr, _kept: kept })
     }
 
     /// What it has cost so far.

@@ -16,14 +16,19 @@ pub fn run_watershed(config: &Path) -> anyhow::Result<()> {
     anyhow::bail!("watershed ended by itself: {ended:?}")
 }
 
-/// An agent's configuration: OTLP in, memory limiter, batch, OTLP out to the sink; over HTTP, or with three actions
-/// on every span, as `relay` says.
+/// An agent's configuration: OTLP in, memory limiter, batch, OTLP out to the sink; over HTTP, with three actions
+/// on every span, or with a journal in `directory`, as `relay` says.
 ///
 /// With `ack` "accepted" its answers mean what those of floor and conventional mean.
-pub fn config(relay: Relay, listen: SocketAddr, sink: SocketAddr, cli: &Cli) -> String {
+pub fn config(relay: Relay, listen: SocketAddr, sink: SocketAddr, cli: &Cli, directory: &Path) -> String {
     let (protocol, exporter) = if relay == Relay::Http { ("http", "otlphttp") } else { ("grpc", "otlp") };
-    let attributes = if relay == Relay::Attributes { ", \"attributes\"" } else { "" };
-    let Cli { budget_mib, ack, .. } = cli;
+    let more = match relay {
+        Relay::Attributes => ", \"attributes\"",
+        Relay::Journal => ", \"journal\"",
+        _ => "",
+    };
+    let Cli { budget_mib, journal, .. } = cli;
+    let ack = if relay == Relay::Journal { "journaled" } else { &cli.ack };
     let queue_size = cli.queue_size();
     format!(
         r#"[receivers.otlp.protocols.{protocol}]
@@ -44,6 +49,10 @@ actions = [
   {{ key = "url.path", action = "update", value = "/" }},
 ]
 
+[processors.journal]
+directory = {directory:?}
+{journal}
+
 [exporters.{exporter}]
 endpoint = "http://{sink}"
 compression = "none"
@@ -52,7 +61,7 @@ sending_queue = {{ queue_size = {queue_size} }}
 
 [pipelines.traces]
 receivers = ["otlp"]
-processors = ["memory_limiter", "batch"{attributes}]
+processors = ["memory_limiter", "batch"{more}]
 exporters = ["{exporter}"]
 ack = "{ack}"
 "#

@@ -68,6 +68,8 @@ struct Desk {
 #[derive(Default)]
 struct Papers {
     new: Vec<New>,
+    /// How many of them are worth a commit.
+    worth: usize,
     ended: Vec<Ended>,
     /// The lanes that hand on what is read from the journal.
     lanes: Vec<mpsc::Sender<Replay>>,
@@ -134,8 +136,11 @@ impl Store {
         // Once it is dead the reply is dropped here, which says so.
         if !papers.dead {
             papers.new.push(New { payload, context, reply });
+            let ring = papers.new.len() >= papers.worth;
             drop(papers);
-            self.desk.bell.notify_one();
+            if ring {
+                self.desk.bell.notify_one();
+            }
         }
         kept
     }

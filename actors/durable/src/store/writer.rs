@@ -30,6 +30,9 @@ const UNSYNCED: u64 = 16 << 20;
 /// What is read at once, in bytes.
 const CHUNK: usize = 256 << 10;
 
+/// The part of a commit's time that the next one waits for company.
+const GATHER: u32 = 2;
+
 /// How often the same complaint is logged at most.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -49,6 +52,8 @@ pub(super) struct Writer {
     changed: Option<Instant>,
     /// Records that are not forced to the disk, since then.
     unsynced: Option<Instant>,
+    /// Until when, after a commit, more is waited for, and how many records that commit had.
+    gather: Option<(Instant, usize)>,
     /// The lane that is given the next replay.
     turn: usize,
     complained: Option<Instant>,
@@ -91,6 +96,7 @@ impl Writer {
             first: None,
             changed: None,
             unsynced: None,
+            gather: None,
             turn: 0,
             complained: None,
         })
@@ -123,6 +129,17 @@ impl Writer {
         let pauses = self.branches.iter().filter_map(Branch::pause);
         let due = due.chain(pauses).min();
         let mut papers = self.desk.papers.lock();
+        // Those who were answered by the last commit are about to come again: a commit that does not wait for them
+        // leaves them to the next one, and two half-empty ones take turns for ever.
+        if let Some((until, of_the_last)) = self.gather {
+            papers.worth = papers.new.len() + of_the_last;
+            while papers.new.len() < papers.worth && !papers.new.is_empty() && !papers.closing {
+                if self.desk.bell.wait_until(&mut papers, until.into_std()).timed_out() {
+                    break;
+                }
+            }
+            papers.worth = 1;
+        }
         while papers.new.is_empty() && papers.ended.is_empty() && !papers.closing && !papers.attached {
             match due {
                 None => self.desk.bell.wait(&mut papers),
@@ -191,6 +208,7 @@ impl Writer {
         let micros = now.saturating_duration_since(began).as_micros();
         self.counters.commit_time.record(u64::try_from(micros).unwrap_or(u64::MAX));
         self.unsynced = self.unsynced.or(Some(now)).filter(|_| self.settings.sync == Sync::Interval);
+        self.gather = Some((now + (now - began) / GATHER, written.len()));
         for (new, sequence) in written {
             self.first = self.first.or(Some(sequence));
             let bytes = new.payload.bytes() as u64;
