@@ -171,6 +171,7 @@ impl<F: Files> Journal<F> {
         self.widows.retain(|(name, _)| {
             files.remove(name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
         });
+        self.recount();
         Ok(())
     }
 
