@@ -29,7 +29,8 @@ impl<F: Files> Journal<F> {
     }
 
     fn append_side(&mut self, at: usize, name: &str) -> io::Result<()> {
-        let segment = &mut self.segments[at];
+        let Self { segments, used, .. } = self;
+        let segment = &mut segments[at];
         let bytes = segment.side.encode(segment.stem);
         let mut file = match segment.side.length {
             Some(_) => self.files.open(name, true)?,
@@ -39,10 +40,11 @@ impl<F: Files> Journal<F> {
         if segment.side.ragged {
             file.set_len(length)?;
         }
-        segment.side.ragged = true;
+        let size = length + bytes.len() as u64;
+        *used = *used + size - segment.side.size;
+        (segment.side.ragged, segment.side.size) = (true, size);
         file.write_at(length, &bytes)?;
-        segment.side.written(length + bytes.len() as u64);
-        self.used += bytes.len() as u64;
+        segment.side.written(size);
         Ok(())
     }
 
@@ -71,7 +73,7 @@ impl<F: Files> Journal<F> {
                 result = Err(failed(files, &name, "can not be removed")(error));
                 return true;
             }
-            widows.extend(segment.side.length.map(|length| (segment.stem.name(Kind::Side), length)));
+            widows.extend(segment.side.length.map(|_| (segment.stem.name(Kind::Side), segment.side.size)));
             false
         });
         self.cursors.iter_mut().chain([&mut self.again]).for_each(|cursor| cursor.release(&self.segments));

@@ -29,7 +29,7 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Bytes of segments that belong to no readable record, whether a record is missing for them or not.
     pub damaged_bytes: u64,
-    /// Bytes of side files that can not be read: what was done may be given again.
+    /// Bytes of side files that can not be read: what was done may be given again. Told until their segments go.
     pub damaged_marks: u64,
     /// Records that were only still owed to branches that are no more, by the name of the branch.
     pub orphaned: Vec<(String, u64)>,
@@ -120,7 +120,8 @@ impl<F: Files> Journal<F> {
             recovery
                 .failures
                 .extend(removed.map_err(failed(&self.files, &segment.name(), "can not be removed")).err());
-            self.widows.extend(segment.side.length.map(|length| (segment.stem.name(Kind::Side), length)));
+            self.widows
+                .extend(segment.side.length.map(|_| (segment.stem.name(Kind::Side), segment.side.size)));
             return;
         }
         self.segments.push(segment);
@@ -128,9 +129,9 @@ impl<F: Files> Journal<F> {
 
     /// A process that was killed may have left what is not on the disk: what is given out again should be.
     fn sync_found(&mut self) -> Result<(), IoError> {
-        let Some(last) = self.segments.last() else { return Ok(()) };
-        let name = last.name();
-        let synced = self.files.open(&name, true).and_then(|mut file| file.sync_data());
+        let Some(name) = self.segments.last().map(Segment::name) else { return Ok(()) };
+        let synced =
+            self.files.open(&name, true).and_then(|mut file| file.sync_data()).and_then(|()| self.sync_dir());
         synced.map_err(failed(&self.files, &name, "can not be synced"))
     }
 }
@@ -146,7 +147,8 @@ fn revive<F: Files>(
     let Surveyed { stem, scan, replay, .. } = &*found;
     let mut side = Side::found(&replay.names, &journal.names);
     side.length = found.side.map(|_| replay.length);
-    side.ragged = found.side.is_some_and(|length| length > replay.length);
+    side.size = found.side.unwrap_or(0);
+    side.ragged = side.size > replay.length;
     if let Some(gap) = replay.gap {
         side.set_gap(gap, true);
     }

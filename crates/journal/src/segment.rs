@@ -78,7 +78,7 @@ impl Segment {
 
     /// Everything that it takes on the disk, in bytes.
     pub fn footprint(&self) -> u64 {
-        self.bytes + self.side.length.unwrap_or(0)
+        self.bytes + self.side.size
     }
 
     /// Record `at` is owed to nobody any more, and that is to be written.

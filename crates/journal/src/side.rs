@@ -44,6 +44,8 @@ pub(crate) struct Side {
     pub length: Option<u64>,
     /// Whether there may be something after that.
     pub ragged: bool,
+    /// What the file takes, in bytes, as far as is known.
+    pub size: u64,
 }
 
 /// The sequences after a segment that have been in others, which are gone because all was done: nobody misses them.
@@ -107,6 +109,7 @@ impl Side {
             gap_written: true,
             length: None,
             ragged: false,
+            size: 0,
         }
     }
 
@@ -188,7 +191,7 @@ impl Side {
 
     /// What was encoded is in the file, which now has `length` bytes.
     pub fn written(&mut self, length: u64) {
-        (self.length, self.ragged) = (Some(length), false);
+        (self.length, self.ragged, self.size) = (Some(length), false, length);
         (self.unnamed, self.gap_written) = (false, true);
         self.done.clear();
         self.attempts.clear();

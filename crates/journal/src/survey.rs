@@ -152,7 +152,10 @@ impl Surveyed {
             Ok(bytes)
         };
         let bytes = match read() {
-            Ok(bytes) => bytes,
+            Ok(bytes) => {
+                self.side = Some(bytes.len() as u64);
+                bytes
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed(files, &name, "can not be read")(error).into()),
         };
@@ -160,7 +163,6 @@ impl Surveyed {
         let until = next.and_then(|next| u32::try_from(next.checked_sub(self.stem.first)?).ok());
         let count = self.scan.count.max(until.filter(|until| *until <= 1 << 24).unwrap_or(0));
         let names = std::mem::take(&mut self.scan.names);
-        self.side = (!bytes.is_empty()).then_some(bytes.len() as u64);
         self.replay = Replay::run(&bytes, self.stem, count, names)
             .map_err(|version| refused(files, &name, Unread::Later(version)))?;
         Ok(())
