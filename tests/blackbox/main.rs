@@ -14,6 +14,7 @@ mod drain;
 mod files;
 mod harness;
 mod isolation;
+mod journal;
 mod metrics;
 mod mutation;
 mod overload;

@@ -104,6 +104,21 @@ impl<'a> Envelope<'a> {
         serde_json::from_slice(context)
     }
 
+    /// The same, of its own.
+    pub fn into_owned(self) -> Envelope<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Envelope {
+            receiver: owned(self.receiver),
+            pipeline: owned(self.pipeline),
+            metadata: self.metadata.into_iter().map(|(name, value)| (owned(name), owned(value))).collect(),
+            tracestate: self.tracestate.map(owned),
+            peer: self.peer,
+            identity: self.identity,
+            traceparent: self.traceparent,
+            letter: self.letter,
+        }
+    }
+
     /// As it is kept.
     pub fn to_bytes(&self) -> Vec<u8> {
         // Maps with keys of text: nothing that JSON can not write.

@@ -11,11 +11,14 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use watershed_delivery::{Fault, Outcome};
 use watershed_stage::{
-    Downstream, Env, Extension, Failure, Message, Placement, Provided, Role, Signal, StageSpec, Storage, Way,
+    Counter, Downstream, Env, Extension, Failure, Letters as Post, Message, Placement, Provided, Role,
+    Signal, StageSpec, Storage, Way,
 };
 use watershed_supervise::{Control, Launch, Lease, Next, Ticket};
 
 use crate::envelope;
+use crate::letters::{self, Letters};
+use crate::post::PostBox;
 use crate::settings::{FileStorageSettings, JournalSettings};
 use crate::store::{Kept, Plan, Replay, Store, directory};
 
@@ -59,6 +62,12 @@ impl Extension for FileStorage {
 impl Storage for FileStorage {
     fn queue(&self, _exporter: &Arc<str>) -> Arc<dyn StageSpec> {
         Arc::new(KeeperSpec::new((*self.0).clone()))
+    }
+
+    fn letters(&self, pipeline: &Arc<str>, lost: Counter) -> Result<Arc<dyn Post>, Failure> {
+        let FileStorageSettings { directory: base, max_dead_letters, .. } = &*self.0;
+        let directory = directory(base, "pipeline_", pipeline).join(letters::DIRECTORY);
+        Ok(Arc::new(PostBox::open(Letters::new(directory, max_dead_letters.0), lost)?))
     }
 }
 

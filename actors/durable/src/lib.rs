@@ -8,10 +8,13 @@
 
 mod envelope;
 mod keeper;
+mod letters;
+mod post;
 mod settings;
 mod store;
 
 pub use envelope::{Envelope, Letter};
+pub use letters::{DIRECTORY as DEAD_LETTERS, READER};
 pub use settings::{FileStorageSettings, JournalSettings};
 
 use watershed_stage::Registry;

@@ -267,6 +267,7 @@ async fn drain(mut role: Role, site: &Site, deadline: Instant, unfinished: &mut 
         unfinished.extend(report.aborted);
     }
     role.keepers.iter().for_each(|keeper| keeper.close());
+    role.letters.iter().for_each(|letters| letters.close());
     // Whoever waited has its answer by now; it should leave before the sockets do.
     let _ = tokio::time::timeout(FAREWELL, role.serving.recv()).await;
 }

@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 use watershed_delivery::{Budget, Share};
 use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
-    Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Listener, Message, Metrics,
-    Part, PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer, StageSpec, Tail,
-    Tracing, exporter_ended, processor_ended,
+    Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Letters, Listener, Message,
+    Metrics, Part, PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer,
+    StageSpec, Tail, Tracing, exporter_ended, processor_ended,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
 
@@ -98,6 +98,8 @@ pub(crate) struct Role {
     pub(crate) exporters: Vec<ChildId>,
     /// Stages that keep messages on disk: closed when all others have ended.
     pub(crate) keepers: Vec<Arc<dyn StageSpec>>,
+    /// Where dead letters go: closed likewise.
+    pub(crate) letters: Vec<Arc<dyn Letters>>,
 }
 
 struct Builder<'a> {
@@ -127,6 +129,7 @@ struct Built {
     processors: Vec<Vec<ChildId>>,
     exporters: Vec<ChildId>,
     keepers: Vec<Arc<dyn StageSpec>>,
+    letters: Vec<Arc<dyn Letters>>,
 }
 
 /// An exporter's queue as pipelines see it.
@@ -212,9 +215,9 @@ impl<'a> Builder<'a> {
             exporters.push(self.exporter(index, &mut exporter_ids, &mut stores).await?);
         }
         let mut processors: Vec<Vec<ChildId>> = Vec::new();
-        let mut heads = Vec::new();
+        let (mut heads, mut letters) = (Vec::new(), Vec::new());
         for pipeline in &self.plan.pipelines {
-            heads.push(self.pipeline(pipeline, &exporters, &mut processors).await?);
+            heads.push(self.pipeline(pipeline, &exporters, &mut processors, &mut letters).await?);
         }
         let mut receivers = Vec::new();
         let mut intakes = HashMap::new();
@@ -230,7 +233,7 @@ impl<'a> Builder<'a> {
             _ => None,
         });
         let keepers = stages.chain(exporters.iter().filter_map(|exporter| exporter.store.clone())).collect();
-        Ok(Built { intakes, receivers, processors, exporters: exporter_ids, keepers })
+        Ok(Built { intakes, receivers, processors, exporters: exporter_ids, keepers, letters })
     }
 
     fn serve(self, built: Built, bound: Vec<Bound>) -> Role {
@@ -256,10 +259,22 @@ impl<'a> Builder<'a> {
                 });
             }
         }
-        let Built { receivers, processors, exporters, keepers, .. } = built;
+        let Built { receivers, processors, exporters, keepers, letters, .. } = built;
         let (name, budget) = (self.plan.name.clone(), self.budget);
         let stop = signal;
-        Role { name, budget, addresses, listening, stop, serving, receivers, processors, exporters, keepers }
+        Role {
+            name,
+            budget,
+            addresses,
+            listening,
+            stop,
+            serving,
+            receivers,
+            processors,
+            exporters,
+            keepers,
+            letters,
+        }
     }
 
     async fn exporter(
@@ -339,8 +354,24 @@ impl<'a> Builder<'a> {
         pipeline: &PipelinePlan,
         exporters: &[ExporterCells],
         ids: &mut Vec<Vec<ChildId>>,
+        kept: &mut Vec<Arc<dyn Letters>>,
     ) -> Result<Vec<Downstream>, StartError> {
-        let ledger = Ledger::new(pipeline.id.clone(), &self.metrics);
+        let letters = match &pipeline.dead_letters {
+            None => None,
+            Some(id) => {
+                let name = format!("{}/pipelines/{}", self.plan.name, pipeline.id);
+                let failed = |source| StartError::Stage { name: name.into(), source };
+                let letters = self.extensions.storage(id).and_then(|storage| {
+                    storage.letters(
+                        &pipeline.id,
+                        Ledger::new(pipeline.id.clone(), &self.metrics).lost("dead_letter"),
+                    )
+                });
+                Some(letters.map_err(failed)?)
+            }
+        };
+        kept.extend(letters.clone());
+        let ledger = Ledger::with_letters(pipeline.id.clone(), &self.metrics, letters);
         let ends = pipeline.exporters.iter().map(|branch| self.plan.exporters[branch.exporter].id.clone());
         let ends: Arc<[Arc<str>]> = ends.collect();
         let mut downstream: Vec<Downstream> = (0..self.site.lanes.len())

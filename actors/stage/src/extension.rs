@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use watershed_delivery::Rejection;
 use watershed_supervise::Failure;
+use watershed_telemetry::Payload;
 
+use crate::message::Context;
+use crate::metrics::Counter;
 use crate::origin::{Identity, Origin};
 use crate::registry::{Env, KeyError, Settings, StageSpec};
 
@@ -60,6 +64,31 @@ pub struct Provided {
 pub trait Storage: Send + Sync {
     /// The stage that stands before the exporter of this id. It [keeps](StageSpec::keeps).
     fn queue(&self, exporter: &Arc<str>) -> Arc<dyn StageSpec>;
+
+    /// Where dead letters of this pipeline go. What can not be written of them is counted as `lost`.
+    fn letters(&self, pipeline: &Arc<str>, lost: Counter) -> Result<Arc<dyn Letters>, Failure>;
+}
+
+/// Keeps what its sender was told "ok" for and nobody will ever take.
+pub trait Letters: Send + Sync {
+    /// Takes a letter, to be written soon; says no where too many wait for that. Must not block.
+    fn post(&self, letter: DeadLetter) -> Result<(), DeadLetter>;
+
+    /// Writes what was posted. Nothing may be posted any more.
+    fn close(&self);
+}
+
+/// A message that nobody will ever take.
+#[derive(Debug)]
+pub struct DeadLetter {
+    /// The exporter it was for.
+    pub to: Arc<str>,
+    /// The telemetry.
+    pub payload: Payload,
+    /// Where it came from.
+    pub context: Arc<Context>,
+    /// Why it is dead.
+    pub rejection: Rejection,
 }
 
 /// Decides who may send.

@@ -30,8 +30,8 @@ mod settings;
 pub use edge::exporter_ended;
 pub use exporter::{Batch, ExportError, Exporter, ExporterParts, Partial, PipelineBatch, Sending};
 pub use extension::{
-    AuthError, AuthSettings, ClientAuth, Dependence, Extension, ExtensionSpec, Extensions, Headers, Provided,
-    Reference, Role, ServerAuth, Storage, Unauthenticated,
+    AuthError, AuthSettings, ClientAuth, DeadLetter, Dependence, Extension, ExtensionSpec, Extensions,
+    Headers, Letters, Provided, Reference, Role, ServerAuth, Storage, Unauthenticated,
 };
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use intake::{Intake, TurnedAway};

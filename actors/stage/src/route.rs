@@ -14,7 +14,8 @@ use watershed_supervise::{Cell, NoRoom, Room, Weight};
 use watershed_telemetry::Payload;
 
 use crate::edge::{DISK, Edge, MEMORY, QUEUE_FULL};
-use crate::message::{Message, weight_of};
+use crate::extension::{DeadLetter, Letters};
+use crate::message::{Context, Message, weight_of};
 use crate::metrics::{Counter, Metrics, PerSignal};
 use crate::registry::{Env, StageSpec};
 use crate::settings::OnFull;
@@ -86,12 +87,17 @@ pub const LOST_ITEMS: &str = "watershed_pipeline_lost_items";
 pub struct Ledger {
     metrics: Metrics,
     pipeline: Arc<str>,
+    /// Where that is kept which nobody will ever take.
+    letters: Option<Arc<dyn Letters>>,
 }
 
 /// The holder of a message whose sender has had its "ok".
 struct Custody {
     ledger: Arc<Ledger>,
     items: u64,
+    /// The message, and whom it is for, where dead letters are kept. It has the memory of the message that it is held
+    /// for.
+    letter: Option<(Arc<str>, Payload, Arc<Context>)>,
 }
 
 /// The way on as the stage sees it that it leaves, with the arrows to what lies behind.
@@ -335,7 +341,7 @@ impl Tail {
                 Ok(reserved) => {
                     let guard = match self.ack {
                         Ack::Delivered | Ack::Journaled if branch.required => message.guard.fork(),
-                        _ => self.ledger.hold(message.payload.items()),
+                        _ => self.ledger.hold_for(&branch.id, &message),
                     };
                     branch.send(edge, reserved, &message, guard);
                 }
@@ -431,15 +437,40 @@ fn down(cell: &Cell<Message>, closed: NoRoom) -> Outcome {
 impl Ledger {
     /// The ledger of one pipeline.
     pub fn new(pipeline: Arc<str>, metrics: &Metrics) -> Arc<Self> {
-        Arc::new(Self { metrics: metrics.clone(), pipeline })
+        Self::with_letters(pipeline, metrics, None)
+    }
+
+    /// The ledger of one pipeline that keeps dead letters.
+    pub fn with_letters(
+        pipeline: Arc<str>,
+        metrics: &Metrics,
+        letters: Option<Arc<dyn Letters>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { metrics: metrics.clone(), pipeline, letters })
     }
 
     /// A guard for `items` items whose sender has had its "ok": what is lost of them is counted here.
     pub(crate) fn hold(self: &Arc<Self>, items: usize) -> Guard {
-        Guard::held(Arc::new(Custody { ledger: self.clone(), items: items as u64 }))
+        Guard::held(Arc::new(Custody { ledger: self.clone(), items: items as u64, letter: None }))
     }
 
-    fn lost(&self, cause: &str) -> Counter {
+    /// The same for a message on its way to the exporter `to`.
+    fn hold_for(self: &Arc<Self>, to: &Arc<str>, message: &Message) -> Guard {
+        let letter = || (to.clone(), message.payload.clone(), message.context.clone());
+        let (items, letter) = (message.payload.items() as u64, self.letters.as_ref().map(|_| letter()));
+        Guard::held(Arc::new(Custody { ledger: self.clone(), items, letter }))
+    }
+
+    fn dead(&self, fault: &str) -> Counter {
+        self.metrics.counter(
+            "watershed_pipeline_dead_letter_items",
+            "Items kept as dead letters, since nobody will ever take them, by cause.",
+            &[("pipeline", &self.pipeline), ("cause", fault)],
+        )
+    }
+
+    /// What is lost for this cause.
+    pub fn lost(&self, cause: &str) -> Counter {
         self.metrics.counter(
             LOST_ITEMS,
             "Items that were lost after their sender had its ok, by cause.",
@@ -452,7 +483,16 @@ impl Holder for Custody {
     fn settled(&self, outcome: Outcome) {
         match outcome {
             Outcome::Refused(refusal) => self.ledger.lost(refusal.cause.as_str()).add(self.items),
-            Outcome::Rejected(rejection) => self.ledger.lost(rejection.fault.as_str()).add(rejection.items),
+            Outcome::Rejected(rejection) => {
+                let (fault, items) = (rejection.fault.as_str(), rejection.items);
+                let kept = match (&self.ledger.letters, self.letter.clone()) {
+                    (Some(letters), Some((to, payload, context))) => {
+                        letters.post(DeadLetter { to, payload, context, rejection }).is_ok()
+                    }
+                    _ => false,
+                };
+                if kept { self.ledger.dead(fault) } else { self.ledger.lost(fault) }.add(items);
+            }
             // A policy's drop is no loss, and is counted where the policy is.
             Outcome::Dropped { .. } | Outcome::Delivered => {}
         }

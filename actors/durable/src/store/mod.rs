@@ -7,7 +7,6 @@
 mod branch;
 mod counters;
 mod hands;
-mod letters;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -16,9 +16,9 @@ use watershed_stage::Env;
 
 use super::branch::Branch;
 use super::counters::Counters;
-use super::letters::{self, Letters};
 use super::{Desk, Ended, Kept, New, Papers, Plan, Replay, hands, window};
 use crate::envelope::{Envelope, kind};
+use crate::letters::{self, Letters};
 use crate::settings::{self, FileStorageSettings, Sync};
 
 /// How long a completion stays in memory at most: what the death of the process can repeat.
@@ -293,7 +293,16 @@ impl Writer {
     ) -> Result<(), Box<dyn std::error::Error>> {
         if let Some(stored) = self.journal.get(sequence)? {
             let end = self.desk.ends[place].clone();
-            self.letters.keep(&stored, &end, rejection)?;
+            let Stored { kind, items, arrived, attempts, context, payload, .. } = &stored;
+            let record = Record {
+                kind: *kind,
+                items: *items,
+                arrived: *arrived,
+                attempts: *attempts,
+                context,
+                payload: std::slice::from_ref(payload),
+            };
+            self.letters.keep(&record, &end, rejection)?;
             self.counters.dead_letters.add(1);
         }
         Ok(())

@@ -19,6 +19,8 @@ pub(crate) struct Pipeline {
     pub(crate) exporters: Strings,
     /// What it asks for, if it does.
     pub(crate) ack: Option<(Ack, Spot)>,
+    /// The extension that keeps its dead letters.
+    pub(crate) dead_letters: Option<(String, Spot)>,
 }
 
 // === impl Pipeline ===
@@ -39,12 +41,13 @@ impl Pipeline {
         }
         let ack =
             fields.value::<String>("ack", report).and_then(|(word, at)| Some((ack(&word, &at, report)?, at)));
+        let dead_letters = fields.value::<String>("dead_letters", report);
         fields.finish(&[], report);
         let signals = match signals {
             Some(listed) => several(id, &listed, node, report),
             None => one(id, node, report).into_iter().collect(),
         };
-        Self { id: id.into(), signals, receivers, processors, exporters, ack }
+        Self { id: id.into(), signals, receivers, processors, exporters, ack, dead_letters }
     }
 }
 

@@ -111,6 +111,8 @@ pub struct PipelinePlan {
     pub ack: Ack,
     /// Why.
     pub ack_reason: String,
+    /// The extension that keeps what was acknowledged and nobody will ever take.
+    pub dead_letters: Option<Arc<str>>,
     /// What else a reader of the plan should know.
     pub notes: Vec<String>,
 }

@@ -40,6 +40,8 @@ struct Role<'r> {
     plan: RolePlan,
     /// The memory limiters that pipelines name, each once.
     limiters: Vec<(Arc<str>, BudgetSettings, Spot)>,
+    /// What pipelines name for their dead letters.
+    letters: Vec<(Reference, Option<Spot>)>,
 }
 
 /// A component of a pipeline.
@@ -83,6 +85,7 @@ pub(crate) fn read(
             pipelines: Vec::new(),
         },
         limiters: Vec::new(),
+        letters: Vec::new(),
     };
     declare(&mut role.receivers, &mut fields, report);
     declare(&mut role.processors, &mut fields, report);
@@ -153,6 +156,9 @@ impl Role<'_> {
             }));
         }
         let promise = promise::of(pipeline, &parts.custody, &ends, report);
+        self.letters.extend(pipeline.dead_letters.clone().map(|(id, at)| {
+            (Reference { key: "dead_letters".to_owned(), id, role: watershed_stage::Role::Storage }, Some(at))
+        }));
         let notes = self.batch(pipeline, &parts, &ends);
         let receivers = receivers.iter().map(|member| self.receiver(member)).collect();
         self.plan.pipelines.push(PipelinePlan {
@@ -163,6 +169,7 @@ impl Role<'_> {
             exporters: promise.branches,
             ack: promise.ack,
             ack_reason: promise.reason,
+            dead_letters: pipeline.dead_letters.as_ref().map(|(id, _)| id.as_str().into()),
             notes,
         });
     }
@@ -285,7 +292,7 @@ impl Role<'_> {
 
     /// Finds the extensions that receivers and exporters name.
     fn references(&mut self, report: &mut Report) {
-        let mut references: Vec<(Reference, Option<Spot>)> = Vec::new();
+        let mut references = std::mem::take(&mut self.letters);
         for receiver in &self.plan.receivers {
             let spots = |reference: Reference| {
                 let at = self.receivers.key(&receiver.id, &reference.key);

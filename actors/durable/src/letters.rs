@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use watershed_delivery::Rejection;
-use watershed_journal::{Journal, OnFull, Options, OsFiles, Record, Stored};
+use watershed_journal::{Journal, OnFull, Options, OsFiles, Record};
 use watershed_stage::wall_clock;
 
 use crate::envelope::{Envelope, Letter};
@@ -15,7 +15,7 @@ pub const DIRECTORY: &str = "dead-letters";
 pub const READER: &str = "reader";
 
 /// The dead letters of one journal. Open only while letters come, so that a person can have them at other times.
-pub(super) struct Letters {
+pub(crate) struct Letters {
     directory: PathBuf,
     max_bytes: u64,
     journal: Option<Journal<OsFiles>>,
@@ -24,14 +24,14 @@ pub(super) struct Letters {
 // === impl Letters ===
 
 impl Letters {
-    pub(super) fn new(directory: PathBuf, max_bytes: u64) -> Self {
+    pub(crate) fn new(directory: PathBuf, max_bytes: u64) -> Self {
         Self { directory, max_bytes, journal: None }
     }
 
-    /// Keeps a message that `to` will never take; whether it is on the disk.
-    pub(super) fn keep(
+    /// Keeps a record that `to` will never take. Once this returns it is on the disk.
+    pub(crate) fn keep(
         &mut self,
-        stored: &Stored,
+        record: &Record<'_>,
         to: &str,
         rejection: &Rejection,
     ) -> Result<(), Box<dyn std::error::Error>> {
@@ -42,7 +42,7 @@ impl Letters {
             Some(journal) => journal,
             none => none.insert(open(self.directory.clone(), self.max_bytes)?),
         };
-        let mut envelope = Envelope::read(&stored.context).unwrap_or_default();
+        let mut envelope = Envelope::read(record.context).unwrap_or_default();
         envelope.letter = Some(Letter {
             to: to.to_owned(),
             fault: rejection.fault.as_str().to_owned(),
@@ -50,19 +50,12 @@ impl Letters {
             items: rejection.items,
             at: wall_clock(),
         });
-        journal.append(&Record {
-            kind: stored.kind,
-            items: stored.items,
-            arrived: stored.arrived,
-            attempts: stored.attempts,
-            context: &envelope.to_bytes(),
-            payload: std::slice::from_ref(&stored.payload),
-        })?;
+        journal.append(&Record { context: &envelope.to_bytes(), ..*record })?;
         Ok(journal.commit(true)?)
     }
 
     /// Gives up the directory until the next letter.
-    pub(super) fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         self.journal = None;
     }
 }
