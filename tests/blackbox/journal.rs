@@ -1,11 +1,17 @@
 //! What is on disk outlives its process and its destination's absence, and one exporter's absence is its own affair.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use watershed::engine::Engine;
+use watershed::engine::config::{Sources, load};
 use watershed_durable::{DEAD_LETTERS, Envelope, READER};
 use watershed_journal::{Journal, Options, OsFiles};
 use watershed_testkit::call::Reply;
@@ -13,6 +19,7 @@ use watershed_testkit::grpc::{Code, Signal};
 use watershed_testkit::requests::TraceTemplate;
 use watershed_testkit::{Answer, Loader, Sink, requests};
 
+use crate::harness::kinds;
 use crate::harness::{
     PATIENCE, alone, arrivals, beside_others, both_protocols, call, drained, header, metric, settled, start,
 };
@@ -246,4 +253,163 @@ fn dead_letters(directory: &Path) -> Vec<(u32, Envelope<'static>)> {
         }
     }
     letters
+}
+
+/// What becomes of a pipeline of these parts: its promise and why, or what is wrong with it.
+fn promise(processors: &str, exporters: &str, ack: &str, more: &str) -> String {
+    let text = format!(
+        r#"
+[receivers.otlp]
+[processors.journal]
+directory = "/nowhere"
+[extensions.file_storage]
+directory = "/nowhere"
+[exporters."otlp/stored"]
+endpoint = "http://127.0.0.1:1"
+sending_queue.storage = "file_storage"
+[exporters."otlp/plain"]
+endpoint = "http://127.0.0.1:1"
+{more}
+[pipelines.traces]
+receivers = ["otlp"]
+processors = [{processors}]
+exporters = [{exporters}]
+{ack}
+"#
+    );
+    let mut sources = Sources::default();
+    sources.inline.push(("test.toml".to_owned(), text));
+    match load(&sources, &kinds::registry()) {
+        Ok(plan) => {
+            let (_, route) = plan.routes(&[]).remove(0);
+            route.rsplit_once("; ack = ").unwrap().1.to_owned()
+        }
+        Err(errors) => errors.errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; "),
+    }
+}
+
+#[test]
+fn each_pipeline_says_what_it_promises() {
+    let (stored, plain, both) = (r#""otlp/stored""#, r#""otlp/plain""#, r#""otlp/stored", "otlp/plain""#);
+    for (processors, exporters, ack, expected) in [
+        ("", plain, "", "delivered: nothing in the pipeline holds data"),
+        ("", stored, "", "journaled: the queue of every exporter is on disk"),
+        ("", both, "", "accepted: the queues of some exporters are on disk, others are not"),
+        (r#""journal""#, plain, "", "journaled: `journal` keeps data on disk"),
+        (r#""journal""#, both, "", "journaled: `journal` keeps data on disk"),
+        (r#""journal", "hoard""#, plain, "", "journaled: `journal` keeps data on disk"),
+        (r#""hoard""#, stored, "", "accepted: `hoard` holds data"),
+        (r#""hoard", "journal""#, plain, "", "accepted: `hoard` holds data"),
+        ("", both, r#"ack = "journaled""#, "journaled: as configured"),
+        (
+            "",
+            plain,
+            r#"ack = "journaled""#,
+            "`ack`: \"journaled\" can not be promised: nothing keeps data on disk, neither a `journal` among the \
+             processors nor `sending_queue.storage`",
+        ),
+        (
+            r#""journal""#,
+            plain,
+            r#"ack = "delivered""#,
+            "`ack`: \"delivered\" can not be promised: `journal` says \"ok\" for what it has on disk",
+        ),
+        (
+            "",
+            stored,
+            r#"ack = "delivered""#,
+            "`ack`: \"delivered\" can not be promised: the queue of `otlp/stored` says \"ok\" for what it has on disk",
+        ),
+        (
+            r#""hoard""#,
+            plain,
+            r#"ack = "delivered""#,
+            "`ack`: \"delivered\" can not be promised: `hoard` holds data",
+        ),
+        (
+            r#""hoard", "journal""#,
+            stored,
+            r#"ack = "journaled""#,
+            "`ack`: \"journaled\" can not be promised: `hoard` holds data",
+        ),
+    ] {
+        assert_eq!(
+            promise(processors, exporters, ack, ""),
+            expected,
+            "[{processors}] -> [{exporters}], {ack}"
+        );
+    }
+    let unknown = promise(
+        "",
+        plain,
+        "",
+        "[exporters.debug]\nsending_queue.storage = \"basicauth\"\n[extensions.basicauth.client_auth]\nusername = \"a\"\npassword = \"b\"\n[pipelines.logs]\nreceivers = [\"otlp\"]\nexporters = [\"debug\"]\n",
+    );
+    assert_eq!(unknown, "extension `basicauth` can not keep a queue on disk");
+}
+
+/// A sampler behind a journal is stopped while its destination takes nothing, some traces decided and others not. What
+/// it decides on the rest, and again on what was not taken, is what one that was never stopped decides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replayed_tail_decides_as_it_did_at_first() {
+    let _turn = alone().await;
+    let directory = tempfile::tempdir().unwrap();
+    let sink = Sink::start("127.0.0.1:0").await.unwrap();
+    let text = text(Kept::Head, directory.path(), &[sink.addr()], "")
+        .replace(r#"["journal"]"#, r#"["journal", "hoard"]"#)
+        .replace(r#"["traces", "metrics", "logs"]"#, r#"["traces"]"#)
+        + "[processors.hoard]\ndecision_wait = \"300ms\"\nmin_spans = 20\n";
+    let seen: Arc<Mutex<BTreeSet<(u64, u64)>>> = Arc::default();
+    let (log, taken) = (seen.clone(), Arc::new(AtomicBool::new(false)));
+    let takes = taken.clone();
+    sink.answer_by(move |arrival| {
+        let spans = |(run, numbers): &(u64, Range<u64>)| {
+            numbers.clone().map(|number| (*run, number)).collect::<Vec<_>>()
+        };
+        log.lock().extend(arrival.numbered.iter().flat_map(spans));
+        if takes.load(Ordering::Relaxed) { Answer::Ok } else { Answer::Unavailable { retry_delay: None } }
+    });
+    let mut sent: BTreeMap<u64, Vec<(Instant, u64)>> = BTreeMap::new();
+    let mut send = async |engine: &Engine, run: u64| {
+        let parts = sent.entry(run).or_default();
+        let first = parts.len() as u64 * 10;
+        let message = TraceTemplate::new(run, 10).message(first);
+        assert_eq!(call(grpc(engine), Signal::Traces, &[], &message).await, Reply::Accepted);
+        parts.push((Instant::now(), first));
+    };
+    let engine = start(&text).await;
+    for turn in 0..12_u64 {
+        // Two parts at once; one part; two parts too far apart.
+        let (whole, lone, late) = (100 + turn, 200 + turn, 300 + turn);
+        send(&engine, whole).await;
+        send(&engine, lone).await;
+        send(&engine, late).await;
+        send(&engine, whole).await;
+        if turn >= 8 {
+            send(&engine, 300 + turn - 8).await;
+        }
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    let expected: BTreeSet<u64> = (100..112).collect();
+    let runs = || seen.lock().iter().map(|(run, _)| *run).collect::<BTreeSet<_>>();
+    let began = Instant::now();
+    while runs().len() < 4 && began.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let first = runs();
+    assert!(first.len() >= 4 && first.is_subset(&expected), "{first:?}");
+    drained(&engine).await;
+    assert!(runs().len() < expected.len(), "some were not decided when it ended");
+
+    seen.lock().clear();
+    taken.store(true, Ordering::Relaxed);
+    let engine = start(&text).await;
+    // Later by enough that what came before is decided.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    send(&engine, 999).await;
+    assert!(sink.wait_until(|_| runs() == expected, PATIENCE).await, "{:?}", runs());
+    let whole: BTreeSet<(u64, u64)> =
+        expected.iter().flat_map(|run| (0..20).map(move |seq| (*run, seq))).collect();
+    assert_eq!(*seen.lock(), whole);
+    drained(&engine).await;
 }

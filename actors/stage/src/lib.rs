@@ -14,6 +14,7 @@ mod edge;
 mod exporter;
 mod extension;
 mod gate;
+mod hold;
 mod intake;
 mod message;
 mod metrics;
@@ -34,6 +35,7 @@ pub use extension::{
     Headers, Letters, Provided, Reference, Role, ServerAuth, Storage, Unauthenticated,
 };
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
+pub use hold::Hold;
 pub use intake::{Intake, TurnedAway};
 pub use message::{Body, Context, Message, Request, wall_clock};
 pub use metrics::{Counter, Gauge, Held, Histogram, Kind, Labels, Level, Metrics, PerSignal, Reading, Value};

@@ -9,6 +9,7 @@ use watershed_delivery::{Cause, Outcome, Permit};
 use watershed_supervise::{Failure, Launch, Lease, Next, Ticket, caught};
 use watershed_telemetry::{Payload, Signal};
 
+use crate::hold::{Hold, Holding, Release};
 use crate::message::{Context, Message, wall_clock, weight_of};
 use crate::metrics::PerSignal;
 use crate::origin::Origin;
@@ -79,6 +80,7 @@ pub trait Processor: Sized + 'static {
 #[derive(Default)]
 pub struct Outlet {
     staged: Vec<Payload>,
+    holding: Holding,
 }
 
 /// A processor kind with its settings.
@@ -107,6 +109,18 @@ impl Outlet {
     /// Passes a payload on.
     pub fn send(&mut self, payload: Payload) {
         self.staged.push(payload);
+    }
+
+    /// Keeps `items` items of the message in hand beyond [`Processor::handle`]. They are owed until what stands for
+    /// them is [released](Outlet::release): where a journal has them, it has them for so long. A stage that does this
+    /// says so by [`Processor::holds`].
+    pub fn hold(&mut self, items: usize) -> Hold {
+        self.holding.hold(items)
+    }
+
+    /// Ends what was held: `payload` goes on in its place, or nothing where it is left out.
+    pub fn release(&mut self, held: impl IntoIterator<Item = Hold>, payload: Option<Payload>) {
+        self.holding.release(held.into_iter().collect(), payload);
     }
 
     /// What was given, if it is anything.
@@ -183,6 +197,7 @@ impl Host {
                     _ = ticks.tick() => {
                         let ticked = { let _busy = lease.busy(); caught(stage.tick(&mut outlet)).await? };
                         self.emit(ticked, &mut outlet, &lease).await?;
+                        self.let_go(&mut outlet, &lease).await;
                         // A tick that takes longer than its interval must leave time for mail.
                         ticks.reset();
                         continue;
@@ -191,14 +206,20 @@ impl Host {
                 },
             };
             match next {
-                Next::Mail(ticket) => self.handle(&mut stage, ticket, &lease, &mut outlet).await?,
+                Next::Mail(ticket) => {
+                    self.handle(&mut stage, ticket, &lease, &mut outlet).await?;
+                    self.let_go(&mut outlet, &lease).await;
+                }
                 Next::Control(_) => {}
                 Next::Drained => {
                     let drained = {
                         let _busy = lease.busy();
                         caught(stage.drain(&mut outlet)).await?
                     };
-                    return self.emit(drained, &mut outlet, &lease).await;
+                    self.emit(drained, &mut outlet, &lease).await?;
+                    self.let_go(&mut outlet, &lease).await;
+                    outlet.holding.give_back();
+                    return Ok(());
                 }
             }
         }
@@ -225,6 +246,7 @@ impl Host {
         };
         if let Err(error) = handled {
             outlet.staged.clear();
+            outlet.holding.forget();
             let outcome = error.outcome(items)?;
             self.counters.incoming.add(signal, items);
             self.counters.refused.add(signal, items);
@@ -235,13 +257,16 @@ impl Host {
         let output = outlet.take()?;
         // Only now: what is handed to a successor instead would count twice.
         self.counters.incoming.add(signal, items);
-        let left_out = items.saturating_sub(output.as_ref().map_or(0, Payload::items));
+        let passed = output.as_ref().map_or(0, Payload::items);
+        let left_out = items.saturating_sub(passed + outlet.holding.asked());
         if left_out > 0 {
             self.counters.dropped.add(signal, left_out);
             self.way.ended(left_out, &Outcome::Dropped { items: left_out as u64 });
         }
+        lease.with(&ticket, |mail| outlet.holding.keep(mail, &self.ledger));
         let Some(output) = output else {
-            lease.finish(ticket, Outcome::Dropped { items: items as u64 });
+            let dropped = Outcome::Dropped { items: left_out as u64 };
+            lease.finish(ticket, if left_out > 0 { dropped } else { Outcome::Delivered });
             return Ok(());
         };
         if kept && self.way.is_end() {
@@ -273,7 +298,7 @@ impl Host {
 
     /// The message that goes on.
     fn pass(&self, message: Message, output: Payload) -> Message {
-        self.counters.outgoing.add(output.signal(), output.items());
+        self.count_out(&output);
         Message { permit: cover(&message, &output), payload: output, ..message }
     }
 
@@ -297,13 +322,43 @@ impl Host {
         match self.reserve(&payload, lease, None).await {
             Err(refusal) => guard.resolve(refusal),
             Ok(rooms) => {
-                self.counters.outgoing.add(payload.signal(), payload.items());
+                self.count_out(&payload);
                 let permit = self.env.budget.overdraw(payload.bytes() as u64);
                 let message = Message { payload, context: self.context.clone(), guard, permit, charge: None };
                 self.way.send(rooms, message);
             }
         }
         Ok(())
+    }
+
+    /// Sends on what was released of what was held.
+    async fn let_go(&self, outlet: &mut Outlet, lease: &Lease<Message>) {
+        for Release { guard, context, payload, items } in outlet.holding.released() {
+            let Some(payload) = payload else {
+                let dropped = Outcome::Dropped { items: items as u64 };
+                self.way.ended(items, &dropped);
+                guard.resolve(dropped);
+                continue;
+            };
+            let permit = self.env.budget.overdraw(payload.bytes() as u64);
+            let message = Message { payload, context, guard, permit, charge: None };
+            if self.way.is_end() && message.guard.is_kept() {
+                self.count_out(&message.payload);
+                self.way.offer(message);
+                continue;
+            }
+            match self.reserve(&message.payload, lease, None).await {
+                Err(refusal) => message.guard.resolve(refusal),
+                Ok(rooms) => {
+                    self.count_out(&message.payload);
+                    self.way.send(rooms, message);
+                }
+            }
+        }
+    }
+
+    fn count_out(&self, payload: &Payload) {
+        self.counters.outgoing.add(payload.signal(), payload.items());
     }
 
     async fn reserve(

@@ -1,6 +1,6 @@
 //! Kinds that fail on cue: a receiver, a processor and an exporter that share a [`Faults`] by name with the test.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Once};
 use std::time::Duration;
@@ -11,8 +11,9 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use watershed::stage::delivery::Permit;
 use watershed::stage::{
-    Batch, Body, Context, Env, Error, ExportError, Exporter, Failure, Listener, Outlet, Partial, Payload,
-    Processor, QueueSettings, Receiver, Registry, RetrySettings, Sending, Settings, Signal,
+    Batch, Body, Context, Env, Error, ExportError, Exporter, Failure, Hold, Interval, Listener, Outlet,
+    Partial, Payload, Placement, Processor, QueueSettings, Receiver, Registry, RetrySettings, Sending,
+    Settings, Signal,
 };
 use watershed_net::{Client, ClientOptions};
 use watershed_testkit::grpc;
@@ -25,7 +26,81 @@ pub fn registry() -> Registry {
     watershed::kinds()
         .receiver::<FlakyReceiver>("flaky", &[])
         .processor::<FlakyProcessor>("flaky", &[])
+        .processor::<Hoard>("hoard", &[])
         .exporter::<FlakyExporter>("flaky", &[])
+}
+
+/// Holds spans by trace until data has come that is later than a trace's first span by `decision_wait`, and then passes
+/// those traces on that had so many spans by then. A sampler in small: its clock are the arrivals.
+struct Hoard {
+    settings: Arc<HoardSettings>,
+    traces: BTreeMap<Vec<u8>, Trace>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct HoardSettings {
+    decision_wait: Interval,
+    min_spans: usize,
+}
+
+struct Trace {
+    since: u64,
+    held: Vec<Hold>,
+    parts: Vec<Payload>,
+}
+
+impl Default for HoardSettings {
+    fn default() -> Self {
+        Self { decision_wait: Interval::secs(1), min_spans: 1 }
+    }
+}
+
+impl Settings for HoardSettings {}
+
+impl Processor for Hoard {
+    type Settings = HoardSettings;
+
+    fn placement(_: &HoardSettings) -> Placement {
+        Placement::Single
+    }
+
+    fn holds(_: &HoardSettings) -> bool {
+        true
+    }
+
+    fn build(settings: &Arc<HoardSettings>, _: &Env) -> Result<Self, Failure> {
+        Ok(Self { settings: settings.clone(), traces: BTreeMap::new() })
+    }
+
+    async fn handle(
+        &mut self,
+        payload: Payload,
+        context: &Arc<Context>,
+        outlet: &mut Outlet,
+    ) -> Result<(), Error> {
+        let now = context.arrived;
+        let wait = self.settings.decision_wait.0.as_nanos() as u64;
+        let due: Vec<_> = self.traces.iter().filter(|(_, trace)| trace.since + wait < now).collect();
+        let due: Vec<_> = due.into_iter().map(|(id, _)| id.clone()).collect();
+        for trace in due.iter().filter_map(|id| self.traces.remove(id)) {
+            let spans: usize = trace.parts.iter().map(Payload::items).sum();
+            let kept = (spans >= self.settings.min_spans).then(|| Payload::concat(trace.parts)).flatten();
+            outlet.release(trace.held, kept);
+        }
+        // The loader's run, which makes up one half of its trace ids, stands for a trace.
+        let id = {
+            let scopes = payload.resources().flat_map(|group| group.scopes());
+            let mut spans = scopes.flat_map(|scope| scope.spans());
+            spans.next().map(|span| span.trace_id()[..8].to_vec()).unwrap_or_default()
+        };
+        let held = outlet.hold(payload.items());
+        let trace =
+            self.traces.entry(id).or_insert(Trace { since: now, held: Vec::new(), parts: Vec::new() });
+        trace.held.push(held);
+        trace.parts.push(payload);
+        Ok(())
+    }
 }
 
 /// Keeps injected panics out of the output, where hundreds of them would hide the one that matters.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Cause, Fault, Guard, Outcome, Rejection};
 use watershed_journal::{
@@ -54,8 +53,6 @@ pub(super) struct Writer {
     unsynced: Option<Instant>,
     /// Until when, after a commit, more is waited for, and how many records that commit had.
     gather: Option<(Instant, usize)>,
-    /// The lane that is given the next replay.
-    turn: usize,
     complained: Option<Instant>,
 }
 
@@ -97,7 +94,6 @@ impl Writer {
             changed: None,
             unsynced: None,
             gather: None,
-            turn: 0,
             complained: None,
         })
     }
@@ -340,7 +336,7 @@ impl Writer {
         self.mark(&read, now);
         let any = refused.is_some() || !read.is_empty();
         for stored in read {
-            self.replay(stored, place);
+            self.replay(stored, place, now);
         }
         any
     }
@@ -358,23 +354,29 @@ impl Writer {
         }
     }
 
-    /// Sends a record to the next lane that has room. Where there is none, its debt ends unpaid, and it comes back.
-    fn replay(&mut self, stored: Stored, place: usize) {
-        let bytes = stored.payload.len() as u64;
-        let Some(guard) = hands::debt(&self.desk, stored.sequence, bytes, 1 << place) else { return };
+    /// Sends a record on for one branch, and for those others that would be given it next. Where no lane has room its
+    /// debt ends unpaid, and it comes back.
+    fn replay(&mut self, stored: Stored, place: usize, now: Instant) {
+        let (sequence, bytes) = (stored.sequence, stored.payload.len() as u64);
+        let mut given = 1 << place;
+        for (other, branch) in self.branches.iter_mut().enumerate().filter(|(other, _)| *other != place) {
+            let waits = stored.owed & 1 << other != 0 && branch.has_room(self.window, now);
+            if waits && self.journal.skip(sequence, other) {
+                branch.given(bytes);
+                given |= 1 << other;
+            }
+        }
         self.branches[place].given(bytes);
         self.counters.replayed.add(1);
+        let Some(guard) = hands::debt(&self.desk, sequence, bytes, given) else { return };
         let permit = self.budget.overdraw(bytes);
-        let mut unsent = Some(Replay { stored, guard, permit });
         let mut papers = self.desk.papers.lock();
         papers.lanes.retain(|lane| !lane.is_closed());
-        for _ in 0..papers.lanes.len() {
-            let Some(replay) = unsent.take() else { break };
-            self.turn = (self.turn + 1) % papers.lanes.len();
-            unsent = papers.lanes[self.turn].try_send(replay).err().map(TrySendError::into_inner);
-        }
+        // Always by the same lane: what keeps time by the data behind it must have it in order.
+        let lane = papers.lanes.get(place % papers.lanes.len().max(1));
+        let unsent = lane.map(|lane| lane.try_send(Replay { stored, guard, permit }));
         drop(papers);
-        // Only now: what it owes ends on the desk.
+        // Only now: what is unsent owes something, which ends on the desk.
         drop(unsent);
     }
 

@@ -1,6 +1,7 @@
 //! What the sink does with a request.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -52,6 +53,8 @@ pub struct Arrival {
     pub index: u64,
     /// Spans, data points or log records in it.
     pub items: u64,
+    /// Numbered spans, as runs of consecutive numbers, by the loader's run.
+    pub numbered: Vec<(u64, Range<u64>)>,
     /// Bytes of the message, decompressed.
     pub bytes: usize,
     /// The call's `grpc-timeout`.

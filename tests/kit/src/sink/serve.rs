@@ -137,6 +137,7 @@ async fn call(shared: &Shared, request: Request<RecvStream>, mut respond: SendRe
         signal,
         index: 0,
         items: batch.items,
+        numbered: batch.numbered.clone(),
         bytes: message.len(),
         timeout: timeout(&head.headers),
         headers: head.headers.clone(),

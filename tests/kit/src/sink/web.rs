@@ -80,6 +80,7 @@ async fn answer(shared: &Shared, message: &Message) -> Said {
         signal,
         index: 0,
         items: batch.items,
+        numbered: batch.numbered.clone(),
         bytes,
         timeout: None,
         headers: message.headers.clone(),
