@@ -81,8 +81,8 @@ impl Index {
 impl Scan {
     /// Reads the segment named `stem`; the bodies of its records only where `deep`.
     pub fn run<F: File>(file: &F, stem: Stem, deep: bool) -> Result<Self, Unread> {
-        let mut window = Window::new(AHEAD);
         let mut scan = Self { size: file.size()?, ..Self::default() };
+        let mut window = Window::new(usize::try_from(scan.size).map_or(AHEAD, |size| size.min(AHEAD)));
         scan.read_head(file, &mut window, stem)?;
         let mut at = scan.end;
         loop {

@@ -187,6 +187,7 @@ impl Surveyed {
             self.miss(missing, Reason::Damaged, self.scan.end..self.scan.size);
         } else {
             self.miss(missing, Reason::Missing, self.scan.end..self.scan.end + rest);
+            self.torn = rest;
         }
     }
 

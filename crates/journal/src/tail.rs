@@ -22,6 +22,8 @@ pub(crate) struct Tail<F> {
     pub suspect: bool,
     /// Whether the directory has entries that are not synced.
     pub dir: bool,
+    /// Whether a sync of the directory failed since: nobody knows which of them it has.
+    pub doubtful: bool,
     /// Whether the last segment, all of whose records are done, is to make room.
     pub retire: bool,
 }
@@ -46,6 +48,7 @@ impl<F> Tail<F> {
             synced: 0,
             suspect: false,
             dir: false,
+            doubtful: false,
             retire: false,
         }
     }

@@ -80,7 +80,8 @@ impl<F: Files> Journal<F> {
             return Err(failed(&self.files, &name, "can not be written")(error));
         }
         self.segments.push(self.segment(stem, head.len() as u64, Marks::new(self.names.len())));
-        (self.tail.file, self.tail.synced, self.tail.dir) = (Some(file), 0, true);
+        (self.tail.file, self.tail.synced) = (Some(file), 0);
+        (self.tail.dir, self.tail.doubtful) = (true, false);
         // What made room counts on being gone before more is written.
         let _ = self.remove_done();
         self.recount();
@@ -153,6 +154,9 @@ impl<F: Files> Journal<F> {
     }
 
     fn try_sync(&mut self) -> io::Result<()> {
+        if self.tail.doubtful {
+            return Err(io::Error::other("the directory could not be synced"));
+        }
         if let Some(file) = &mut self.tail.file {
             file.sync_data()?;
         }
@@ -165,8 +169,9 @@ impl<F: Files> Journal<F> {
 
     /// Makes what was created and removed survive a power cut.
     pub(crate) fn sync_dir(&mut self) -> io::Result<()> {
-        self.files.sync_dir()?;
-        self.tail.dir = false;
+        // As with a file, what one sync could not write the next one does not mention.
+        self.files.sync_dir().inspect_err(|_| self.tail.doubtful |= self.tail.dir)?;
+        (self.tail.dir, self.tail.doubtful) = (false, false);
         let files = &self.files;
         self.widows.retain(|(name, _)| {
             files.remove(name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)

@@ -151,10 +151,11 @@ impl Disk {
         nodes.values_mut().for_each(|node| node.seen = node.disk.clone());
     }
 
-    /// What all files take, in bytes.
-    pub fn bytes(&self) -> u64 {
+    /// What the files whose names end like this take, in bytes.
+    pub fn bytes(&self, end: &str) -> u64 {
         let state = self.0.borrow();
-        state.names.values().map(|id| state.nodes[id].seen.len() as u64).sum()
+        let named = state.names.iter().filter(|(name, _)| name.ends_with(end));
+        named.map(|(_, id)| id).map(|id| state.nodes[id].seen.len() as u64).sum()
     }
 
     /// Runs a call: with the answer whether it fails, and how much of it happens all the same (of 256).
