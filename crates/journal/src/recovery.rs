@@ -85,7 +85,9 @@ impl<F: Files> Journal<F> {
             let first = segment.stem.first;
             let (from, until) = (first + missing.records.start, first + missing.records.end);
             if missing.reason == Reason::Missing {
-                segment.side.set_gap(Gap { from: segment.range().end, until }, false);
+                let gap = segment.side.gap().unwrap_or(Gap { from: u64::MAX, until });
+                let from = gap.from.min(segment.range().end);
+                segment.side.set_gap(Gap { from, until: gap.until.max(until) }, false);
             }
             if missing.live == 0 {
                 continue;

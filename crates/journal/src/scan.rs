@@ -58,9 +58,10 @@ pub(crate) enum Unread {
 // === impl Index ===
 
 impl Index {
-    /// Notes where record `at` is, if nothing near is noted.
-    pub fn push(&mut self, at: u32, offset: u64) {
-        if self.0.last().is_none_or(|(_, last)| offset - last >= STEP) {
+    /// Notes where record `at` is, if nothing near is noted or it `must` be: what is before it is damaged, so that
+    /// nothing can be found by walking through that.
+    pub fn push(&mut self, at: u32, offset: u64, must: bool) {
+        if must || self.0.last().is_none_or(|(_, last)| offset - last >= STEP) {
             self.0.push((at, offset));
         }
     }
@@ -119,10 +120,11 @@ impl Scan {
     /// A record that can be read, and is the next but for what is damaged.
     fn push(&mut self, stem: Stem, offset: u64, header: &Header) {
         let place = u32::try_from(header.sequence - stem.first).unwrap_or(u32::MAX);
-        if offset > self.end {
+        let damaged = offset > self.end;
+        if damaged {
             self.damage.push(Damage { bytes: self.end..offset, records: self.count..place });
         }
-        self.index.push(place, offset);
+        self.index.push(place, offset, damaged);
         self.count = place.saturating_add(1);
         self.end = offset + header.total();
         self.arrived = Some((self.arrived.map_or(header.arrived, |(first, _)| first), header.arrived));

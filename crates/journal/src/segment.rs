@@ -42,7 +42,7 @@ impl Segment {
 
     /// One more record at `offset`.
     pub fn push(&mut self, offset: u64, arrived: u64) {
-        self.index.push(self.marks.count(), offset);
+        self.index.push(self.marks.count(), offset, false);
         self.marks.push();
         self.oldest.get_or_insert(arrived);
     }
@@ -50,7 +50,7 @@ impl Segment {
     /// The record at `offset`, of which more than that may be known.
     pub fn push_known(&mut self, offset: u64, header: &Header) {
         if let Some(at) = self.place(header.sequence) {
-            self.index.push(at, offset);
+            self.index.push(at, offset, false);
             self.oldest.get_or_insert(header.arrived);
         } else {
             self.push(offset, header.arrived);

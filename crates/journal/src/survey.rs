@@ -178,17 +178,20 @@ impl Surveyed {
         // What was given up and written again is neither torn nor missed.
         let rest = if self.count == self.scan.count { self.scan.rest() } else { 0 };
         let count = u64::from(self.count);
-        let gap = self.replay.gap.map_or(0, |gap| gap.until.saturating_sub(self.stem.first));
-        let upto = next.map_or(0, |next| next.saturating_sub(self.stem.first));
-        let missing = count.max(gap)..upto;
-        if missing.is_empty() {
-            self.torn = rest;
-        } else if missing.end - missing.start <= rest / HEADER as u64 {
-            self.miss(missing, Reason::Damaged, self.scan.end..self.scan.size);
+        let place = |sequence: u64| sequence.saturating_sub(self.stem.first);
+        let upto = next.map_or(0, place);
+        let gap = self.replay.gap.map_or(upto..upto, |gap| place(gap.from)..place(gap.until));
+        let own = count..upto.min(gap.start);
+        if own.is_empty() {
+            // What follows a gap was told when the gap was noted.
+            self.torn = if gap.start < upto { 0 } else { rest };
+        } else if own.end - own.start <= rest / HEADER as u64 {
+            self.miss(own, Reason::Damaged, self.scan.end..self.scan.size);
         } else {
-            self.miss(missing, Reason::Missing, self.scan.end..self.scan.end + rest);
+            self.miss(own, Reason::Missing, self.scan.end..self.scan.end + rest);
             self.torn = rest;
         }
+        self.miss(count.max(gap.end)..upto, Reason::Missing, 0..0);
     }
 
     fn miss(&mut self, records: Range<u64>, reason: Reason, bytes: Range<u64>) {

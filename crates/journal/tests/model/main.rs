@@ -453,7 +453,8 @@ impl World {
                 }
             }
         }
-        assert!(journal.losses().is_empty(), "opening has found all damage");
+        let losses = journal.losses();
+        assert!(losses.is_empty(), "opening has found all damage: {losses:?}");
         for (id, record) in &found {
             assert_eq!(record.owed, given[id], "each is given to whom it is owed to");
         }
