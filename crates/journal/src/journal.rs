@@ -178,6 +178,15 @@ impl<F: Files> Journal<F> {
         }
     }
 
+    /// Takes back both kinds of marks of a record: it was tried, and nothing came of it. Written like
+    /// [`attempted`](Self::attempted).
+    pub fn acquit(&mut self, sequence: u64) {
+        if let Some((segment, at)) = self.segment_mut(sequence) {
+            segment.marks.acquit(at);
+            segment.side.acquit(at);
+        }
+    }
+
     /// What the journal holds.
     pub fn usage(&self) -> Usage {
         let mut usage = Usage {

@@ -41,5 +41,5 @@ pub use inspect::{Inspection, SegmentReport, inspect};
 pub use journal::Journal;
 pub use options::{Compression, OnFull, Options};
 pub use record::{Record, Stored};
-pub use recovery::Recovery;
+pub use recovery::{Recovery, Tried};
 pub use usage::{GivenUp, Loss, Reason, Usage};

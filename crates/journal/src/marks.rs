@@ -127,6 +127,15 @@ impl Marks {
         count_up(&mut self.alone, at, self.count);
     }
 
+    /// Nothing speaks against record `at` any more.
+    pub fn acquit(&mut self, at: u32) {
+        for counts in [&mut self.attempts, &mut self.alone] {
+            if let Some(count) = counts.get_mut(at as usize) {
+                *count = 0;
+            }
+        }
+    }
+
     pub fn attempts(&self, at: u32) -> u8 {
         self.attempts.get(at as usize).copied().unwrap_or(0)
     }

@@ -12,6 +12,17 @@ use crate::side::{Gap, Side};
 use crate::survey::{Survey, Surveyed};
 use crate::{File, Files, IoError, Journal, Loss, OpenError, Options, Reason};
 
+/// What is known against a record that is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// The record.
+    pub sequence: u64,
+    /// How often it was marked as [`attempted`](crate::Journal::attempted).
+    pub attempts: u32,
+    /// How often it was marked as tried [`alone`](crate::Journal::alone).
+    pub alone: u32,
+}
+
 /// What was found when a journal was opened. All of it is for the log and the counters: whatever it says, the journal
 /// is open and gives what is readable.
 #[derive(Debug, Default)]
@@ -33,8 +44,8 @@ pub struct Recovery {
     pub damaged_marks: u64,
     /// Records that were only still owed to branches that are no more, by the name of the branch.
     pub orphaned: Vec<(String, u64)>,
-    /// Records that are not done and were marked [`alone`](crate::Journal::alone), with the number of marks.
-    pub alone: Vec<(u64, u32)>,
+    /// Records that are not done and were marked.
+    pub tried: Vec<Tried>,
     /// What failed and could be left undone for now.
     pub failures: Vec<IoError>,
 }
@@ -103,9 +114,10 @@ impl<F: Files> Journal<F> {
             let (to, reason) = (until - 1, missing.reason);
             recovery.lost.push(Loss { from, to, records: missing.live, reason, kept });
         }
-        for at in (0..segment.marks.count()).filter(|at| segment.marks.alone(*at) > 0) {
-            if segment.marks.owed_to(at) != 0 {
-                recovery.alone.push((segment.stem.first + u64::from(at), u32::from(segment.marks.alone(at))));
+        for at in (0..segment.marks.count()).filter(|at| segment.marks.owed_to(*at) != 0) {
+            let (attempts, alone) = (segment.marks.attempts(at).into(), segment.marks.alone(at).into());
+            if attempts > 0 || alone > 0 {
+                recovery.tried.push(Tried { sequence: segment.stem.first + u64::from(at), attempts, alone });
             }
         }
         if torn > 0 {

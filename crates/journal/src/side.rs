@@ -24,6 +24,7 @@ mod tag {
     pub const ATTEMPTS: u8 = 3;
     pub const ALONE: u8 = 4;
     pub const GAP: u8 = 5;
+    pub const ACQUITTED: u8 = 6;
 }
 
 /// What is known and not yet written beside a segment.
@@ -38,6 +39,7 @@ pub(crate) struct Side {
     done: Vec<(u16, u32)>,
     attempts: Vec<u32>,
     alone: Vec<u32>,
+    acquitted: Vec<u32>,
     gap: Option<Gap>,
     gap_written: bool,
     /// How much of the file is whole, in bytes; none where there is no file.
@@ -105,6 +107,7 @@ impl Side {
             done: Vec::new(),
             attempts: Vec::new(),
             alone: Vec::new(),
+            acquitted: Vec::new(),
             gap: None,
             gap_written: true,
             length: None,
@@ -131,6 +134,13 @@ impl Side {
         self.alone.push(at);
     }
 
+    /// Notes that what was noted of record `at` before no longer counts.
+    pub fn acquit(&mut self, at: u32) {
+        self.attempts.retain(|tried| *tried != at);
+        self.alone.retain(|tried| *tried != at);
+        self.acquitted.push(at);
+    }
+
     /// The sequences that follow the segment's and are nobody's.
     pub fn gap(&self) -> Option<Gap> {
         self.gap
@@ -149,9 +159,8 @@ impl Side {
 
     /// Whether there is something to write.
     pub fn is_dirty(&self) -> bool {
-        let quiet =
-            self.done.is_empty() && self.attempts.is_empty() && self.alone.is_empty() && self.gap_written;
-        !quiet
+        let marks = [&self.attempts, &self.alone, &self.acquitted];
+        !(self.done.is_empty() && marks.iter().all(|marks| marks.is_empty()) && self.gap_written)
     }
 
     /// What is to be written after the first `length` bytes.
@@ -177,7 +186,10 @@ impl Side {
                 frame(&mut bytes, tag::DONE, &[&branch[0].0.to_le_bytes(), part]);
             }
         }
-        for (tag, records) in [(tag::ATTEMPTS, &self.attempts), (tag::ALONE, &self.alone)] {
+        // What was tried again after it was acquitted counts again.
+        let marks =
+            [(tag::ACQUITTED, &self.acquitted), (tag::ATTEMPTS, &self.attempts), (tag::ALONE, &self.alone)];
+        for (tag, records) in marks {
             for part in records.chunks(MAX_CONTENT / 8) {
                 let part: Vec<u8> = part.iter().flat_map(|at| at.to_le_bytes()).collect();
                 frame(&mut bytes, tag, &[&part]);
@@ -196,6 +208,7 @@ impl Side {
         self.done.clear();
         self.attempts.clear();
         self.alone.clear();
+        self.acquitted.clear();
     }
 }
 
@@ -276,6 +289,11 @@ impl Replay {
             }
             (tag::ATTEMPTS, _) => self.attempts.extend(numbers(body)),
             (tag::ALONE, _) => self.alone.extend(numbers(body)),
+            (tag::ACQUITTED, _) => {
+                let acquitted = numbers(body);
+                self.attempts.retain(|at| !acquitted.contains(at));
+                self.alone.retain(|at| !acquitted.contains(at));
+            }
             (tag::GAP, _) if body.len() == 16 => {
                 let until = self.gap.map_or(0, |gap| gap.until).max(u64_at(body, 8));
                 self.gap = Some(Gap { from: u64_at(body, 0), until });

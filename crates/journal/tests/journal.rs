@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use watershed_journal::{
-    AppendError, Compression, Journal, OnFull, OpenError, Options, OsFiles, Record, Recovery, Stored, inspect,
+    AppendError, Compression, Journal, OnFull, OpenError, Options, OsFiles, Record, Recovery, Stored, Tried,
+    inspect,
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -55,14 +56,19 @@ fn what_is_committed_is_read_until_it_is_completed() -> Result {
     assert_eq!(&records[3].context[..], b"context");
     (1..=9).for_each(|sequence| journal.complete(sequence, 0));
     (1..=3).for_each(|sequence| journal.complete(sequence, 1));
-    journal.attempted(&[5, 10]);
+    journal.attempted(&[5, 6, 10]);
+    journal.alone(6);
     journal.alone(10);
+    journal.flush()?;
+    journal.acquit(6);
     journal.flush()?;
     assert_eq!(journal.usage().owed, [1, 7]);
     drop(journal);
 
     let (mut journal, recovery) = open(place.path(), &options)?;
-    assert_eq!((recovery.records, recovery.owed, recovery.alone), (7, vec![1, 7], vec![(10, 1)]));
+    let tried = [(5, 1, 0), (10, 1, 1)];
+    let tried = tried.map(|(sequence, attempts, alone)| Tried { sequence, attempts, alone }).to_vec();
+    assert_eq!((recovery.records, recovery.owed, recovery.tried), (7, vec![1, 7], tried));
     assert!(recovery.lost.is_empty() && recovery.torn_bytes == 0 && recovery.failures.is_empty());
     let records = read(&mut journal, 0)?;
     assert_eq!((sequences(&records), records[0].attempts, records[0].owed), (vec![10], 1, 3));

@@ -7,6 +7,7 @@
 mod branch;
 mod counters;
 mod hands;
+mod trial;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ use watershed_stage::Env;
 
 use super::branch::Branch;
 use super::counters::Counters;
+use super::trial::{Step, Trial};
 use super::{Desk, Ended, Kept, New, Papers, Plan, Replay, hands, window};
 use crate::envelope::{Envelope, kind};
 use crate::letters::{self, Letters};
@@ -45,6 +46,7 @@ pub(super) struct Writer {
     budget: Arc<Budget>,
     letters: Letters,
     counters: Counters,
+    trial: Trial,
     /// The first record of this process. What was there before may have killed the one before.
     first: Option<u64>,
     /// Something has been written or has ended since then that is not written down, or not shown.
@@ -79,6 +81,7 @@ impl Writer {
         let (journal, recovery) = Journal::open(files, options)?;
         let counters = Counters::new(env, ends);
         tell(directory, &recovery, &counters);
+        let trial = Trial::of(recovery.tried);
         let letters = directory.join(letters::DIRECTORY);
         Ok(Self {
             desk,
@@ -90,6 +93,7 @@ impl Writer {
             settings: settings.clone(),
             directory: directory.clone(),
             counters,
+            trial,
             first: None,
             changed: None,
             unsynced: None,
@@ -114,6 +118,7 @@ impl Writer {
             let now = Instant::now();
             self.branches.iter_mut().for_each(|branch| branch.resume(now));
             if !quiet {
+                self.try_suspects(now);
                 self.hand_out(now);
             }
         }
@@ -121,7 +126,8 @@ impl Writer {
 
     /// Waits until there is something to do; takes what lies on the desk.
     fn wait(&self) -> Papers {
-        let due = [self.changed.map(|since| since + FLUSH), self.sync_at()].into_iter().flatten();
+        let due = [self.changed.map(|since| since + FLUSH), self.sync_at(), self.trial.until()];
+        let due = due.into_iter().flatten();
         let pauses = self.branches.iter().filter_map(Branch::pause);
         let due = due.chain(pauses).min();
         let mut papers = self.desk.papers.lock();
@@ -222,6 +228,9 @@ impl Writer {
     /// The debt of those who are given at once what was just written, since they wait for nothing else.
     fn hand_over(&mut self, sequence: u64, bytes: u64, now: Instant) -> Option<Guard> {
         let mut given = 0;
+        if self.trial.is_on() {
+            return None;
+        }
         for (place, branch) in self.branches.iter_mut().enumerate() {
             if !branch.has_refused()
                 && branch.has_room(self.window, now)
@@ -260,6 +269,7 @@ impl Writer {
         else {
             return self.journal.complete_all(sequence);
         };
+        self.trial.ended(sequence, place);
         match outcome {
             Outcome::Delivered | Outcome::Dropped { .. } => {
                 branch.ended(bytes);
@@ -289,24 +299,84 @@ impl Writer {
     ) -> Result<(), Box<dyn std::error::Error>> {
         if let Some(stored) = self.journal.get(sequence)? {
             let end = self.desk.ends[place].clone();
-            let Stored { kind, items, arrived, attempts, context, payload, .. } = &stored;
-            let record = Record {
-                kind: *kind,
-                items: *items,
-                arrived: *arrived,
-                attempts: *attempts,
-                context,
-                payload: std::slice::from_ref(payload),
-            };
-            self.letters.keep(&record, &end, rejection)?;
-            self.counters.dead_letters.add(1);
+            self.keep_letter(&stored, &end, rejection)?;
         }
+        Ok(())
+    }
+
+    fn keep_letter(
+        &mut self,
+        stored: &Stored,
+        to: &str,
+        rejection: &Rejection,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let Stored { kind, items, arrived, attempts, context, payload, .. } = stored;
+        let record = Record {
+            kind: *kind,
+            items: *items,
+            arrived: *arrived,
+            attempts: *attempts,
+            context,
+            payload: std::slice::from_ref(payload),
+        };
+        self.letters.keep(&record, to, rejection)?;
+        self.counters.dead_letters.add(1);
+        Ok(())
+    }
+
+    /// Tries those whom earlier processes may have died of, before anything else is handed out.
+    fn try_suspects(&mut self, now: Instant) {
+        // Nobody to try them by yet.
+        if self.desk.papers.lock().lanes.is_empty() {
+            return;
+        }
+        while self.trial.is_on() {
+            let tried = match self.trial.step(now) {
+                Step::Over | Step::Wait(_) => return,
+                Step::Acquit(sequence) => {
+                    self.journal.acquit(sequence);
+                    Ok(())
+                }
+                Step::Try(sequence) => self.try_alone(sequence),
+                Step::Condemn(sequence) => self.condemn(sequence),
+            };
+            self.changed = self.changed.or(Some(now));
+            if let Err(error) = tried {
+                self.complain(now, "a suspect can not be tried", &*error);
+            }
+        }
+    }
+
+    fn try_alone(&mut self, sequence: u64) -> Result<(), Box<dyn std::error::Error>> {
+        let Some(stored) = self.journal.get(sequence)? else { return Ok(()) };
+        self.journal.alone(sequence);
+        self.journal.flush()?;
+        tracing::warn!(directory = %self.directory.display(), sequence, attempts = stored.attempts,
+            "a record was in hand at several deaths of the process: it is tried alone");
+        for place in (0..self.branches.len()).filter(|place| stored.owed & 1 << place != 0) {
+            self.trial.given(sequence, place);
+        }
+        self.send(stored.owed, stored);
+        Ok(())
+    }
+
+    fn condemn(&mut self, sequence: u64) -> Result<(), Box<dyn std::error::Error>> {
+        let Some(stored) = self.journal.get(sequence)? else { return Ok(()) };
+        let reason = "the process died each time it was tried alone".into();
+        let rejection = Rejection { fault: Fault::Poison, reason, items: stored.items.into() };
+        tracing::error!(directory = %self.directory.display(), sequence, items = stored.items,
+            "a record kills the process: it is a dead letter");
+        self.keep_letter(&stored, "", &rejection)?;
+        self.journal.complete_all(sequence);
         Ok(())
     }
 
     /// Hands out what has to be read, as far as there is room for it in memory.
     fn hand_out(&mut self, now: Instant) {
-        let mut more = false;
+        let mut more = self.trial.is_on();
+        if more {
+            return self.desk.eager.store(more, Ordering::Relaxed);
+        }
         for place in 0..self.branches.len() {
             while self.branches[place].has_room(self.window, now) {
                 if !self.hand_out_some(place, now) {
@@ -336,7 +406,9 @@ impl Writer {
         self.mark(&read, now);
         let any = refused.is_some() || !read.is_empty();
         for stored in read {
-            self.replay(stored, place, now);
+            if !self.trial.has_given(stored.sequence, place) {
+                self.replay(stored, place, now);
+            }
         }
         any
     }
@@ -354,26 +426,31 @@ impl Writer {
         }
     }
 
-    /// Sends a record on for one branch, and for those others that would be given it next. Where no lane has room its
-    /// debt ends unpaid, and it comes back.
+    /// Sends a record on for one branch, and for those others that would be given it next.
     fn replay(&mut self, stored: Stored, place: usize, now: Instant) {
-        let (sequence, bytes) = (stored.sequence, stored.payload.len() as u64);
         let mut given = 1 << place;
-        for (other, branch) in self.branches.iter_mut().enumerate().filter(|(other, _)| *other != place) {
-            let waits = stored.owed & 1 << other != 0 && branch.has_room(self.window, now);
-            if waits && self.journal.skip(sequence, other) {
-                branch.given(bytes);
+        for (other, branch) in self.branches.iter().enumerate().filter(|(other, _)| *other != place) {
+            let owed = stored.owed & 1 << other != 0 && !self.trial.has_given(stored.sequence, other);
+            if owed && branch.has_room(self.window, now) && self.journal.skip(stored.sequence, other) {
                 given |= 1 << other;
             }
         }
-        self.branches[place].given(bytes);
+        self.send(given, stored);
+    }
+
+    /// Sends a record on for these branches. Where no lane has room its debt ends unpaid, and it comes back.
+    fn send(&mut self, branches: u64, stored: Stored) {
+        let bytes = stored.payload.len() as u64;
+        let given = |place: &usize| branches & 1 << place != 0;
+        let first = (0..self.branches.len()).find(given).unwrap_or(0);
+        (0..self.branches.len()).filter(given).for_each(|place| self.branches[place].given(bytes));
+        let Some(guard) = hands::debt(&self.desk, stored.sequence, bytes, branches) else { return };
         self.counters.replayed.add(1);
-        let Some(guard) = hands::debt(&self.desk, sequence, bytes, given) else { return };
         let permit = self.budget.overdraw(bytes);
         let mut papers = self.desk.papers.lock();
         papers.lanes.retain(|lane| !lane.is_closed());
         // Always by the same lane: what keeps time by the data behind it must have it in order.
-        let lane = papers.lanes.get(place % papers.lanes.len().max(1));
+        let lane = papers.lanes.get(first % papers.lanes.len().max(1));
         let unsent = lane.map(|lane| lane.try_send(Replay { stored, guard, permit }));
         drop(papers);
         // Only now: what is unsent owes something, which ends on the desk.
