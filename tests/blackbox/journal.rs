@@ -14,12 +14,13 @@ use watershed::engine::Engine;
 use watershed::engine::config::{Sources, load};
 use watershed_durable::{DEAD_LETTERS, Envelope, READER};
 use watershed_journal::{Journal, Options, OsFiles};
-use watershed_testkit::call::Reply;
+use watershed_testkit::call::{Client, Reply};
 use watershed_testkit::grpc::{Code, Signal};
 use watershed_testkit::requests::TraceTemplate;
-use watershed_testkit::{Answer, Loader, Sink, requests};
+use watershed_testkit::{Answer, Loader, Sink, requests, reserve, wait_until};
 
 use crate::harness::kinds;
+use crate::harness::process::Program;
 use crate::harness::{
     PATIENCE, alone, arrivals, beside_others, both_protocols, call, drained, header, metric, settled, start,
 };
@@ -412,4 +413,39 @@ async fn a_replayed_tail_decides_as_it_did_at_first() {
         expected.iter().flat_map(|run| (0..20).map(move |seq| (*run, seq))).collect();
     assert_eq!(*seen.lock(), whole);
     drained(&engine).await;
+}
+
+/// What kills the process each time it is tried becomes a dead letter, and what was beside it arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_kills_the_process_is_found_out() {
+    let _turn = beside_others().await;
+    let directory = tempfile::tempdir().unwrap();
+    let (sink, listen) = (Sink::start("127.0.0.1:0").await.unwrap(), reserve());
+    // What is beside it is there at every death, and innocent.
+    sink.stop().await;
+    let text = text(Kept::Head, directory.path(), &[sink.addr()], "")
+        .replace(r#"["journal"]"#, r#"["journal", "lethal"]"#)
+        .replacen("127.0.0.1:0", &listen.to_string(), 1);
+    let mut program = Program::run_flaky(&text).await;
+    let mut client = Client::connect(listen).await.unwrap();
+    for run in [1, 666, 2] {
+        // It may die before it answers.
+        let _ = client.export(Signal::Traces, &TraceTemplate::new(run, 10).message(0)).await;
+    }
+    let mut deaths = 0;
+    while wait_until(async || program.has_ended(), Duration::from_secs(5)).await {
+        deaths += 1;
+        assert!(deaths < 12, "{}", program.stderr());
+        program = Program::start_flaky(&text);
+    }
+    program.ready().await;
+    assert!(deaths >= 8, "{deaths}: not on so little evidence");
+    sink.restart().await.unwrap();
+    assert!(sink.wait_for(10, PATIENCE).await, "{}", program.stderr());
+    program.signal("TERM");
+    assert_eq!(program.exit().await, Some(0), "{}", program.stderr());
+    let letters = dead_letters(directory.path());
+    assert_eq!(letters.len(), 1, "{}", program.stderr());
+    let letter = letters[0].1.letter.as_ref().unwrap();
+    assert_eq!((&*letter.fault, letter.items), ("poison", 10));
 }

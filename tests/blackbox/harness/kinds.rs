@@ -27,7 +27,33 @@ pub fn registry() -> Registry {
         .receiver::<FlakyReceiver>("flaky", &[])
         .processor::<FlakyProcessor>("flaky", &[])
         .processor::<Hoard>("hoard", &[])
+        .processor::<Lethal>("lethal", &[])
         .exporter::<FlakyExporter>("flaky", &[])
+}
+
+/// Ends the process, as a stack that overflows does, on every request of the loader's run 666.
+struct Lethal;
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LethalSettings {}
+
+impl Settings for LethalSettings {}
+
+impl Processor for Lethal {
+    type Settings = LethalSettings;
+
+    fn build(_: &Arc<LethalSettings>, _: &Env) -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, payload: Payload, _: &Arc<Context>, outlet: &mut Outlet) -> Result<(), Error> {
+        if payload.requests().iter().any(|request| holds(request, &666_u64.to_be_bytes())) {
+            std::process::abort();
+        }
+        outlet.send(payload);
+        Ok(())
+    }
 }
 
 /// Holds spans by trace until data has come that is later than a trace's first span by `decision_wait`, and then passes

@@ -109,17 +109,22 @@ impl Program {
         Program { child, directory, health, metrics }
     }
 
-    /// The program with the kinds of the tests, `flaky` among them panicking always; returns when it is ready.
+    /// As [`Program::start_flaky`]; returns when it is ready.
     pub async fn run_flaky(toml: &str) -> Program {
+        let mut program = Self::start_flaky(toml);
+        program.ready().await;
+        program
+    }
+
+    /// The program with the kinds of the tests, `flaky` among them panicking always. Returns at once.
+    pub fn start_flaky(toml: &str) -> Program {
         let (directory, _) = file(CONFIG, toml);
         let (health, metrics) = (reserve(), reserve());
         let mut command = command_of(&std::env::current_exe().unwrap(), &directory);
         command.args(["harness::process::flaky_program", "--exact", "--nocapture"]);
         command.env(ARGUMENTS, run(health, metrics).join("\n"));
         let child = command.spawn().unwrap();
-        let mut program = Program { child, directory, health, metrics };
-        program.ready().await;
-        program
+        Program { child, directory, health, metrics }
     }
 
     /// As [`Program::start`]; returns when it is ready.
@@ -165,7 +170,8 @@ impl Program {
         self.read("stderr")
     }
 
-    fn has_ended(&mut self) -> bool {
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
