@@ -171,7 +171,7 @@ impl<F: Files> Journal<F> {
     pub(crate) fn sync_dir(&mut self) -> io::Result<()> {
         // As with a file, what one sync could not write the next one does not mention.
         self.files.sync_dir().inspect_err(|_| self.tail.doubtful |= self.tail.dir)?;
-        (self.tail.dir, self.tail.doubtful) = (false, false);
+        self.tail.dir &= self.tail.doubtful;
         let files = &self.files;
         self.widows.retain(|(name, _)| {
             files.remove(name).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
@@ -240,6 +240,7 @@ impl<F: Files> Journal<F> {
         self.next = segment.range().end;
         self.segments.push(segment);
         self.tail.clear();
+        (self.tail.dir, self.tail.doubtful) = (false, false);
         (self.tail.file, self.tail.synced, self.tail.retire) = (Some(file), self.end(), false);
         self.recount();
     }
