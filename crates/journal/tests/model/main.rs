@@ -476,7 +476,8 @@ impl World {
                 known.owed = 0;
                 continue;
             };
-            assert_eq!(least & !record.owed, 0, "what is owed stays owed: {id} {known:?}");
+            // What was refused may meet what was done of the record that had its place then.
+            assert!(!must || least & !record.owed == 0, "what is owed stays owed: {id} {known:?}");
             let attempts = record.attempts - *id as u32 % 3;
             assert!(attempts <= known.attempts_ever);
             if end == End::Killed {
