@@ -265,3 +265,69 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array(bytes, at..at + 8))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEM: Stem = Stem { number: 3, first: 41 };
+
+    #[test]
+    fn a_name_is_read_back_and_nothing_else_is_one() {
+        for kind in [Kind::Segment, Kind::Side, Kind::Unfinished] {
+            assert_eq!(Stem::parse(&STEM.name(kind)), Some((STEM, kind)));
+        }
+        assert_eq!(Stem::parse(&STEM.kept(77)), Some((STEM, Kind::Kept)));
+        for name in ["lock", "3-41.seg", "000000000003-00000000000000000041.old", "a-b.seg", ".seg", "1.seg"]
+        {
+            assert_eq!(Stem::parse(name), None, "{name}");
+        }
+        assert_eq!(Stem::parse("000000000003-18446744073709551615.seg"), None);
+    }
+
+    #[test]
+    fn a_head_is_read_back_and_every_flipped_bit_is_seen() {
+        let branches = ["one".to_owned(), "two".to_owned()];
+        let head = segment_head(STEM, &branches);
+        let Head::Valid { names: length, crc } = Head::segment(&head, STEM) else { panic!("it is whole") };
+        assert_eq!(
+            (length as usize, names(&head[HEAD..], crc).unwrap()),
+            (head.len() - HEAD, branches.to_vec())
+        );
+        assert_eq!(Head::segment(&head, Stem { number: 4, first: 41 }), Head::Damaged);
+        for bit in 0..8 * head.len() {
+            let mut flipped = head.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let seen = if bit < 8 * HEAD {
+                Head::segment(&flipped, STEM) == Head::Damaged
+            } else {
+                names(&flipped[HEAD..], crc).is_none()
+            };
+            assert!(seen, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_record_header_promises_no_more_than_lz4_can_hold() {
+        let header = Header {
+            sequence: 9,
+            arrived: 8,
+            stored: 10,
+            raw: 2550,
+            context: 6,
+            items: 5,
+            attempts: 4,
+            kind: 3,
+            lz4: true,
+            body: 2,
+        };
+        assert_eq!(Header::parse(&header.encode()), Some(header));
+        for header in [
+            Header { raw: 2551, ..header },
+            Header { lz4: false, ..header },
+            Header { context: u32::MAX, ..header },
+        ] {
+            assert_eq!(Header::parse(&header.encode()), None);
+        }
+    }
+}

@@ -140,3 +140,34 @@ impl Stored {
         self.context.len() + self.payload.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let parts = [Bytes::from_static(b"one "), Bytes::from(vec![1; 3000]), Bytes::new()];
+        for (compression, payload) in [
+            (Compression::None, &parts[..]),
+            (Compression::Lz4, &parts[..]),
+            (Compression::Lz4, &parts[..1]),
+            (Compression::Lz4, &[]),
+        ] {
+            let record = Record { kind: 1, items: 2, arrived: 3, attempts: 4, context: b"context", payload };
+            let mut bytes = b"before".to_vec();
+            record.encode(77, compression, &mut Vec::new(), &mut bytes);
+            let bytes = &bytes[6..];
+            assert!(bytes.len() as u64 <= record.bound().unwrap());
+            let header = Header::parse(bytes).unwrap();
+            assert_eq!((header.total(), header.body), (bytes.len() as u64, crc32c::crc32c(&bytes[HEADER..])));
+            let stored = Stored::decode(&header, &bytes[HEADER..]).unwrap();
+            assert_eq!((stored.payload.to_vec(), &stored.context[..]), (payload.concat(), &b"context"[..]));
+            assert_eq!((stored.kind, stored.items, stored.arrived, stored.attempts), (1, 2, 3, 4));
+            assert_eq!(
+                Stored::decode(&Header { raw: header.raw + 1, lz4: true, ..header }, &bytes[HEADER..]),
+                None
+            );
+        }
+    }
+}

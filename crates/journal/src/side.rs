@@ -323,3 +323,81 @@ impl Replay {
         self.finished.get(at) || (!self.done.is_empty() && self.done.iter().all(|done| done.get(at)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEM: Stem = Stem { number: 3, first: 41 };
+
+    fn names(names: &[&str]) -> Arc<[String]> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// What is written by a journal of `a` and `b`, in two flushes.
+    fn written() -> Vec<u8> {
+        let mut side = Side::new(&names(&["a", "b"]));
+        assert!(!side.is_dirty());
+        [5, 3, 4, 4, 9].into_iter().for_each(|at| side.done(at, 1));
+        side.attempted(7);
+        let mut bytes = side.encode(STEM);
+        side.written(bytes.len() as u64);
+        assert!(!side.is_dirty());
+        side.finished(0);
+        side.tried_alone(7);
+        side.set_gap(Gap { from: 51, until: 60 }, false);
+        bytes.extend(side.encode(STEM));
+        bytes
+    }
+
+    fn replay(bytes: &[u8], known: &[&str]) -> Replay {
+        Replay::run(bytes, STEM, 10, names(known).to_vec()).unwrap()
+    }
+
+    fn set(bits: &Bits) -> Vec<u32> {
+        (0..100).filter(|at| bits.get(*at)).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read_whatever_the_segment_says() {
+        let bytes = written();
+        for known in [&["a", "b"][..], &["b", "a"], &[]] {
+            let replay = replay(&bytes, known);
+            let b = replay.names.iter().position(|name| name == "b").unwrap();
+            assert_eq!((set(&replay.done[b]), set(&replay.done[1 - b])), (vec![3, 4, 5, 9], vec![]));
+            assert_eq!((set(&replay.finished), replay.gap), (vec![0], Some(Gap { from: 51, until: 60 })));
+            assert_eq!((&replay.attempts[..], &replay.alone[..]), (&[7][..], &[7][..]));
+            assert_eq!((replay.length, replay.damaged), (bytes.len() as u64, 0));
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_not_whole_is_passed_over() {
+        let bytes = written();
+        for bit in 0..8 * bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let replay = replay(&flipped, &["a", "b"]);
+            assert!(replay.damaged > 0, "bit {bit}");
+            assert!((0..10).all(|at| !replay.is_done(at) || at == 0), "nothing is done that was not");
+        }
+        for length in 0..bytes.len() {
+            assert!(replay(&bytes[..length], &["a", "b"]).length <= length as u64);
+        }
+    }
+
+    #[test]
+    fn a_branch_that_comes_later_is_owed_what_was_not_done_then() {
+        let mut bytes = written();
+        for (branches, at) in [(["b", "a"], 3), (["b", "c"], 6)] {
+            let mut side = Side::found(&["a".to_owned(), "b".to_owned()], &names(&branches));
+            side.length = Some(bytes.len() as u64);
+            side.done(at, 1);
+            bytes.extend(side.encode(STEM));
+        }
+        let replay = replay(&bytes, &["a", "b"]);
+        assert_eq!((&replay.names[2..], set(&replay.done[2])), (&["c".to_owned()][..], vec![6]));
+        // Both had done 3 when the third came, which has only done 6.
+        assert_eq!((0..10).filter(|at| replay.is_done(*at)).collect::<Vec<_>>(), [0, 3]);
+    }
+}

@@ -56,7 +56,56 @@ impl Window {
             self.buffer.shrink_to(room.max(kept));
             self.buffer.resize(room.max(kept), 0);
         }
-        self.filled += file.read_at(offset + kept as u64, &mut self.buffer[kept..])?;
+        let wanted = offset + kept as u64;
+        // What is read ahead may be what can not be read.
+        let read = file.read_at(wanted, &mut self.buffer[kept..]);
+        self.filled += read.or_else(|_| file.read_at(wanted, &mut self.buffer[kept..length]))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of numbers, whose bytes from 600 on can not be read.
+    #[derive(Debug)]
+    struct Numbers;
+
+    impl File for Numbers {
+        fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+            if offset + into.len() as u64 > 600 {
+                return Err(io::ErrorKind::Other.into());
+            }
+            into.iter_mut().zip(offset..).for_each(|(byte, at)| *byte = at as u8);
+            Ok(into.len())
+        }
+
+        fn write_at(&mut self, _: u64, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync_data(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn set_len(&mut self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            Ok(1000)
+        }
+    }
+
+    #[test]
+    fn any_piece_can_be_had_in_any_order_until_it_can_not_be_read() {
+        let mut window = Window::new(100);
+        for (offset, length) in [(0, 10), (90, 30), (95, 200), (10, 5), (500, 50), (580, 20)] {
+            let expected: Vec<u8> = (offset..offset + length).map(|at| at as u8).collect();
+            assert_eq!(window.get(&Numbers, offset, length as usize).unwrap(), expected);
+        }
+        assert!(window.get(&Numbers, 580, 21).is_err());
+        assert_eq!(window.get(&Numbers, 599, 1).unwrap(), [599_u64 as u8]);
     }
 }

@@ -1,5 +1,7 @@
 //! Whatever happens to a journal's files, the rest of it is read and what is lost is counted.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[allow(dead_code)]
 #[path = "model/disk.rs"]
 mod disk;
