@@ -88,7 +88,7 @@ pub enum Source {
 
 impl Action {
     /// The keys it reads or writes; `None` if that depends on those that are there.
-    pub(super) fn keys(&self) -> Option<Vec<String>> {
+    fn keys(&self) -> Option<Vec<String>> {
         Some(match self {
             Self::Insert { key, value } | Self::Update { key, value } | Self::Upsert { key, value } => {
                 match value {
@@ -103,6 +103,35 @@ impl Action {
             Self::DeleteMatching { .. } | Self::HashMatching { .. } => return None,
         })
     }
+}
+
+/// Keys to tell from others.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    /// `None` is all.
+    keys: Option<Vec<String>>,
+    /// A bit for each length that one of them has; the last bit is for all lengths from there on.
+    lengths: u64,
+}
+
+impl Keys {
+    /// Those that the actions can speak of.
+    pub(super) fn of(actions: &[Action]) -> Self {
+        let keys = actions.iter().map(Action::keys).collect::<Option<Vec<_>>>().map(|keys| keys.concat());
+        let lengths = |keys: &Vec<String>| keys.iter().fold(0, |lengths, key| lengths | bit(key.len()));
+        Self { lengths: keys.as_ref().map_or(u64::MAX, lengths), keys }
+    }
+
+    /// Whether it is one of them.
+    #[inline]
+    pub(super) fn have(&self, key: &[u8]) -> bool {
+        let is_known = |keys: &Vec<String>| keys.iter().any(|known| known.as_bytes() == key);
+        self.lengths & bit(key.len()) != 0 && self.keys.as_ref().is_none_or(is_known)
+    }
+}
+
+fn bit(length: usize) -> u64 {
+    1 << length.min(63)
 }
 
 /// The type a value is converted to.

@@ -6,11 +6,11 @@ use regex::Regex;
 use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
-use crate::edit::action::{Action, Conversion, Source};
+use crate::edit::action::{Action, Conversion, Keys, Source};
+use crate::edit::revision::{Part, Revision};
 use crate::edit::text;
 use crate::edit::value::{AttributeValue, put_double, put_int, put_text};
 use crate::message::Message;
-use crate::rewrite::Rewrite;
 use crate::schema::Kind;
 use crate::view::{AnyValueView, KeyValueView, Value};
 use crate::wire::{self, Field, Fields, WireType};
@@ -18,11 +18,15 @@ use crate::wire::{self, Field, Fields, WireType};
 /// What is being edited. One draft serves all messages of a payload, so that no message costs an allocation.
 #[derive(Default)]
 pub(super) struct Draft<'a> {
-    /// The number of the attributes' field.
+    /// The kind of the message.
+    kind: Option<Kind>,
+    /// The number of its attributes' field.
     number: u32,
-    /// In wire order, and behind them those that are added.
+    /// Those read, in wire order, and behind them those that are added.
     attributes: Vec<Attribute<'a>>,
-    /// How many of them are written.
+    /// How many were read.
+    read: usize,
+    /// How many of these are written.
     written: usize,
     /// The encodings of values that were made here.
     made: Vec<u8>,
@@ -36,8 +40,8 @@ struct Attribute<'a> {
     body: &'a [u8],
     /// The value, where the `KeyValue` is key and value and nothing else, as writers write it.
     plain: Option<&'a [u8]>,
-    /// Where its field lies in the source; `None` for one that is added.
-    whole: Option<Range<usize>>,
+    /// Where its field lies in the source; nowhere for one that is added.
+    whole: Range<usize>,
     fate: Fate<'a>,
 }
 
@@ -64,27 +68,25 @@ const VALUE: u32 = 2;
 impl<'a> Draft<'a> {
     /// Starts on the next message, of that kind.
     pub(super) fn begin(&mut self, kind: Kind) {
-        self.number = kind.attributes().unwrap_or_default();
+        if self.kind != Some(kind) {
+            self.kind = Some(kind);
+            self.number = kind.attributes().unwrap_or_default();
+        }
         self.attributes.clear();
+        self.read = 0;
         self.written = 0;
         self.made.clear();
     }
 
-    /// Reads the attributes of the message, or the piece of it, at `range`; where `keys` are told, those of them alone.
-    pub(super) fn read(&mut self, rewrite: &Rewrite<'a>, range: Range<usize>, keys: Option<&[String]>) {
-        let bytes = rewrite.bytes(range.clone());
-        let mut at = 0;
-        while let Some((whole, body)) = next_field(bytes, at, self.number) {
-            at = whole.end;
-            let whole = Some(range.start + whole.start..range.start + whole.end);
-            let (key, plain) = match plain(body) {
-                Some((key, value)) => (key, Some(value)),
-                None => (Message::new(body).bytes(KEY), None),
-            };
-            if keys.is_none_or(|keys| keys.iter().any(|known| known.as_bytes() == key)) {
-                self.attributes.push(Attribute { key, body, plain, whole, fate: Fate::Stays });
-            }
+    /// Reads the attributes of the message, or the piece of it, at `range`, as far as they are of these keys.
+    pub(super) fn read(&mut self, revision: &Revision<'a>, range: Range<usize>, keys: &Keys) {
+        let number = self.number;
+        let is_meant = |found, body: &[u8]| found == number && keys.have(entry(body).0);
+        for Part { value: body, whole, .. } in revision.parts(range, is_meant) {
+            let (key, plain) = entry(body);
+            self.attributes.push(Attribute { key, body, plain, whole, fate: Fate::Stays });
         }
+        self.read = self.attributes.len();
     }
 
     /// Does what the actions say, in order.
@@ -129,7 +131,7 @@ impl<'a> Draft<'a> {
 
     fn add(&mut self, key: &'a [u8], value: Encoded<'a>) {
         let fate = Fate::Becomes(value);
-        self.attributes.push(Attribute { key, body: &[], plain: None, whole: None, fate });
+        self.attributes.push(Attribute { key, body: &[], plain: None, whole: 0..0, fate });
     }
 
     /// Sets the value of every attribute of that key; false if there is none.
@@ -281,24 +283,25 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes what changes in the message, or the piece of it, at `range`; what is added, to the last piece.
-    pub(super) fn write(&mut self, rewrite: &mut Rewrite<'a>, range: Range<usize>, is_last: bool) {
-        while let Some(attribute @ Attribute { whole: Some(whole), .. }) = self.attributes.get(self.written)
-            && whole.start < range.end
+    pub(super) fn write(&mut self, revision: &mut Revision<'a>, range: Range<usize>, is_last: bool) {
+        while self.written < self.read
+            && let Some(attribute) = self.attributes.get(self.written)
+            && attribute.whole.start < range.end
         {
+            self.written += 1;
             match attribute.fate {
                 Fate::Stays => {}
-                Fate::Goes => rewrite.replace(whole.clone(), |_| {}),
+                Fate::Goes => revision.replace(attribute.whole.clone(), |_| {}),
                 Fate::Becomes(value) => {
-                    let value = self.bytes(value);
+                    let (value, old) = (self.bytes(value), attribute.whole.clone());
                     if !attribute.holds(value) {
-                        rewrite.replace(whole.clone(), |out| self.put_changed(out, attribute, value));
+                        revision.replace(old, |out| self.put_changed(out, attribute, value));
                     }
                 }
             }
-            self.written += 1;
         }
         if is_last && self.adds() {
-            rewrite.replace(range.end..range.end, |out| self.put_added(out));
+            revision.replace(range.end..range.end, |out| self.put_added(out));
         }
     }
 
@@ -309,10 +312,8 @@ impl<'a> Draft<'a> {
 
     /// Keys and values of those that are added.
     fn added(&self) -> impl Iterator<Item = (&'a [u8], &[u8])> {
-        // They stand behind the others.
-        let added = self.attributes.iter().rev().take_while(|attribute| attribute.whole.is_none()).count();
-        let added = self.attributes.iter().skip(self.attributes.len() - added);
-        added.filter_map(|attribute| match attribute.fate {
+        let added = self.attributes.get(self.read..).unwrap_or_default();
+        added.iter().filter_map(|attribute| match attribute.fate {
             Fate::Becomes(value) => Some((attribute.key, self.bytes(value))),
             Fate::Stays | Fate::Goes => None,
         })
@@ -335,6 +336,15 @@ impl<'a> Draft<'a> {
 
     /// Appends an attribute that is key and value.
     fn put_plain(&self, out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+        // Where each tag and each length is a byte, as nearly always, several are put at once.
+        if self.number < 16 && key.len() + value.len() < 0x7C {
+            let tag = |number: u32| (number << 3) as u8 | WireType::Bytes as u8;
+            let size = (4 + key.len() + value.len()) as u8;
+            out.extend_from_slice(&[tag(self.number), size, tag(KEY), key.len() as u8]);
+            out.extend_from_slice(key);
+            out.extend_from_slice(&[tag(VALUE), value.len() as u8]);
+            return out.extend_from_slice(value);
+        }
         let size = wire::bytes_field_len(KEY, key.len());
         self.put(out, size, value, |out| wire::put_bytes_field(out, KEY, key));
     }
@@ -393,44 +403,16 @@ fn sha256(bytes: &[u8]) -> [u8; 64] {
     digits
 }
 
-/// The next field of that number in the message, from `at` on: where it lies, and its value.
-///
-/// This is where an edit spends its time, and so it knows the encodings that writers use.
+/// The key of a `KeyValue`, and its value where it is key and value and nothing else, as writers write it.
 #[inline]
-fn next_field(message: &[u8], mut at: usize, number: u32) -> Option<(Range<usize>, &[u8])> {
-    loop {
-        let rest = message.get(at..)?;
-        let start = at;
-        match *rest {
-            [tag @ 0..0x80, length @ 0..0x80, ref value @ ..] if tag & 7 == WireType::Bytes as u8 => {
-                let value = value.get(..usize::from(length))?;
-                at += 2 + value.len();
-                if u32::from(tag >> 3) == number {
-                    return Some((start..at, value));
-                }
-            }
-            [tag @ 0..0x80, 0..0x80, ..] if tag & 7 == WireType::Varint as u8 => at += 2,
-            [tag @ 0..0x80, ..] if tag & 7 == WireType::Fixed64 as u8 => at += 9,
-            _ => {
-                let field = Fields::new(rest).next()?.ok()?;
-                at += field.raw.len();
-                if field.number == number
-                    && let Some(value) = field.bytes()
-                {
-                    return Some((start..at, value));
-                }
-            }
-        }
+fn entry(body: &[u8]) -> (&[u8], Option<&[u8]>) {
+    if let [0x0A, length @ 0..0x80, rest @ ..] = body
+        && let Some((key, [0x12, length @ 0..0x80, value @ ..])) = rest.split_at_checked(usize::from(*length))
+        && usize::from(*length) == value.len()
+    {
+        return (key, Some(value));
     }
-}
-
-/// Key and value of a `KeyValue` in the encoding that writers use.
-#[inline]
-fn plain(body: &[u8]) -> Option<(&[u8], &[u8])> {
-    let [0x0A, length @ 0..0x80, rest @ ..] = body else { return None };
-    let (key, rest) = rest.split_at_checked(usize::from(*length))?;
-    let [0x12, length @ 0..0x80, value @ ..] = rest else { return None };
-    (usize::from(*length) == value.len()).then_some((key, value))
+    (Message::new(body).bytes(KEY), None)
 }
 
 fn key_value<'a>(body: &'a [u8]) -> impl Iterator<Item = Field<'a>> + use<'a> {

@@ -7,6 +7,7 @@
 
 mod action;
 mod draft;
+mod revision;
 mod select;
 mod text;
 mod value;
@@ -18,8 +19,9 @@ pub use select::{Criteria, Library, Selection, Severity, Texts, Wanted};
 pub use value::AttributeValue;
 
 use crate::Payload;
+use crate::edit::action::Keys;
 use crate::edit::draft::Draft;
-use crate::rewrite::{Located, Rewrite};
+use crate::edit::revision::{Part, Revision};
 use crate::schema::{Kind, Rule};
 use crate::wire;
 
@@ -40,8 +42,7 @@ pub struct AttributeEdits {
     target: Target,
     actions: Vec<Action>,
     selection: Selection,
-    /// The only keys that the actions can speak of; `None` where that takes a look at the attributes.
-    keys: Option<Vec<String>>,
+    keys: Keys,
 }
 
 /// What edits made of a payload.
@@ -56,7 +57,7 @@ pub struct Edited {
 impl AttributeEdits {
     /// The actions see each other's effects: an update after an insert of the same key applies.
     pub fn new(target: Target, actions: Vec<Action>) -> Self {
-        let keys = actions.iter().map(Action::keys).collect::<Option<Vec<_>>>().map(|keys| keys.concat());
+        let keys = Keys::of(&actions);
         Self { target, actions, selection: Selection::default(), keys }
     }
 
@@ -75,52 +76,51 @@ impl AttributeEdits {
     /// As [`apply`](Self::apply), with the values that [`Source::Given`] speaks of; `None` is no value.
     pub fn apply_given(&self, payload: &Payload, given: &[Option<AttributeValue>]) -> Edited {
         let kind = Kind::request(payload.signal());
-        let mut unconverted = 0;
+        let mut draft = Draft::default();
         let requests = payload.requests().iter().map(|request| {
-            let mut rewrite = Rewrite::new(request);
-            let mut draft = Draft::default();
-            self.rewrite(&mut rewrite, &mut draft, given, kind);
-            unconverted += draft.unconverted;
-            rewrite.finish().unwrap_or_else(|| request.clone())
+            let mut revision = Revision::new(request);
+            self.revise(&mut revision, &mut draft, given, kind);
+            revision.finish().unwrap_or_else(|| request.clone())
         });
         let payload = Payload::from_validated(payload.signal(), requests.collect(), payload.items());
-        Edited { payload, unconverted }
+        Edited { payload, unconverted: draft.unconverted }
     }
 
-    fn rewrite<'a>(
+    fn revise<'a>(
         &'a self,
-        rewrite: &mut Rewrite<'a>,
+        revision: &mut Revision<'a>,
         draft: &mut Draft<'a>,
         given: &'a [Option<AttributeValue>],
         kind: Kind,
     ) {
+        let keys = &self.keys;
         let owner = match self.target {
             Target::Resource => Kind::Resource,
             Target::Scope => Kind::Scope,
             Target::Item => {
-                return self.selection.walk(rewrite, kind, &mut |rewrite, kind, range| {
+                return self.selection.walk(revision, kind, &mut |revision, kind, range| {
                     draft.begin(kind);
-                    draft.read(rewrite, range.clone(), self.keys.as_deref());
+                    draft.read(revision, range.clone(), keys);
                     draft.apply(&self.actions, given);
-                    draft.write(rewrite, range, true);
+                    draft.write(revision, range, true);
                 });
             }
         };
         // A resource or scope is edited through the group around it: it may be absent, or in several pieces.
-        rewrite.walk(kind, rewrite.all(), &holds(owner), &mut |rewrite, _, range| {
+        revision.walk(kind, revision.all(), &holds(owner), &mut |revision, _, range| {
             draft.begin(owner);
-            let fields = rewrite.fields(range.clone()).filter(|located| located.field.number == OWNER);
-            let pieces: SmallVec<[Located<'_>; 1]> = fields.collect();
-            pieces.iter().for_each(|piece| draft.read(rewrite, piece.body.clone(), self.keys.as_deref()));
+            let pieces: SmallVec<[Part<'_>; 1]> =
+                revision.parts(range.clone(), |number, _| number == OWNER).collect();
+            pieces.iter().for_each(|piece| draft.read(revision, piece.body(), keys));
             draft.apply(&self.actions, given);
             for (index, piece) in pieces.iter().enumerate() {
                 let is_last = index + 1 == pieces.len();
-                rewrite.inside(piece, |rewrite| draft.write(rewrite, piece.body.clone(), is_last));
+                revision.inside(piece, |revision| draft.write(revision, piece.body(), is_last));
             }
             if pieces.is_empty() && draft.adds() {
                 let mut message = Vec::new();
                 draft.put_added(&mut message);
-                rewrite.replace(range.start..range.start, |out| wire::put_bytes_field(out, OWNER, &message));
+                revision.replace(range.start..range.start, |out| wire::put_bytes_field(out, OWNER, &message));
             }
         });
     }

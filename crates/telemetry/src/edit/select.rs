@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use regex::{Regex, RegexSet};
 
+use crate::edit::revision::Revision;
 use crate::edit::value::AttributeValue;
 use crate::edit::{OWNER, holds, text};
 use crate::message::Message;
-use crate::rewrite::Rewrite;
 use crate::schema::Kind;
 use crate::view::{
     AnyValueView, Attributes, LogRecordView, MetricView, ResourceView, ScopeView, SpanView, Value,
@@ -100,56 +100,56 @@ impl Selection {
     /// Calls `edit` with every item that is selected.
     pub(super) fn walk<'a>(
         &self,
-        rewrite: &mut Rewrite<'a>,
+        revision: &mut Revision<'a>,
         kind: Kind,
-        edit: &mut impl FnMut(&mut Rewrite<'a>, Kind, Range<usize>),
+        edit: &mut impl FnMut(&mut Revision<'a>, Kind, Range<usize>),
     ) {
-        let all = rewrite.all();
+        let all = revision.all();
         if self.include.is_none() && self.exclude.is_none() {
-            return rewrite.walk(kind, all, &is_item, edit);
+            return revision.walk(kind, all, &is_item, edit);
         }
         let fits = self.narrow(Fits { include: true, exclude: true }, |criteria| criteria.concern(kind));
-        rewrite.walk(kind, all, &holds(Kind::Resource), &mut |rewrite, kind, range| {
-            let resource = Message::new(rewrite.bytes(range.clone())).child(OWNER);
+        revision.walk(kind, all, &holds(Kind::Resource), &mut |revision, kind, range| {
+            let resource = Message::new(revision.bytes(range.clone())).child(OWNER);
             let fits = self.narrow(fits, |criteria| criteria.meets_resource(resource));
             if !fits.include {
                 return;
             }
-            rewrite.walk(kind, range, &holds(Kind::Scope), &mut |rewrite, kind, range| {
-                let scope = Message::new(rewrite.bytes(range.clone())).child(OWNER);
+            revision.walk(kind, range, &holds(Kind::Scope), &mut |revision, kind, range| {
+                let scope = Message::new(revision.bytes(range.clone())).child(OWNER);
                 let fits = self.narrow(fits, |criteria| criteria.meets_scope(scope));
-                self.walk_scope(rewrite, kind, range, fits, edit);
+                self.walk_scope(revision, kind, range, fits, edit);
             });
         });
     }
 
     fn walk_scope<'a>(
         &self,
-        rewrite: &mut Rewrite<'a>,
+        revision: &mut Revision<'a>,
         kind: Kind,
         range: Range<usize>,
         fits: Fits,
-        edit: &mut impl FnMut(&mut Rewrite<'a>, Kind, Range<usize>),
+        edit: &mut impl FnMut(&mut Revision<'a>, Kind, Range<usize>),
     ) {
         if !fits.include {
             return;
         }
-        let mut edit_item = |rewrite: &mut Rewrite<'a>, kind: Kind, range: Range<usize>, fits: Fits| {
-            let item = Message::new(rewrite.bytes(range.clone()));
+        let mut edit_item = |revision: &mut Revision<'a>, kind: Kind, range: Range<usize>, fits: Fits| {
+            let item = Message::new(revision.bytes(range.clone()));
             let fits = self.narrow(fits, |criteria| criteria.meets_item(kind, item));
             if fits.include && !fits.exclude {
-                edit(rewrite, kind, range);
+                edit(revision, kind, range);
             }
         };
         let is_metric_or_item = |kind| kind == Kind::Metric || is_item(kind);
-        rewrite.walk(kind, range, &is_metric_or_item, &mut |rewrite, kind, range| {
+        revision.walk(kind, range, &is_metric_or_item, &mut |revision, kind, range| {
             if kind != Kind::Metric {
-                return edit_item(rewrite, kind, range, fits);
+                return edit_item(revision, kind, range, fits);
             }
-            let metric = Message::new(rewrite.bytes(range.clone())).into();
+            let metric = Message::new(revision.bytes(range.clone())).into();
             let fits = self.narrow(fits, |criteria| criteria.meets_metric(metric));
-            rewrite.walk(kind, range, &is_item, &mut |rewrite, kind, range| {
-                edit_item(rewrite, kind, range, fits);
+            revision.walk(kind, range, &is_item, &mut |revision, kind, range| {
+                edit_item(revision, kind, range, fits);
             });
         });
     }
@@ -163,7 +163,16 @@ impl Selection {
 }
 
 fn is_item(kind: Kind) -> bool {
-    kind.attributes().is_some()
+    use Kind::{ExponentialHistogramDataPoint, HistogramDataPoint, NumberDataPoint, SummaryDataPoint};
+    use Kind::{LogRecord, Span};
+    matches!(
+        kind,
+        Span | LogRecord
+            | NumberDataPoint
+            | HistogramDataPoint
+            | ExponentialHistogramDataPoint
+            | SummaryDataPoint
+    )
 }
 
 // === impl Criteria ===
