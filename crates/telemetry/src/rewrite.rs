@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::schema::{Kind, Rule};
 use crate::wire::{self, Field, Fields};
 
 /// A field and where its parts lie in the source.
@@ -50,16 +49,6 @@ pub(crate) struct Mark {
 impl<'a> Rewrite<'a> {
     pub(crate) fn new(source: &'a [u8]) -> Self {
         Self { source, splices: Vec::new(), fresh: Vec::new(), growth: 0 }
-    }
-
-    /// The whole source.
-    pub(crate) fn all(&self) -> Range<usize> {
-        0..self.source.len()
-    }
-
-    /// The bytes at `range`.
-    pub(crate) fn bytes(&self, range: Range<usize>) -> &'a [u8] {
-        self.source.get(range).unwrap_or_default()
     }
 
     /// The fields of the message at `range`.
@@ -147,27 +136,6 @@ impl<'a> Rewrite<'a> {
         self.growth += new.len() as isize - old.len() as isize;
         if let Some(splice) = self.splices.get_mut(slot) {
             *splice = Splice { old, new };
-        }
-    }
-
-    /// Walks from the message of that kind at `range` down the lists that lead to the items, and calls `edit` with
-    /// every message of a kind that `is_target`.
-    pub(crate) fn walk(
-        &mut self,
-        kind: Kind,
-        range: Range<usize>,
-        is_target: &impl Fn(Kind) -> bool,
-        edit: &mut impl FnMut(&mut Self, Kind, Range<usize>),
-    ) {
-        if is_target(kind) {
-            return edit(self, kind, range);
-        }
-        for field in self.fields(range) {
-            if let rule @ (Rule::List(_) | Rule::Arm(_) | Rule::Item(_)) = kind.rule(field.field.number)
-                && let Some(kind) = rule.kind()
-            {
-                self.inside(&field, |rewrite| rewrite.walk(kind, field.body.clone(), is_target, edit));
-            }
         }
     }
 
