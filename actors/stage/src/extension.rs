@@ -71,8 +71,8 @@ pub trait Storage: Send + Sync {
 
 /// Keeps what its sender was told "ok" for and nobody will ever take.
 pub trait Letters: Send + Sync {
-    /// Takes a letter, to be written soon; says no where too many wait for that. Must not block.
-    fn post(&self, letter: DeadLetter) -> Result<(), DeadLetter>;
+    /// Takes a letter, to be written soon, unless too many wait for that; whether it did. Must not block.
+    fn post(&self, letter: DeadLetter) -> bool;
 
     /// Writes what was posted. Nothing may be posted any more.
     fn close(&self);

@@ -487,7 +487,7 @@ impl Holder for Custody {
                 let (fault, items) = (rejection.fault.as_str(), rejection.items);
                 let kept = match (&self.ledger.letters, self.letter.clone()) {
                     (Some(letters), Some((to, payload, context))) => {
-                        letters.post(DeadLetter { to, payload, context, rejection }).is_ok()
+                        letters.post(DeadLetter { to, payload, context, rejection })
                     }
                     _ => false,
                 };

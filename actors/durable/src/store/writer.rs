@@ -450,11 +450,11 @@ impl Writer {
         let mut papers = self.desk.papers.lock();
         papers.lanes.retain(|lane| !lane.is_closed());
         // Always by the same lane: what keeps time by the data behind it must have it in order.
-        let lane = papers.lanes.get(first % papers.lanes.len().max(1));
-        let unsent = lane.map(|lane| lane.try_send(Replay { stored, guard, permit }));
+        let lane = papers.lanes.get(first % papers.lanes.len().max(1)).cloned();
         drop(papers);
-        // Only now: what is unsent owes something, which ends on the desk.
-        drop(unsent);
+        if let Some(room) = lane.and_then(|lane| lane.try_reserve_owned().ok()) {
+            room.send(Replay { stored, guard, permit });
+        }
     }
 
     /// Writes down what has ended, and makes room by it.
