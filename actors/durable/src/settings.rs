@@ -44,7 +44,7 @@ macro_rules! settings {
                     sync_interval: Interval::secs(1),
                     max_size: ByteSize(1 << 30),
                     on_full: OnFull::Refuse,
-                    compression: Compression::None,
+                    compression: Compression::Lz4,
                     max_dead_letters: ByteSize(64 << 20),
                 }
             }

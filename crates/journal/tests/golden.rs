@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use watershed_journal::{Compression, Journal, Options, OsFiles, Record, inspect};
+use watershed_journal::{Compression, Journal, Options, OsFiles, Record, Tried, inspect};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -63,7 +63,9 @@ fn what_version_1_wrote_is_read() -> Result {
     let (mut journal, recovery) = Journal::open(OsFiles::new(place.path()), options())?;
     assert_eq!((recovery.torn_bytes, recovery.damaged_bytes, recovery.damaged_marks), (0, 0, 0));
     assert!(recovery.lost.is_empty() && recovery.failures.is_empty() && recovery.orphaned.is_empty());
-    assert_eq!((recovery.records, recovery.owed, recovery.alone), (21, vec![13, 20], vec![(9, 1)]));
+    let tried = [(3, 1, 0), (9, 2, 1)];
+    let tried = tried.map(|(sequence, attempts, alone)| Tried { sequence, attempts, alone }).to_vec();
+    assert_eq!((recovery.records, recovery.owed, recovery.tried), (21, vec![13, 20], tried));
     let mut records = Vec::new();
     journal.read(1, usize::MAX, &mut records)?;
     let sequences: Vec<u64> = records.iter().map(|record| record.sequence).collect();
