@@ -1,5 +1,6 @@
 //! Reading a whole directory: what counts of each segment, and what is missing. Nothing is changed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 
@@ -65,13 +66,15 @@ impl Survey {
         let mut names = files.list().map_err(failed(files, "", "can not be listed"))?;
         names.sort_unstable();
         let named: Vec<(Stem, Kind)> = names.iter().filter_map(|name| Stem::parse(name)).collect();
+        let segment = |(stem, kind): &(Stem, Kind)| (*kind == Kind::Segment).then_some(*stem);
+        let segments: BTreeSet<Stem> = named.iter().filter_map(segment).collect();
         let mut survey = Self { next: 1, ..Self::default() };
         for (stem, kind) in &named {
             survey.number = survey.number.max(stem.number + 1);
             match kind {
                 Kind::Segment => survey.segments.extend(Surveyed::scan(files, *stem, deep)?),
                 Kind::Unfinished => survey.unfinished.push(stem.name(*kind)),
-                Kind::Side if !named.contains(&(*stem, Kind::Segment)) => {
+                Kind::Side if !segments.contains(stem) => {
                     let name = stem.name(*kind);
                     let length = files.open(&name, false).and_then(|file| file.size()).unwrap_or(0);
                     survey.widows.push((name, length));

@@ -13,7 +13,8 @@ use crate::{CommitError, File, Files, IoError, Journal};
 
 impl<F: Files> Journal<F> {
     /// Writes what was appended since the last commit, in one write; where `sync`, it and everything written before
-    /// are on the disk when this returns: at most one fdatasync, and one of the directory after a new segment.
+    /// are on the disk when this returns: at most one fdatasync, and one of the directory after a new segment. A full
+    /// segment is synced before the next one begins, whatever `sync` says.
     ///
     /// On an error none of them is in the journal, whatever the disk has of them, and the journal can be used as
     /// before.

@@ -38,6 +38,12 @@ fn sequences(records: &[Stored]) -> Vec<u64> {
     records.iter().map(|record| record.sequence).collect()
 }
 
+/// The owner is a thread.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Journal<OsFiles>>();
+};
+
 #[test]
 fn what_is_committed_is_read_until_it_is_completed() -> Result {
     let place = tempfile::tempdir()?;
