@@ -4,7 +4,6 @@ use std::io;
 
 use crate::error::failed;
 use crate::format::Kind;
-use crate::side::Gap;
 use crate::{File, Files, IoError, Journal};
 
 impl<F: Files> Journal<F> {
@@ -14,16 +13,17 @@ impl<F: Files> Journal<F> {
     pub fn flush(&mut self) -> Result<(), IoError> {
         let mut result = Ok(());
         for at in 0..self.segments.len() {
-            if self.segments[at].side.is_dirty() {
-                // One side file that can not be written holds up none of the others, nor the removals.
-                result = result.and(self.write_side(at));
-            }
+            // One side file that can not be written holds up none of the others, nor the removals.
+            result = result.and(self.write_side(at));
         }
         result.and(self.remove_done())
     }
 
     /// Writes what is known of a segment's records and not yet beside it.
-    fn write_side(&mut self, at: usize) -> Result<(), IoError> {
+    pub(crate) fn write_side(&mut self, at: usize) -> Result<(), IoError> {
+        if !self.segments[at].side.is_dirty() {
+            return Ok(());
+        }
         let name = self.segments[at].stem.name(Kind::Side);
         self.append_side(at, &name).map_err(failed(&self.files, &name, "can not be written"))
     }
@@ -94,11 +94,7 @@ impl<F: Files> Journal<F> {
             }
             let until = segment.range().end.max(segment.side.gap().map_or(0, |gap| gap.until));
             if let Some(before) = stays {
-                let from = self.segments[before].range().end;
-                let known = self.segments[before].side.gap().map_or(from, |gap| gap.until);
-                if until > known {
-                    self.segments[before].side.set_gap(Gap { from, until }, false);
-                }
+                self.segments[before].note_gap(until);
             }
         }
         for at in 0..last {

@@ -8,7 +8,7 @@ use crate::error::failed;
 use crate::format::{Kind, Stem};
 use crate::marks::Marks;
 use crate::segment::Segment;
-use crate::side::{Gap, Side};
+use crate::side::Side;
 use crate::survey::{Survey, Surveyed};
 use crate::{File, Files, IoError, Journal, Loss, OpenError, Options, Reason};
 
@@ -92,13 +92,12 @@ impl<F: Files> Journal<F> {
         recovery.damaged_bytes +=
             found.scan.damage.iter().map(|damage| damage.bytes.end - damage.bytes.start).sum::<u64>();
         let mut segment = revive(&mut found, self, orphaned);
+        segment.note_gap(found.covered);
         for missing in &found.missing {
             let first = segment.stem.first;
             let (from, until) = (first + missing.records.start, first + missing.records.end);
             if missing.reason == Reason::Missing {
-                let gap = segment.side.gap().unwrap_or(Gap { from: u64::MAX, until });
-                let from = gap.from.min(segment.range().end);
-                segment.side.set_gap(Gap { from, until: gap.until.max(until) }, false);
+                segment.note_gap(until);
             }
             if missing.live == 0 {
                 continue;

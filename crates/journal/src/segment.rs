@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::format::{Header, Kind, Stem};
 use crate::marks::Marks;
 use crate::scan::Index;
-use crate::side::Side;
+use crate::side::{Gap, Side};
 
 /// A segment as the journal knows it while it is open: nothing that grows with a record but some bits.
 #[derive(Debug)]
@@ -79,6 +79,15 @@ impl Segment {
     /// Everything that it takes on the disk, in bytes.
     pub fn footprint(&self) -> u64 {
         self.bytes + self.side.size
+    }
+
+    /// Nobody misses what follows it, before `until`.
+    pub fn note_gap(&mut self, until: u64) {
+        let from = self.range().end;
+        let known = self.side.gap().unwrap_or(Gap { from, until: from });
+        if until > known.until {
+            self.side.set_gap(Gap { from: from.min(known.from), until }, false);
+        }
     }
 
     /// Record `at` is owed to nobody any more, and that is to be written.

@@ -40,6 +40,9 @@ pub(crate) struct Surveyed {
     pub side: Option<u64>,
     /// How many of its records count: those from there on are in a later segment.
     pub count: u32,
+    /// Up to where a segment before it says that all was done. A removal that the power undid may have brought back
+    /// less than there was.
+    pub covered: u64,
     /// In order; the last may be those up to the next segment.
     pub missing: Vec<Missing>,
     /// Bytes after the last record that nobody misses.
@@ -118,10 +121,13 @@ impl Survey {
     }
 
     fn find_missing(&mut self) {
+        let mut covered = 0;
         for at in 0..self.segments.len() {
             let next = self.segments.get(at + 1).map(|next| next.stem.first);
             let segment = &mut self.segments[at];
+            segment.covered = covered;
             segment.find_missing(next);
+            covered = covered.max(segment.replay.gap.map_or(0, |gap| gap.until));
             self.next = self.next.max(segment.end()).max(segment.stem.first);
         }
     }
@@ -141,7 +147,16 @@ impl Surveyed {
             Err(unread) => return Err(refused(files, &name, unread)),
         };
         let replay = Replay::default();
-        Ok(Some(Self { stem, count: scan.count, scan, replay, side: None, missing: Vec::new(), torn: 0 }))
+        Ok(Some(Self {
+            stem,
+            count: scan.count,
+            scan,
+            replay,
+            side: None,
+            covered: 0,
+            missing: Vec::new(),
+            torn: 0,
+        }))
     }
 
     /// Reads the side file; the next segment begins with `next`.
@@ -184,7 +199,8 @@ impl Surveyed {
         let place = |sequence: u64| sequence.saturating_sub(self.stem.first);
         let upto = next.map_or(0, place);
         let gap = self.replay.gap.map_or(upto..upto, |gap| place(gap.from)..place(gap.until));
-        let own = count..upto.min(gap.start);
+        let seen = count.max(place(self.covered));
+        let own = seen..upto.min(gap.start);
         if own.is_empty() {
             // What follows a gap was told when the gap was noted.
             self.torn = if gap.start < upto { 0 } else { rest };
@@ -194,7 +210,7 @@ impl Surveyed {
             self.miss(own, Reason::Missing, self.scan.end..self.scan.end + rest);
             self.torn = rest;
         }
-        self.miss(count.max(gap.end)..upto, Reason::Missing, 0..0);
+        self.miss(seen.max(gap.end)..upto, Reason::Missing, 0..0);
     }
 
     fn miss(&mut self, records: Range<u64>, reason: Reason, bytes: Range<u64>) {

@@ -243,6 +243,8 @@ impl<F: Files> Journal<F> {
         self.tail.clear();
         (self.tail.dir, self.tail.doubtful) = (false, false);
         (self.tail.file, self.tail.synced, self.tail.retire) = (Some(file), self.end(), false);
+        // What was flushed beside the old one should be beside the new one; the next flush tries again.
+        let _ = self.write_side(self.segments.len() - 1);
         self.recount();
     }
 

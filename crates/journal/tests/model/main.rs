@@ -484,9 +484,13 @@ impl World {
             let attempts = record.attempts - *id as u32 % 3;
             // A write that failed may come back with the power beside the one that came after it.
             assert!(!must || faulty || attempts <= known.attempts_ever, "{id} {attempts} {known:?}");
-            if end == End::Killed {
+            // Two calls that fail together can keep what was flushed from a segment that is written anew.
+            if end == End::Killed && !faulty {
                 assert_eq!(record.owed & !known.flushed, 0, "what is done and flushed is not given again");
-                assert!((known.attempts_flushed..=known.attempts).contains(&attempts));
+                assert!(
+                    (known.attempts_flushed..=known.attempts).contains(&attempts),
+                    "{id} {attempts} {known:?}"
+                );
             }
             assert_eq!(record.owed & !everybody, 0);
             (known.owed, known.flushed) = (record.owed, record.owed);
