@@ -77,14 +77,18 @@ async fn retries_send_the_same_spans() {
 
 #[tokio::test]
 async fn copies_are_counted() {
-    let sink = sink().await;
-    sink.answer_next([Answer::TakeThenHang, Answer::TakeThenHang]);
-    let load =
-        Loader::new(sink.addr()).requests(3).retry(true).timeout(Duration::from_millis(50)).run().await;
-    let verdict = verdict(&load, &sink.snapshot());
-    assert_eq!(verdict, Verdict { acknowledged: 300, arrived: 300, twice: 200, lost: 0 });
-    assert!(verdict.nothing_lost() && !verdict.is_exact());
-    assert_eq!((load.timeouts, sink.arrived()), (2, 300));
+    for http in [false, true] {
+        let sink = sink().await;
+        let denied = Answer::TakeThenStatus(Code::UNAVAILABLE, "not really".into());
+        sink.answer_next([Answer::TakeThenHang, denied]);
+        let loader = Loader::new(sink.addr()).requests(3).retry(true).timeout(Duration::from_millis(50));
+        let load = if http { loader.http() } else { loader }.run().await;
+        let counts = sink.snapshot();
+        let verdict = verdict(&load, &counts);
+        assert_eq!(verdict, Verdict { acknowledged: 300, arrived: 300, twice: 200, lost: 0 });
+        assert!(verdict.nothing_lost() && !verdict.is_exact());
+        assert_eq!((load.timeouts, load.refusals(), sink.arrived(), counts.denied), (1, 1, 300, 200));
+    }
 }
 
 #[tokio::test]

@@ -185,7 +185,12 @@ impl Shared {
             let sent = Instant::now();
             let result = client.call(&self.head, framed.clone()).await;
             let after = sent.elapsed();
-            let broken = matches!(result, Err(CallError::NotSent(_) | CallError::Broken(_)));
+            let broken = match &result {
+                Err(CallError::NotSent(_) | CallError::Broken(_)) => true,
+                // Over HTTP/1.1 a late answer would be taken for that of the next request.
+                Err(CallError::TimedOut) => hold.link.http,
+                _ => false,
+            };
             let not_sent = matches!(result, Err(CallError::NotSent(_)));
             let wait = self.with_report(|report| {
                 report.sent_requests += u64::from(!not_sent);

@@ -38,6 +38,8 @@ pub enum Answer {
     Hang,
     /// Takes it and never says so: whoever sends again makes a copy.
     TakeThenHang,
+    /// Takes it and refuses it all the same, with this code and message: whoever sends again makes a copy.
+    TakeThenStatus(Code, String),
     /// Takes it, says so, and breaks off the connection with whatever else is on it.
     AckThenClose,
     /// Breaks off the connection without an answer; has not taken it.

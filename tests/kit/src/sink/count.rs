@@ -28,6 +28,9 @@ pub struct SinkSnapshot {
     pub bytes: u64,
     /// Spans taken, copies included.
     pub spans: u64,
+    /// Items taken whose sender heard otherwise or nothing: as many copies are the sink's own doing.
+    #[serde(default)]
+    pub denied: u64,
     /// Metric data points taken.
     pub points: u64,
     /// Log records taken.
@@ -59,6 +62,12 @@ impl SinkSnapshot {
     /// Items taken, numbered spans once each: what a wait for arrivals looks at.
     pub fn arrived(&self) -> u64 {
         self.spans + self.points + self.logs - self.runs.values().map(|run| run.extra).sum::<u64>()
+    }
+
+    /// Takes what it does not own up to.
+    pub(super) fn take_and_deny(&mut self, batch: &Batch, bytes: usize, encoding: &str) {
+        self.denied += batch.items;
+        self.take(batch, bytes, encoding);
     }
 
     pub(super) fn take(&mut self, batch: &Batch, bytes: usize, encoding: &str) {

@@ -154,6 +154,9 @@ async fn call(shared: &Shared, request: Request<RecvStream>, mut respond: SendRe
         }
     }
     let take = |counts: &mut SinkSnapshot| counts.take(&batch, framed.len() - FRAME_HEADER, encoding);
+    let deny = |counts: &mut SinkSnapshot| {
+        counts.take_and_deny(&batch, framed.len() - FRAME_HEADER, encoding);
+    };
     let refused = |counts: &mut SinkSnapshot| counts.refused += 1;
     match answer {
         Answer::Ok | Answer::Slow(_) | Answer::RateLimited { .. } => {
@@ -181,8 +184,12 @@ async fn call(shared: &Shared, request: Request<RecvStream>, mut respond: SendRe
             gone(&mut respond).await;
             Fate::Keep
         }
+        Answer::TakeThenStatus(code, message) => {
+            pending.book(deny);
+            refuse(&mut respond, &Status::new(code, message))
+        }
         Answer::TakeThenHang => {
-            pending.book(take);
+            pending.book(deny);
             gone(&mut respond).await;
             Fate::Keep
         }

@@ -94,6 +94,7 @@ async fn answer(shared: &Shared, message: &Message) -> Said {
     }
     let kind = if is_json(message) { format!("json+{encoding}") } else { encoding.to_owned() };
     let take = |counts: &mut SinkSnapshot| counts.take(&batch, message.body.len(), &kind);
+    let deny = |counts: &mut SinkSnapshot| counts.take_and_deny(&batch, message.body.len(), &kind);
     let refused = |counts: &mut SinkSnapshot| counts.refused += 1;
     let retry = |delay: Option<std::time::Duration>| {
         delay.map(|delay| ("retry-after".to_owned(), delay.as_secs().to_string())).into_iter().collect()
@@ -127,19 +128,15 @@ async fn answer(shared: &Shared, message: &Message) -> Said {
         }
         Answer::Status(code, why) => {
             pending.book(refused);
-            let status = match code {
-                Code::INVALID_ARGUMENT => 400,
-                Code::UNAUTHENTICATED => 401,
-                Code::PERMISSION_DENIED => 403,
-                Code::RESOURCE_EXHAUSTED => 413,
-                Code::UNAVAILABLE => 503,
-                _ => 500,
-            };
-            said(status, &Status::new(code, why), message)
+            said(http_status(code), &Status::new(code, why), message)
+        }
+        Answer::TakeThenStatus(code, why) => {
+            pending.book(deny);
+            said(http_status(code), &Status::new(code, why), message)
         }
         Answer::Hang => std::future::pending().await,
         Answer::TakeThenHang => {
-            pending.book(take);
+            pending.book(deny);
             std::future::pending().await
         }
         Answer::AckThenClose => {
@@ -147,6 +144,17 @@ async fn answer(shared: &Shared, message: &Message) -> Said {
             Said::Last
         }
         Answer::Close => Said::Close,
+    }
+}
+
+fn http_status(code: Code) -> u16 {
+    match code {
+        Code::INVALID_ARGUMENT => 400,
+        Code::UNAUTHENTICATED => 401,
+        Code::PERMISSION_DENIED => 403,
+        Code::RESOURCE_EXHAUSTED => 413,
+        Code::UNAVAILABLE => 503,
+        _ => 500,
     }
 }
 
