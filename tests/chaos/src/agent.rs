@@ -1,0 +1,244 @@
+//! The agent: a `watershed` as a child, its files in a directory of its own, on the same ports over all its lives.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tempfile::TempDir;
+use tokio::time::Instant;
+use watershed_testkit::web::WebClient;
+use watershed_testkit::{Sink, wait_until};
+
+use crate::disk::Disk;
+use crate::program::Program;
+use crate::topology::{Ports, Topology};
+
+/// How long anything may take before it counts as never.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What may lie between a destination's "ok" and its being on disk as complete: the journal writes them down at least
+/// every 50 ms, and may have to wait for a core to do so.
+const COMPLETION: Duration = Duration::from_millis(75);
+
+/// A `watershed` that can be killed and started again. Killed when dropped.
+pub struct Agent {
+    program: Program,
+    home: TempDir,
+    data: PathBuf,
+    disk: Option<Rc<Disk>>,
+    /// Where it is spoken to.
+    pub ports: Ports,
+    child: Option<Child>,
+}
+
+/// Items that may come again without a fault: what the sink takes from shortly before a blow to its agent until what
+/// was on the wire then has arrived.
+#[must_use = "a blow has to come"]
+pub struct Doubt {
+    spans: u64,
+}
+
+impl Agent {
+    /// An agent that is not started yet; with `disk`, its data is on that.
+    pub fn new(program: &Program, topology: &Topology, disk: Option<Rc<Disk>>) -> anyhow::Result<Agent> {
+        let home = tempfile::tempdir()?;
+        let data = match &disk {
+            Some(disk) => disk.path().join("data"),
+            None => home.path().join("data"),
+        };
+        let ports = Ports::reserve();
+        fs::write(home.path().join("chaos.toml"), topology.toml(&ports, &data))?;
+        Ok(Agent { program: program.clone(), home, data, disk, ports, child: None })
+    }
+
+    /// Another one with the same data and ports of its own.
+    pub fn rival(&self, topology: &Topology) -> anyhow::Result<Agent> {
+        let mut rival = Agent::new(&self.program, topology, self.disk.clone())?;
+        rival.data.clone_from(&self.data);
+        fs::write(rival.home.path().join("chaos.toml"), topology.toml(&rival.ports, &self.data))?;
+        Ok(rival)
+    }
+
+    /// Starts it; it is not ready yet.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        ensure!(self.child.is_none(), "started twice");
+        let config = self.home.path().join("chaos.toml");
+        let command = self.program.command(&["run", "--config", &config.to_string_lossy()]);
+        let mut command = match &self.disk {
+            Some(disk) => {
+                let mut entered = disk.enter(&command);
+                entered.stdin(std::process::Stdio::null());
+                entered
+            }
+            None => command,
+        };
+        let log = File::options().create(true).append(true).open(self.home.path().join("log"))?;
+        command.current_dir(&self.home).stdout(log.try_clone()?).stderr(log);
+        let program = self.program.path().display();
+        self.child = Some(command.spawn().with_context(|| format!("cannot start {program}"))?);
+        Ok(())
+    }
+
+    /// Waits until its health says so.
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
+        let health = self.ports.health;
+        let ready = wait_until(
+            async || self.has_ended() || get(health, "/").await.is_some_and(|(status, _)| status == 200),
+            PATIENCE,
+        );
+        ensure!(ready.await && !self.has_ended(), "the agent is not ready: {}", self.log());
+        Ok(())
+    }
+
+    /// As [`Agent::start`]; returns when it is ready.
+    pub async fn started(mut self) -> anyhow::Result<Agent> {
+        self.start()?;
+        self.ready().await?;
+        Ok(self)
+    }
+
+    /// kill -9, and what may come twice for it.
+    pub async fn kill(&mut self, sinks: &[&Sink]) -> anyhow::Result<u64> {
+        let doubt = Doubt::open(sinks).await;
+        self.kill_now()?;
+        for sink in sinks {
+            // What it had sent is read to its end before it is counted.
+            let gone = sink.wait_until(|counts| counts.connections == 0, PATIENCE).await;
+            ensure!(gone, "connections outlive the agent");
+        }
+        Ok(doubt.close(sinks))
+    }
+
+    /// kill -9, and nothing else.
+    pub fn kill_now(&mut self) -> anyhow::Result<()> {
+        let mut child = self.child.take().context("nothing to kill")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Sends a signal: `TERM`, `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let id = self.child.as_ref().context("nothing to signal")?.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status()?;
+        ensure!(status.success(), "could not signal {id}");
+        Ok(())
+    }
+
+    /// Whether it stands still by SIGSTOP.
+    pub fn is_stopped(&self) -> bool {
+        self.status("State:").is_ok_and(|state| state.starts_with('T'))
+    }
+
+    /// Waits for its end; its exit code (`None` where a signal ended it) and how long that took.
+    pub async fn ended(&mut self) -> anyhow::Result<(Option<i32>, Duration)> {
+        let since = Instant::now();
+        ensure!(
+            wait_until(async || self.has_ended(), PATIENCE).await,
+            "the agent never ends: {}",
+            self.log()
+        );
+        let mut child = self.child.take().context("nothing to wait for")?;
+        Ok((child.wait()?.code(), since.elapsed()))
+    }
+
+    /// SIGTERM, and then as [`Agent::ended`].
+    pub async fn terminate(&mut self) -> anyhow::Result<(Option<i32>, Duration)> {
+        self.signal("TERM")?;
+        self.ended().await
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Its metrics as they are now.
+    pub async fn metrics(&self) -> anyhow::Result<Scrape> {
+        match get(self.ports.metrics, "/metrics").await {
+            Some((200, text)) => Ok(Scrape(text)),
+            other => bail!("no metrics: {other:?}"),
+        }
+    }
+
+    /// The most memory that was ever resident in this life, in bytes.
+    pub fn peak_rss(&self) -> anyhow::Result<u64> {
+        let peak = self.status("VmHWM:")?;
+        let kib: u64 = peak.trim_end_matches("kB").trim().parse().context("no number")?;
+        Ok(kib << 10)
+    }
+
+    /// A line of `/proc/<id>/status`.
+    fn status(&self, key: &str) -> anyhow::Result<String> {
+        let id = self.child.as_ref().context("no agent")?.id();
+        let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        Ok(line.with_context(|| format!("no {key}"))?.trim().to_owned())
+    }
+
+    /// What it has logged in all its lives.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.home.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Where its journal or its queues are, as seen from here.
+    pub fn data(&self) -> PathBuf {
+        match &self.disk {
+            Some(disk) => disk.seen_from_here().join("data"),
+            None => self.data.clone(),
+        }
+    }
+
+    /// The directory that is its own, data included.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            let _ = self.kill_now();
+        }
+    }
+}
+
+impl Doubt {
+    /// Waits until everything that will have been taken before is written down as complete.
+    pub async fn open(sinks: &[&Sink]) -> Doubt {
+        let doubt = Doubt { spans: spans(sinks) };
+        tokio::time::sleep(COMPLETION).await;
+        doubt
+    }
+
+    /// The items in doubt.
+    pub fn close(self, sinks: &[&Sink]) -> u64 {
+        spans(sinks) - self.spans
+    }
+}
+
+fn spans(sinks: &[&Sink]) -> u64 {
+    sinks.iter().map(|sink| sink.snapshot().spans).sum()
+}
+
+/// Metrics as text.
+pub struct Scrape(String);
+
+impl Scrape {
+    /// The sum of the series whose name and labels start so; 0 where there is none.
+    pub fn sum(&self, start: &str) -> u64 {
+        let series = self.0.lines().filter(|line| line.starts_with(start));
+        series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>() as u64
+    }
+}
+
+async fn get(from: std::net::SocketAddr, path: &str) -> Option<(u16, String)> {
+    let asked = async {
+        let reply = WebClient::connect(from).await.ok()?.send("GET", path, &[], b"").await.ok()?;
+        Some((reply.status, String::from_utf8_lossy(&reply.body).into_owned()))
+    };
+    tokio::time::timeout(Duration::from_secs(5), asked).await.ok().flatten()
+}

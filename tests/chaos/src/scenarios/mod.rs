@@ -1,0 +1,29 @@
+//! The scenarios, one idea each.
+
+mod branches;
+mod kill;
+mod lies;
+mod outage;
+mod overload;
+mod panics;
+mod shutdown;
+mod stop;
+
+use crate::scenario::Scenario;
+
+/// Every scenario.
+pub const ALL: &[Scenario] = &[
+    kill::SCENARIO,
+    stop::SCENARIO,
+    lies::SCENARIO,
+    panics::SCENARIO,
+    outage::SCENARIO,
+    shutdown::SCENARIO,
+    branches::SCENARIO,
+    overload::SCENARIO,
+];
+
+/// The scenario of this name.
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}

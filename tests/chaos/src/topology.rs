@@ -1,0 +1,212 @@
+//! The configurations that the scenarios run: what an "ok" is worth, and who gets the data.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use watershed_testkit::reserve;
+
+/// Whose the data is once it was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Custody {
+    /// The exporters' queues', in memory.
+    Accepted,
+    /// The destinations'.
+    Delivered,
+    /// A journal's, at the head of the pipeline.
+    Journal,
+    /// The exporters' queues', on disk.
+    Queues,
+}
+
+/// The memory that an agent may use, in MiB.
+pub const LIMIT_MIB: u64 = 256;
+
+/// How long an agent may take to drain, in seconds.
+pub const SHUTDOWN_SECONDS: u64 = 5;
+
+/// Where an agent is spoken to.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// OTLP over gRPC.
+    pub grpc: SocketAddr,
+    /// OTLP over HTTP.
+    pub http: SocketAddr,
+    /// `service.health.endpoint`.
+    pub health: SocketAddr,
+    /// `service.telemetry.metrics.address`.
+    pub metrics: SocketAddr,
+}
+
+/// A destination of the pipeline.
+#[derive(Clone, Debug)]
+pub struct Branch {
+    name: &'static str,
+    http: bool,
+    to: SocketAddr,
+    timeout_ms: u64,
+    queue: Vec<&'static str>,
+}
+
+/// One pipeline for traces.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    /// Whose acknowledged data is.
+    pub custody: Custody,
+    /// Where it goes.
+    pub branches: Vec<Branch>,
+    /// Kinds of processors behind a journal, if there is one, and their tables.
+    pub processors: Vec<(&'static str, String)>,
+}
+
+impl Custody {
+    /// The kind that the program must have for it.
+    pub fn needs(self) -> Option<&'static str> {
+        match self {
+            Custody::Accepted | Custody::Delivered => None,
+            Custody::Journal => Some("processor/journal"),
+            Custody::Queues => Some("extension/file_storage"),
+        }
+    }
+
+    /// Whether acknowledged data outlives its process.
+    pub fn is_stored(self) -> bool {
+        self.needs().is_some()
+    }
+
+    fn ack(self) -> &'static str {
+        match self {
+            Custody::Accepted => "accepted",
+            Custody::Delivered => "delivered",
+            Custody::Journal | Custody::Queues => "journaled",
+        }
+    }
+}
+
+impl fmt::Display for Custody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Custody::Journal => "journal",
+            Custody::Queues => "queues",
+            others => others.ack(),
+        })
+    }
+}
+
+impl Ports {
+    /// Four free ones on loopback.
+    pub fn reserve() -> Ports {
+        Ports { grpc: reserve(), http: reserve(), health: reserve(), metrics: reserve() }
+    }
+}
+
+impl Branch {
+    /// A destination that speaks gRPC.
+    pub fn new(name: &'static str, to: SocketAddr) -> Branch {
+        Branch { name, http: false, to, timeout_ms: 5_000, queue: Vec::new() }
+    }
+
+    /// A destination that speaks HTTP instead, if `http`.
+    pub fn over_http(mut self, http: bool) -> Branch {
+        self.http = http;
+        self
+    }
+
+    /// How long an attempt may take.
+    pub fn timeout_ms(mut self, timeout_ms: u64) -> Branch {
+        self.timeout_ms = timeout_ms;
+        self
+    }
+
+    /// A line more for its `sending_queue`.
+    pub fn queue(mut self, line: &'static str) -> Branch {
+        self.queue.push(line);
+        self
+    }
+
+    /// The id of its exporter.
+    pub fn id(&self) -> String {
+        format!("{}/{}", if self.http { "otlphttp" } else { "otlp" }, self.name)
+    }
+
+    fn toml(&self, custody: Custody) -> String {
+        let Branch { to, timeout_ms, .. } = self;
+        let mut queue = self.queue.clone();
+        if custody == Custody::Queues {
+            queue.push("storage = \"file_storage\"");
+        }
+        // Intervals are compressed: a back-off of half a minute shows nothing that one of 100 ms does not.
+        format!(
+            r#"
+[exporters."{id}"]
+endpoint = "http://{to}"
+compression = "none"
+timeout = "{timeout_ms}ms"
+retry_on_failure = {{ initial_interval = "20ms", max_interval = "100ms" }}
+[exporters."{id}".sending_queue]
+{queue}
+"#,
+            id = self.id(),
+            queue = queue.join("\n"),
+        )
+    }
+}
+
+impl Topology {
+    /// One branch or several, no processors of note.
+    pub fn new(custody: Custody, branches: impl IntoIterator<Item = Branch>) -> Topology {
+        Topology { custody, branches: branches.into_iter().collect(), processors: Vec::new() }
+    }
+
+    /// The text of a collector that keeps its data under `data`.
+    pub fn toml(&self, ports: &Ports, data: &Path) -> String {
+        let Ports { grpc, http, health, metrics } = ports;
+        let (mut tables, mut processors) = (String::new(), Vec::new());
+        match self.custody {
+            Custody::Accepted | Custody::Delivered => {}
+            Custody::Journal => {
+                tables += &format!("[processors.journal]\ndirectory = {data:?}\n");
+                processors.push("journal");
+            }
+            Custody::Queues => tables += &format!("[extensions.file_storage]\ndirectory = {data:?}\n"),
+        }
+        for (kind, settings) in &self.processors {
+            tables += &format!("[processors.{kind}]\n{settings}\n");
+            processors.push(kind);
+        }
+        processors.extend(["memory_limiter", "batch"]);
+        for branch in &self.branches {
+            tables += &branch.toml(self.custody);
+        }
+        let exporters: Vec<_> = self.branches.iter().map(Branch::id).collect();
+        let ack = self.custody.ack();
+        format!(
+            r#"
+[service]
+shutdown_timeout = "{SHUTDOWN_SECONDS}s"
+health.endpoint = "{health}"
+telemetry.metrics.address = "{metrics}"
+
+[receivers.otlp.protocols]
+grpc.endpoint = "{grpc}"
+http.endpoint = "{http}"
+
+[processors.memory_limiter]
+limit_mib = {LIMIT_MIB}
+
+[processors.batch]
+timeout = "50ms"
+
+{tables}
+[pipelines.traces]
+receivers = ["otlp"]
+processors = {processors:?}
+exporters = {exporters:?}
+ack = "{ack}"
+"#
+        )
+    }
+}
