@@ -27,7 +27,7 @@ async fn panics(run: &Run) -> anyhow::Result<Outcome> {
     let mut agent = Agent::new(program, &topology, None)?.started().await?;
     let load = run.loader(&agent).start();
     let wanted = run.pace.rounds;
-    let panicked = "watershed_actor_restarts{actor=\"pipelines/traces/processors/panics\"";
+    let panicked = "watershed_actor_restarts{actor=\"collector/traces/panics@";
     let mut panics = 0;
     let enough = async || {
         panics = agent.metrics().await.map_or(0, |metrics| metrics.sum(panicked));
