@@ -1,7 +1,7 @@
 //! The agent: a `watershed` as a child, its files in a directory of its own, on the same ports over all its lives.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,6 +22,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// What may lie between a destination's "ok" and its being on disk as complete: the journal writes them down at least
 /// every 50 ms, and may have to wait for a core to do so.
 const COMPLETION: Duration = Duration::from_millis(75);
+
+/// The file it reads, in its home.
+const CONFIG: &str = "chaos.toml";
 
 /// A `watershed` that can be killed and started again. Killed when dropped.
 pub struct Agent {
@@ -49,23 +52,29 @@ impl Agent {
             Some(disk) => disk.path().join("data"),
             None => home.path().join("data"),
         };
-        let ports = Ports::reserve();
-        fs::write(home.path().join("chaos.toml"), topology.toml(&ports, &data))?;
-        Ok(Agent { program: program.clone(), home, data, disk, ports, child: None })
+        let agent =
+            Agent { program: program.clone(), home, data, disk, ports: Ports::reserve(), child: None };
+        fs::create_dir(agent.data())?;
+        agent.configure(topology)?;
+        Ok(agent)
     }
 
-    /// Another one with the same data and ports of its own.
+    fn configure(&self, topology: &Topology) -> std::io::Result<()> {
+        fs::write(self.home.path().join(CONFIG), topology.toml(&self.ports, &self.data))
+    }
+
+    /// Another one with the same data, on a disk that both see, and ports of its own.
     pub fn rival(&self, topology: &Topology) -> anyhow::Result<Agent> {
-        let mut rival = Agent::new(&self.program, topology, self.disk.clone())?;
+        let mut rival = Agent::new(&self.program, topology, None)?;
         rival.data.clone_from(&self.data);
-        fs::write(rival.home.path().join("chaos.toml"), topology.toml(&rival.ports, &self.data))?;
+        rival.configure(topology)?;
         Ok(rival)
     }
 
     /// Starts it; it is not ready yet.
     pub fn start(&mut self) -> anyhow::Result<()> {
         ensure!(self.child.is_none(), "started twice");
-        let config = self.home.path().join("chaos.toml");
+        let config = self.home.path().join(CONFIG);
         let command = self.program.command(&["run", "--config", &config.to_string_lossy()]);
         let mut command = match &self.disk {
             Some(disk) => {
@@ -190,11 +199,6 @@ impl Agent {
             Some(disk) => disk.seen_from_here().join("data"),
             None => self.data.clone(),
         }
-    }
-
-    /// The directory that is its own, data included.
-    pub fn home(&self) -> &Path {
-        self.home.path()
     }
 }
 

@@ -77,9 +77,10 @@ impl Disk {
         entering
     }
 
-    /// Takes what is left of it; bytes that were.
+    /// Takes what is left of it; how many bytes that was.
     pub fn fill(&self) -> io::Result<u64> {
-        let mut ballast = File::create(self.seen_from_here().join(BALLAST))?;
+        let mut ballast =
+            File::options().create(true).append(true).open(self.seen_from_here().join(BALLAST))?;
         let mut written = 0;
         // The last bytes fit only in small pieces.
         for size in [64 << 10, 4 << 10] {

@@ -68,11 +68,12 @@ impl Scenario {
     pub async fn run(&self, run: &Run) -> anyhow::Result<Row> {
         let (custody, seed, rounds) = (run.custody, run.seed, run.pace.rounds);
         let began = Instant::now();
-        if let Some(kind) = custody.needs().filter(|kind| !run.program.has(kind).unwrap_or(false)) {
-            return Ok(Row::skipped(self.name, custody, seed, format!("this program has no {kind}")));
-        }
         let doing = || format!("{} under {custody}, seed {seed}", self.name);
-        match (self.run)(run).await {
+        let done = match run.needs_of(&run.program) {
+            Ok(()) => (self.run)(run).await,
+            Err(error) => Err(error),
+        };
+        match done {
             Ok(outcome) => Ok(Row::new(self.name, custody, seed, rounds, began.elapsed(), outcome)),
             Err(error) => match error.downcast::<Skipped>() {
                 Ok(Skipped(why)) => Ok(Row::skipped(self.name, custody, seed, why)),
@@ -93,6 +94,14 @@ impl Run {
     /// Dice that begin with the seed.
     pub fn dice(&self) -> Dice {
         Dice::new(self.seed)
+    }
+
+    /// Whether a program has what the custody takes.
+    pub fn needs_of(&self, program: &Program) -> anyhow::Result<()> {
+        match self.custody.needs() {
+            Some(kind) if !program.has(kind)? => Err(Skipped(format!("this program has no {kind}")).into()),
+            _ => Ok(()),
+        }
     }
 
     /// A pipeline to these branches under the run's custody.

@@ -60,6 +60,8 @@ pub struct Topology {
     pub branches: Vec<Branch>,
     /// Kinds of processors behind a journal, if there is one, and their tables.
     pub processors: Vec<(&'static str, String)>,
+    /// What a journal or a queue may take on disk.
+    pub max_size: &'static str,
 }
 
 impl Custody {
@@ -158,20 +160,22 @@ retry_on_failure = {{ initial_interval = "20ms", max_interval = "100ms" }}
 impl Topology {
     /// One branch or several, no processors of note.
     pub fn new(custody: Custody, branches: impl IntoIterator<Item = Branch>) -> Topology {
-        Topology { custody, branches: branches.into_iter().collect(), processors: Vec::new() }
+        let branches = branches.into_iter().collect();
+        Topology { custody, branches, processors: Vec::new(), max_size: "1GiB" }
     }
 
     /// The text of a collector that keeps its data under `data`.
     pub fn toml(&self, ports: &Ports, data: &Path) -> String {
         let Ports { grpc, http, health, metrics } = ports;
+        let storage = format!("directory = {data:?}\nmax_size = {:?}\n", self.max_size);
         let (mut tables, mut processors) = (String::new(), Vec::new());
         match self.custody {
             Custody::Accepted | Custody::Delivered => {}
             Custody::Journal => {
-                tables += &format!("[processors.journal]\ndirectory = {data:?}\n");
+                tables += &format!("[processors.journal]\n{storage}");
                 processors.push("journal");
             }
-            Custody::Queues => tables += &format!("[extensions.file_storage]\ndirectory = {data:?}\n"),
+            Custody::Queues => tables += &format!("[extensions.file_storage]\n{storage}"),
         }
         for (kind, settings) in &self.processors {
             tables += &format!("[processors.{kind}]\n{settings}\n");

@@ -36,8 +36,7 @@ async fn branches(run: &Run) -> anyhow::Result<Outcome> {
     dead.stop().await;
     let branch = |name, sink: &Sink| Branch::new(name, sink.addr());
     let (healthy_branch, slow_branch, dead_branch) = if run.custody.is_stored() {
-        let stored = |name, sink| branch(name, sink).queue("queue_size = 1_000_000");
-        (stored("healthy", &healthy), stored("slow", &slow), stored("dead", &dead))
+        (branch("healthy", &healthy), branch("slow", &slow), branch("dead", &dead))
     } else {
         let dropping = |name, sink| branch(name, sink).queue("required = false").queue("on_full = \"drop\"");
         (

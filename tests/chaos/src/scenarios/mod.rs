@@ -1,6 +1,8 @@
 //! The scenarios, one idea each.
 
 mod branches;
+mod damage;
+mod disk_full;
 mod kill;
 mod lies;
 mod outage;
@@ -16,6 +18,8 @@ pub const ALL: &[Scenario] = &[
     kill::SCENARIO,
     stop::SCENARIO,
     lies::SCENARIO,
+    disk_full::SCENARIO,
+    damage::SCENARIO,
     panics::SCENARIO,
     outage::SCENARIO,
     shutdown::SCENARIO,

@@ -18,8 +18,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 async fn outage(run: &Run) -> anyhow::Result<Outcome> {
     let sink = sink().await?;
-    let branch = Branch::new("sink", sink.addr()).queue("queue_size = 1_000_000");
-    let mut agent = run.agent([branch]).await?;
+    let mut agent = run.agent([Branch::new("sink", sink.addr())]).await?;
     let load = run.loader(&agent).start();
     progress(&load, &agent).await?;
     sink.stop().await;

@@ -12,7 +12,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "the destination takes a tenth of what a hundred connections offer; every refusal is retryable, resident \
             memory stays within the limit and 64 MiB. gRPC and HTTP by turns. Seconds: how long",
     custodies: &[Custody::Accepted, Custody::Journal, Custody::Queues],
-    short: Pace { rounds: 2, seconds: 3.0, rate: 20_000.0 },
+    short: Pace { rounds: 2, seconds: 3.0, rate: 200_000.0 },
     long: Pace { rounds: 2, seconds: 20.0, rate: 300_000.0 },
     run: |run| Box::pin(all(run)),
 };
@@ -36,8 +36,11 @@ async fn all(run: &Run) -> anyhow::Result<Outcome> {
 async fn overload(run: &Run, http: bool) -> anyhow::Result<Outcome> {
     let sink = sink().await?;
     sink.answer(Answer::RateLimited { spans_per_sec: (run.pace.rate / 10.0) as u64 });
-    // The memory is to be what bounds it.
-    let branch = Branch::new("sink", sink.addr()).timeout_ms(60_000).queue("queue_size = 1_000_000");
+    // The memory is to be what bounds it; small batches, so that what is on the wire is soon through.
+    let branch = Branch::new("sink", sink.addr())
+        .timeout_ms(60_000)
+        .queue("queue_size = 1_000_000")
+        .queue("batch = { flush_timeout = \"50ms\", min_size = 1_000, max_size = 1_000 }");
     let mut agent = run.agent([branch]).await?;
     let to = if http { agent.ports.http } else { agent.ports.grpc };
     let loader = Loader::new(to).duration(run.pace.lasts()).grace(PATIENCE);
@@ -52,10 +55,12 @@ async fn overload(run: &Run, http: bool) -> anyhow::Result<Outcome> {
     sink.answer(Answer::Ok);
     let progress = load.progress();
     let peak = agent.peak_rss()?;
+    let refusals = progress.refusals();
     let mut outcome = finish(load, &sink, &mut agent).await?;
     outcome.expect(peak <= (LIMIT_MIB + BESIDE_MIB) << 20, || {
         format!("{} MiB resident of {LIMIT_MIB}", peak >> 20)
     });
+    outcome.expect(refusals > 0, || "this was no overload".into());
     let protocol = if http { "HTTP" } else { "gRPC" };
     outcome.note(format!("{protocol}: {} MiB resident of {LIMIT_MIB}; {progress}", peak >> 20));
     Ok(outcome)

@@ -21,6 +21,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 async fn panics(run: &Run) -> anyhow::Result<Outcome> {
     let program =
         run.panicking.as_ref().ok_or_else(|| Skipped("no program with a stage that panics".into()))?;
+    run.needs_of(program)?;
     let sink = sink().await?;
     let mut topology = run.topology([Branch::new("sink", sink.addr())]);
     topology.processors.push((PANICS, format!("after = \"{}ms\"", run.pace.lasts().as_millis())));

@@ -20,8 +20,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 async fn shutdown(run: &Run) -> anyhow::Result<Outcome> {
     let sink = sink().await?;
-    let branch = Branch::new("sink", sink.addr()).queue("queue_size = 1_000_000");
-    let mut agent = run.agent([branch]).await?;
+    let mut agent = run.agent([Branch::new("sink", sink.addr())]).await?;
     let load = run.loader(&agent).start();
     let (mut ends, mut doubt) = (Vec::new(), 0);
     for round in 0..run.pace.rounds {
