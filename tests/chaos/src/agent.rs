@@ -37,11 +37,11 @@ pub struct Agent {
     child: Option<Child>,
 }
 
-/// Items that may come again without a fault: what the sink takes from shortly before a blow to its agent until what
+/// Items that may come again without a fault: what each sink takes from shortly before a blow to its agent until what
 /// was on the wire then has arrived.
 #[must_use = "a blow has to come"]
-pub struct Doubt {
-    spans: u64,
+pub struct Doubt<const N: usize> {
+    spans: [u64; N],
 }
 
 impl Agent {
@@ -109,8 +109,8 @@ impl Agent {
         Ok(self)
     }
 
-    /// kill -9, and what may come twice for it.
-    pub async fn kill(&mut self, sinks: &[&Sink]) -> anyhow::Result<u64> {
+    /// kill -9, and what each sink may get twice for it.
+    pub async fn kill<const N: usize>(&mut self, sinks: [&Sink; N]) -> anyhow::Result<[u64; N]> {
         let doubt = Doubt::open(sinks).await;
         self.kill_now()?;
         for sink in sinks {
@@ -210,22 +210,22 @@ impl Drop for Agent {
     }
 }
 
-impl Doubt {
-    /// Waits until everything that will have been taken before is written down as complete.
-    pub async fn open(sinks: &[&Sink]) -> Doubt {
-        let doubt = Doubt { spans: spans(sinks) };
+impl<const N: usize> Doubt<N> {
+    /// Waits until everything that was taken before is written down as complete.
+    pub async fn open(sinks: [&Sink; N]) -> Doubt<N> {
+        let doubt = Doubt { spans: sinks.map(spans) };
         tokio::time::sleep(COMPLETION).await;
         doubt
     }
 
     /// The items in doubt.
-    pub fn close(self, sinks: &[&Sink]) -> u64 {
-        spans(sinks) - self.spans
+    pub fn close(self, sinks: [&Sink; N]) -> [u64; N] {
+        std::array::from_fn(|at| spans(sinks[at]) - self.spans[at])
     }
 }
 
-fn spans(sinks: &[&Sink]) -> u64 {
-    sinks.iter().map(|sink| sink.snapshot().spans).sum()
+fn spans(sink: &Sink) -> u64 {
+    sink.snapshot().spans
 }
 
 /// Metrics as text.

@@ -46,7 +46,8 @@ impl Outcome {
 
     /// Notes a figure.
     pub fn note(&mut self, figure: impl Into<String>) {
-        self.notes.push(figure.into());
+        // What a peer answered may be no text.
+        self.notes.push(figure.into().replace(char::is_control, " "));
     }
 
     /// Adds the account of another round or branch.

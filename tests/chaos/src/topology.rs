@@ -26,7 +26,7 @@ pub enum Custody {
 pub const LIMIT_MIB: u64 = 256;
 
 /// How long an agent may take to drain, in seconds.
-pub const SHUTDOWN_SECONDS: u64 = 5;
+pub const SHUTDOWN_SECONDS: u64 = 3;
 
 /// Where an agent is spoken to.
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +168,7 @@ impl Topology {
     pub fn toml(&self, ports: &Ports, data: &Path) -> String {
         let Ports { grpc, http, health, metrics } = ports;
         let storage = format!("directory = {data:?}\nmax_size = {:?}\n", self.max_size);
-        let (mut tables, mut processors) = (String::new(), Vec::new());
+        let (mut tables, mut processors) = (String::new(), vec!["memory_limiter"]);
         match self.custody {
             Custody::Accepted | Custody::Delivered => {}
             Custody::Journal => {
@@ -181,7 +181,7 @@ impl Topology {
             tables += &format!("[processors.{kind}]\n{settings}\n");
             processors.push(kind);
         }
-        processors.extend(["memory_limiter", "batch"]);
+        processors.push("batch");
         for branch in &self.branches {
             tables += &branch.toml(self.custody);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use tokio::time::Instant;
-use watershed_testkit::{Answer, LoadReport, Sink, wait_until};
+use watershed_testkit::{Answer, LoadReport, Sink, verdict, wait_until};
 
 use crate::agent::{Agent, PATIENCE};
 use crate::outcome::Outcome;
@@ -51,37 +51,15 @@ async fn branches(run: &Run) -> anyhow::Result<Outcome> {
     let load =
         run.loader(&agent).open(8, 256, run.pace.rate).duration(run.pace.lasts()).start().finish().await;
     let answered = Instant::now();
-    let verdict = healthy.settle(&load, PATIENCE).await;
+    let exact = healthy.settle(&load, PATIENCE).await;
     let behind = answered.elapsed();
     let mut outcome = Outcome::of(&load, &healthy);
-    outcome.expect(verdict.is_exact(), || format!("the healthy branch: {verdict}"));
+    outcome.expect(exact.is_exact(), || format!("the healthy branch: {exact}"));
     at_full_rate(run, &load, behind, &mut outcome);
     within_its_share(&agent, &mut outcome).await?;
 
     if run.custody.is_stored() {
-        // What is owed after a crash is owed to those who have not got it.
-        let before = healthy.snapshot().spans;
-        let doubt = agent.kill(&[&healthy, &slow]).await?;
-        dead.restart().await?;
-        agent.start()?;
-        agent.ready().await?;
-        for (name, sink) in [("slow", &slow), ("dead", &dead)] {
-            let verdict = sink.settle(&load, PATIENCE + 2 * run.pace.lasts()).await;
-            let bound = if name == "slow" { doubt } else { 0 };
-            outcome.expect(verdict.nothing_lost() && verdict.twice <= bound, || {
-                format!("the {name} branch: {verdict}")
-            });
-        }
-        outcome.expect(healthy.snapshot().spans <= before + doubt, || {
-            format!(
-                "{} spans were replayed to the healthy branch, {doubt} in doubt",
-                healthy.snapshot().spans - before
-            )
-        });
-        outcome.twice_bound += doubt;
-        outcome.balance = watershed_testkit::verdict(&load, &healthy.snapshot());
-        let (code, took) = agent.terminate().await?;
-        outcome.expect(code == Some(0), || format!("it drained to code {code:?} after {took:?}"));
+        after_a_kill(run, &load, &mut agent, [&healthy, &slow, &dead], &mut outcome).await?;
     } else {
         gone_without(&load, &agent, &ids, &slow, &mut outcome).await?;
     }
@@ -111,6 +89,34 @@ async fn within_its_share(agent: &Agent, outcome: &mut Outcome) -> anyhow::Resul
         peak >> 20,
         budget >> 20
     ));
+    Ok(())
+}
+
+/// What is owed after a crash is owed to those who have not got it, and once there is nobody dead any more, all have.
+async fn after_a_kill(
+    run: &Run,
+    load: &LoadReport,
+    agent: &mut Agent,
+    sinks: [&Sink; 3],
+    outcome: &mut Outcome,
+) -> anyhow::Result<()> {
+    let doubts = agent.kill(sinks).await?;
+    let [_, _, dead] = sinks;
+    dead.restart().await?;
+    agent.start()?;
+    agent.ready().await?;
+    for sink in sinks {
+        sink.settle(load, PATIENCE + 2 * run.pace.lasts()).await;
+    }
+    let (code, took) = agent.terminate().await?;
+    outcome.expect(code == Some(0), || format!("it drained to code {code:?} after {took:?}"));
+    for ((name, sink), doubt) in ["healthy", "slow", "dead"].into_iter().zip(sinks).zip(doubts) {
+        let balance = verdict(load, &sink.snapshot());
+        let holds = balance.nothing_lost() && balance.twice <= doubt;
+        outcome.expect(holds, || format!("the {name} branch: {balance}, {doubt} copies explained"));
+    }
+    outcome.balance = verdict(load, &sinks[0].snapshot());
+    outcome.twice_bound += doubts[0];
     Ok(())
 }
 

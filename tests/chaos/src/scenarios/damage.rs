@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use watershed_testkit::{LoadReport, Loader, Sink};
+use tokio::time::Instant;
+use watershed_testkit::{LoadReport, Loader, Sink, wait_until};
 
 use crate::agent::{Agent, PATIENCE};
 use crate::dice::Dice;
@@ -28,6 +30,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 /// Requests of each round: some megabytes, in several segments.
 const REQUESTS: u64 = 250;
+
+/// How long it may look as if all were done before it counts as that.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// What happens to the directory.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +87,9 @@ async fn once(run: &Run, blow: Blow, disk: Option<Rc<Disk>>, dice: &mut Dice) ->
         done
     };
     let mut outcome = delivered(&load, &sink, &mut agent).await?;
-    outcome.note(format!("{blow:?}: {done}; {} reported", outcome.reported));
+    let (lost, reported) = (outcome.balance.lost, outcome.reported);
+    outcome.expect(lost == reported, || format!("{blow:?}: {done}; {lost} lost, {reported} reported"));
+    outcome.note(format!("{blow:?}: {done}; {lost} lost, {reported} reported"));
     Ok(outcome)
 }
 
@@ -144,7 +151,16 @@ async fn delivered(load: &LoadReport, sink: &Sink, agent: &mut Agent) -> anyhow:
     let reported = lost * load.spans_per_request;
     sink.restart().await?;
     let owed = load.acknowledged.len().saturating_sub(reported);
-    let complete = sink.wait_for(owed, PATIENCE).await;
+    // Where something is missing for good, nothing being owed any more for a while is as far as it gets.
+    let mut idle = Instant::now();
+    let complete = async || {
+        let left = agent.metrics().await.map_or(1, |metrics| metrics.sum("watershed_journal_owed_records{"));
+        if left > 0 {
+            idle = Instant::now();
+        }
+        sink.arrived() >= owed || idle.elapsed() > IDLE
+    };
+    let complete = wait_until(complete, PATIENCE).await;
     let (code, took) = agent.terminate().await?;
     let mut outcome = Outcome::of(load, sink);
     outcome.reported = reported;

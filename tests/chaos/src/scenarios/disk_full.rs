@@ -55,7 +55,7 @@ async fn disk_full(run: &Run) -> anyhow::Result<Outcome> {
         );
         tokio::time::sleep(dice.time(Duration::ZERO..run.pace.lasts())).await;
         if dice.one_in(3) {
-            agent.kill(&[&sink]).await?;
+            agent.kill([&sink]).await?;
             doubt += sink.snapshot().spans - before;
             agent.start()?;
             agent.ready().await?;

@@ -29,7 +29,7 @@ async fn kills(run: &Run) -> anyhow::Result<Outcome> {
             progress(&load, &agent).await?;
         }
         tokio::time::sleep(dice.time(Duration::ZERO..run.pace.lasts())).await;
-        doubt += agent.kill(&[&sink]).await?;
+        doubt += agent.kill([&sink]).await?[0];
         agent.start()?;
     }
     agent.ready().await?;

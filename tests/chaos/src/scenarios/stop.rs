@@ -29,13 +29,13 @@ async fn stops(run: &Run) -> anyhow::Result<Outcome> {
     for _ in 0..run.pace.rounds {
         progress(&load, &agent).await?;
         tokio::time::sleep(dice.time(Duration::ZERO..Duration::from_millis(300))).await;
-        let taken = Doubt::open(&[&sink]).await;
+        let taken = Doubt::open([&sink]).await;
         agent.signal("STOP")?;
         let stopped = wait_until(async || agent.is_stopped(), PATIENCE).await;
         anyhow::ensure!(stopped, "it does not stop");
         tokio::time::sleep(dice.time(Duration::from_millis(50)..run.pace.lasts())).await;
         agent.signal("CONT")?;
-        doubt += taken.close(&[&sink]);
+        doubt += taken.close([&sink])[0];
     }
     progress(&load, &agent).await?;
     let mut outcome = finish(load, &sink, &mut agent).await?;
