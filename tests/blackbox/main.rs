@@ -7,6 +7,7 @@
 mod answers;
 mod attributes;
 mod auth;
+mod chaos;
 mod cli;
 mod context;
 mod demo;

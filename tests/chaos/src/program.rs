@@ -105,6 +105,7 @@ impl Processor for Panics {
         Ok(Self { due: Instant::now() + settings.after.0 })
     }
 
+    #[allow(clippy::panic, reason = "it is what this stage is for")]
     async fn handle(&mut self, payload: Payload, _: &Arc<Context>, outlet: &mut Outlet) -> Result<(), Error> {
         // What was given to the outlet before a panic must not leave.
         outlet.send(payload);

@@ -23,7 +23,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             read-only; a second agent wants the directory. Exactly what is reported is lost, nothing crashes, what can \
             not start says why. Rounds of each; seconds mean nothing",
     custodies: &[Custody::Journal, Custody::Queues],
-    short: Pace { rounds: 2, seconds: 0.0, rate: 0.0 },
+    short: Pace { rounds: 1, seconds: 0.0, rate: 0.0 },
     long: Pace { rounds: 50, seconds: 0.0, rate: 0.0 },
     run: |run| Box::pin(damage(run)),
 };

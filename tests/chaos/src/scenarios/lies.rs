@@ -19,7 +19,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             connections off; lost 0, copies only of what it took without saying so. gRPC and HTTP by turns. Seconds: \
             how long it lies in each round",
     custodies: &[Custody::Journal, Custody::Queues, Custody::Delivered],
-    short: Pace { rounds: 2, seconds: 2.0, rate: 0.0 },
+    short: Pace { rounds: 2, seconds: 1.0, rate: 0.0 },
     long: Pace { rounds: 20, seconds: 15.0, rate: 0.0 },
     run: |run| Box::pin(all(run)),
 };

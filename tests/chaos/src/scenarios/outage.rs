@@ -11,7 +11,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "the destination is down, and the agent is restarted meanwhile, by SIGTERM and by SIGKILL in turn; all \
             arrives. Seconds: how long it is down; in the long form that is past every default",
     custodies: &[Custody::Journal, Custody::Queues, Custody::Delivered],
-    short: Pace { rounds: 2, seconds: 3.0, rate: 1_000.0 },
+    short: Pace { rounds: 2, seconds: 1.5, rate: 1_000.0 },
     long: Pace { rounds: 10, seconds: 330.0, rate: 1_000.0 },
     run: |run| Box::pin(outage(run)),
 };
