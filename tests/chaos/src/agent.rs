@@ -77,11 +77,7 @@ impl Agent {
         let config = self.home.path().join(CONFIG);
         let command = self.program.command(&["run", "--config", &config.to_string_lossy()]);
         let mut command = match &self.disk {
-            Some(disk) => {
-                let mut entered = disk.enter(&command);
-                entered.stdin(std::process::Stdio::null());
-                entered
-            }
+            Some(disk) => disk.enter(&command),
             None => command,
         };
         let log = File::options().create(true).append(true).open(self.home.path().join("log"))?;

@@ -37,6 +37,15 @@ impl Dice {
         range.start + Duration::from_millis(self.below(width))
     }
 
+    /// The numbers below `count` in any order.
+    pub fn deck(&mut self, count: u64) -> Vec<u64> {
+        let mut deck: Vec<u64> = (0..count).collect();
+        for at in (1..deck.len()).rev() {
+            deck.swap(at, self.below(at as u64 + 1) as usize);
+        }
+        deck
+    }
+
     /// One of these; `None` where there is none.
     pub fn pick<'a, T>(&mut self, among: &'a [T]) -> Option<&'a T> {
         among.get(self.below(among.len() as u64) as usize)
@@ -58,6 +67,10 @@ mod tests {
         assert!(throws(7).eq(throws(7)));
         assert!(!throws(7).eq(throws(8)));
         assert!((0..6).all(|face| throws(7).filter(|seen| *seen == face).count() > 100));
+        let mut deck = Dice::new(1).deck(50);
+        assert!(!deck.is_sorted());
+        deck.sort_unstable();
+        assert!(deck.into_iter().eq(0..50));
         let second = Duration::from_secs(1);
         assert!((second..3 * second).contains(&Dice::new(1).time(second..3 * second)));
         assert_eq!((Dice::new(1).below(0), Dice::new(1).pick::<u8>(&[])), (0, None));

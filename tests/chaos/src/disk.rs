@@ -74,6 +74,7 @@ impl Disk {
                 None => entering.env_remove(name),
             };
         }
+        entering.stdin(Stdio::null());
         entering
     }
 

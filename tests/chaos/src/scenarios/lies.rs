@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use watershed_testkit::grpc::Code;
-use watershed_testkit::{Answer, Arrival};
+use watershed_testkit::{Answer, Arrival, wait_until};
 
+use crate::agent::PATIENCE;
 use crate::dice::Dice;
 use crate::outcome::Outcome;
 use crate::scenario::{Pace, Run, Scenario, progress, settle, sink};
@@ -26,6 +27,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 /// Exports in flight at once.
 const CONSUMERS: usize = 4;
+
+/// Kinds of answers, half of them honest.
+const DECK: u64 = 20;
 
 /// An answer that takes longer than this may come too late: an attempt has twice as long.
 const LATE: Duration = Duration::from_millis(500);
@@ -64,6 +68,8 @@ struct Told {
 
 struct Liar {
     dice: Dice,
+    /// What comes next, so that everything does.
+    deck: Vec<u64>,
     told: Arc<Told>,
     http: bool,
     /// Whether it may refuse for good what it has not taken: lost, where nobody waits any more.
@@ -79,7 +85,10 @@ impl Liar {
         let doubt = |items| {
             self.told.doubted.fetch_add(items, Ordering::Relaxed);
         };
-        match self.dice.below(20) {
+        if self.deck.is_empty() {
+            self.deck = self.dice.deck(DECK);
+        }
+        match self.deck.pop().unwrap_or_default() {
             0 => {
                 let delay = self.dice.time(Duration::ZERO..4 * LATE);
                 if delay > LATE {
@@ -140,19 +149,23 @@ async fn lies(run: &Run, dice: Dice, http: bool) -> anyhow::Result<Outcome> {
     let mut agent = run.agent([branch]).await?;
     let told = Arc::<Told>::default();
     let for_good = !run.custody.is_stored();
-    let mut liar = Liar { dice, told: told.clone(), http, for_good, last: VecDeque::new() };
+    let mut liar = Liar { dice, deck: Vec::new(), told: told.clone(), http, for_good, last: VecDeque::new() };
     sink.answer_by(move |arrival| liar.answer(arrival));
     let load = run.loader(&agent).start();
     tokio::time::sleep(run.pace.lasts()).await;
+    let told_all = async || {
+        let counted = agent.metrics().await.map_or(0, |metrics| metrics.sum(&partial));
+        counted > 0 && sink.snapshot().requests >= DECK
+    };
+    let told_all = wait_until(told_all, PATIENCE).await;
     sink.answer(Answer::Ok);
     progress(&load, &agent).await?;
-
     let counted = agent.metrics().await?.sum(&partial);
     let (load, mut outcome) = settle(load, &sink, &mut agent).await?;
     outcome.twice_bound += sink.snapshot().denied + told.doubted.load(Ordering::Relaxed);
     let rejected = told.partial.load(Ordering::Relaxed);
     // What was said to a connection that was gone by then was not heard.
-    outcome.expect(counted > 0 && counted <= rejected, || {
+    outcome.expect(told_all && counted <= rejected, || {
         format!("{counted} of {rejected} partial rejections counted")
     });
     outcome.expect(for_good || load.refused_for_good() == 0, || format!("refused for good: {load}"));
