@@ -71,6 +71,8 @@ struct Papers {
     /// How many of them are worth a commit.
     worth: usize,
     ended: Vec<Ended>,
+    /// The thread sleeps until something happens: nothing is to be written down at a known time.
+    idle: bool,
     /// The lanes that hand on what is read from the journal.
     lanes: Vec<mpsc::Sender<Replay>>,
     /// One of them is new.
@@ -205,8 +207,10 @@ impl Desk {
             return;
         }
         papers.ended.push(ended);
+        // The first of many sets the time by which all are written down.
+        let first = std::mem::take(&mut papers.idle);
         drop(papers);
-        if urgent {
+        if urgent || first {
             self.bell.notify_one();
         }
     }

@@ -142,6 +142,7 @@ impl Writer {
             }
             papers.worth = 1;
         }
+        papers.idle = self.changed.is_none();
         while papers.new.is_empty() && papers.ended.is_empty() && !papers.closing && !papers.attached {
             match due {
                 None => self.desk.bell.wait(&mut papers),
@@ -152,9 +153,9 @@ impl Writer {
                 }
             }
         }
-        let Papers { new, ended, attached, .. } = &mut *papers;
+        let Papers { new, ended, attached, idle, .. } = &mut *papers;
         let (new, ended) = (std::mem::take(new), std::mem::take(ended));
-        *attached = false;
+        (*attached, *idle) = (false, false);
         Papers { new, ended, lanes: Vec::new(), ..*papers }
     }
 
