@@ -54,7 +54,8 @@ pub use registry::{
 };
 pub use route::{Ack, Branch, Downstream, Entry, LOST_ITEMS, Ledger, Tail, Way, processor_ended};
 pub use settings::{
-    BatchSettings, ByteSize, Interval, OnFull, PartitionSettings, QueueSettings, RetrySettings, Sizer,
+    BatchSettings, ByteSize, CircuitBreakerSettings, Interval, OnFull, PartitionSettings, QueueSettings,
+    RetrySettings, Sizer,
 };
 
 pub use schemars::{self, JsonSchema};

@@ -292,7 +292,7 @@ impl Registry {
     #[must_use]
     pub fn exporter<E: Exporter>(mut self, name: &'static str, aliases: &[&'static str]) -> Self {
         self.exporters.add::<E::Settings>(name, aliases, |value| {
-            Ok(Arc::new(crate::exporter::Configured::<E>(Arc::new(read(value)?))) as Arc<dyn ExporterSpec>)
+            Ok(Arc::new(crate::exporter::Configured::<E>::new(read(value)?)) as Arc<dyn ExporterSpec>)
         });
         self
     }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use watershed_delivery::Outcome;
-use watershed_supervise::Ticket;
-use watershed_telemetry::{Payload, Signal};
+use watershed_supervise::{Lease, Ticket};
+use watershed_telemetry::Payload;
 
 use super::counters::BatchProcessor;
 use crate::extension::Dependence;
-use crate::message::Context;
+use crate::message::{Context, Message};
 use crate::metrics::Held;
 use crate::origin::TraceContext;
 use crate::settings::{BatchSettings, Sizer, later};
@@ -28,6 +28,8 @@ pub(super) struct Member {
     /// Somebody waits for the outcome, until then.
     pub(super) deadline: Option<Instant>,
     pub(super) awaited: bool,
+    /// It is safe on disk, and handed out again after a refusal.
+    pub(super) kept: bool,
 }
 
 /// A batch that still grows.
@@ -55,6 +57,21 @@ pub(super) struct Job {
     pub(super) outcome: Outcome,
 }
 
+// === impl Member ===
+
+impl Member {
+    /// What there is to know of a message that was handed out; `None` if it is no longer ours.
+    pub(super) fn of(ticket: Ticket, lease: &Lease<Message>) -> Option<Self> {
+        let looked = lease.with(&ticket, |mail| {
+            let deadline = mail.guard.deadline().map(Instant::from_std);
+            let (awaited, kept) = (mail.guard.is_awaited(), mail.guard.is_kept());
+            (mail.payload.clone(), mail.context.clone(), deadline, awaited, kept)
+        });
+        let (payload, context, deadline, awaited, kept) = looked?;
+        Some(Self { ticket, payload, context, deadline, awaited, kept })
+    }
+}
+
 // === impl Pending ===
 
 impl Pending {
@@ -73,13 +90,13 @@ impl Pending {
         (self.items, self.bytes)
     }
 
-    /// Whether a message of `signal` from `context` may be merged with those that are here. `depends` is what
-    /// the exporter's own requests depend on.
-    pub(super) fn takes(&self, signal: Signal, context: &Context, depends: &Dependence) -> bool {
+    /// Whether `other` may be merged with those that are here. `depends` is what the exporter's own requests depend
+    /// on.
+    pub(super) fn takes(&self, other: &Member, depends: &Dependence) -> bool {
         let mut keys = self.settings.partition.metadata_keys.iter();
         self.members.first().is_some_and(|member| {
-            let (ours, theirs) = (&member.context, context);
-            member.payload.signal() == signal
+            let (ours, theirs) = (&member.context, &other.context);
+            member.payload.signal() == other.payload.signal()
                 && (Arc::ptr_eq(&ours.pipeline, &theirs.pipeline) || ours.pipeline == theirs.pipeline)
                 && keys.all(|key| ours.origin.metadata.get(key).eq(theirs.origin.metadata.get(key)))
                 && depends.agree(&ours.origin, &theirs.origin)

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use watershed_telemetry::{Payload, Signal};
 
 use super::batch::Pending;
+use super::circuit::Circuit;
 use super::{ExporterParts, Sending};
 use crate::edge::Outward;
-use crate::metrics::{Counter, Histogram, Level, PerSignal};
+use crate::metrics::{Counter, Held, Histogram, Level, PerSignal};
 use crate::registry::Env;
 
 /// Bounds of the sizes of batches, in items.
@@ -32,6 +33,10 @@ pub(super) struct Counters {
     pub(super) retries: Counter,
     pub(super) requests: Counter,
     pub(super) in_flight: Level,
+    concurrency: Level,
+    /// As many as may be in flight on this lane.
+    allowed: Vec<Held>,
+    pub(super) circuit_opened: Counter,
     /// By [`Trigger`].
     batches: [Counter; 6],
     sizes: Sizes,
@@ -90,10 +95,17 @@ pub(super) struct Random(u64);
 // === impl Counters ===
 
 impl Counters {
-    pub(super) fn new(parts: &ExporterParts, sending: &Sending) -> Self {
+    pub(super) fn new(parts: &ExporterParts, sending: &Sending, circuit: &Arc<Circuit>) -> Self {
         let metrics = &parts.env.metrics;
         let exporter = &*parts.env.id;
         let labels = [("exporter", exporter)];
+        let circuit = circuit.clone();
+        metrics.gauge(
+            "watershed_exporter_circuit_open",
+            "1 while the destination is left alone because it keeps failing, but for probes.",
+            &labels,
+            Arc::new(move || f64::from(u8::from(circuit.is_open()))),
+        );
         let given_up =
             [("rejected", "true"), ("partial", "true"), ("too_large", "true"), ("exhausted", "false")].map(
                 |(reason, permanent)| {
@@ -142,6 +154,17 @@ impl Counters {
                 "Requests that wait for the destination's answer.",
                 &labels,
             ),
+            concurrency: metrics.level(
+                "watershed_exporter_concurrency",
+                "Requests that may be in flight at once, over all lanes.",
+                &labels,
+            ),
+            allowed: Vec::new(),
+            circuit_opened: metrics.counter(
+                "watershed_exporter_circuit_opened",
+                "How often the destination failed so often that it was left alone.",
+                &labels,
+            ),
             batches,
             sizes: Sizes {
                 items: metrics.histogram(
@@ -165,6 +188,11 @@ impl Counters {
     pub(super) fn failed(&self, signal: Signal, items: usize, why: GivenUp) {
         self.failed.add(signal, items);
         self.given_up[why as usize].add(items as u64);
+    }
+
+    /// Shows how many requests may be in flight on this lane.
+    pub(super) fn allow(&mut self, limit: usize) {
+        self.allowed.resize_with(limit, || self.concurrency.hold());
     }
 
     /// Counts a request that is sent for the first time.

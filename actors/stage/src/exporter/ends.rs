@@ -15,9 +15,6 @@ use crate::message::Message;
 use crate::own::Hush;
 use crate::settings::later;
 
-/// The longest that a destination is left alone on its own wish, where there is no bound to how long it is tried for.
-const LONGEST_WISH: Duration = Duration::from_secs(300);
-
 /// The longest wait between two attempts while the exporter drains.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -27,18 +24,25 @@ const INVALID_ARGUMENT: i32 = 3;
 impl<E: Exporter> Lane<E> {
     pub(super) fn done(&mut self, done: Done) -> Result<(), Failure> {
         let _hush = match &done {
-            Done::Waited(job) | Done::Tried(job, _) => Hush::over(job.trace()),
+            Done::Waited(job) | Done::Tried(job, ..) => Hush::over(job.trace()),
             Done::Panicked(_) => None,
         };
-        match done {
+        let (job, result) = match done {
             Done::Panicked(failure) => return Err(failure),
-            Done::Waited(job) => self.attempt(job),
-            Done::Tried(job, Ok(partial)) => self.sent(job, &partial),
-            Done::Tried(job, Err(ExportError::Retryable { reason, retry_after })) => {
-                self.retry(job, reason, retry_after);
+            Done::Waited(job) => {
+                self.again(job);
+                return Ok(());
             }
-            Done::Tried(job, Err(ExportError::TooLarge { code, reason })) => self.cut_up(job, code, reason),
-            Done::Tried(job, Err(ExportError::Permanent { code, reason })) => {
+            Done::Tried(job, began, result) => {
+                self.learn(&job, began, &result);
+                (job, result)
+            }
+        };
+        match result {
+            Ok(partial) => self.sent(job, &partial),
+            Err(ExportError::Retryable { reason, retry_after }) => self.retry(job, reason, retry_after),
+            Err(ExportError::TooLarge { code, reason }) => self.cut_up(job, code, reason),
+            Err(ExportError::Permanent { code, reason }) => {
                 self.rejected(job, GivenUp::Rejected, code, reason);
             }
         }
@@ -95,33 +99,32 @@ impl<E: Exporter> Lane<E> {
         let now = Instant::now();
         job.attempts += 1;
         let random = self.random.next();
-        let settings = &self.sending.retry;
+        let settings = self.sending.retry.clone();
         let mut interval = settings.interval(job.attempts, random);
         if self.drain_deadline().is_some() {
             // What is left of a drain is for trying, not for waiting.
             interval = interval.min(DRAIN_INTERVAL);
         }
-        let limit = settings.max_elapsed_time.0;
-        // Nothing is kept waiting for longer than it would be tried for.
-        let longest = if limit.is_zero() { LONGEST_WISH } else { limit };
-        let retry_after = retry_after.map(|after| after.min(longest));
+        let retry_after = retry_after.map(|after| after.min(settings.longest_wish()));
         let wait = interval.max(retry_after.unwrap_or_default());
         let at = later(now, wait);
         // The destination's own wish does not use up the time it is tried for.
         let elapsed = later(now, interval).duration_since(job.started.unwrap_or(now));
-        let too_long = !limit.is_zero() && elapsed > limit;
-        if !settings.enabled || too_long {
-            let outcome = Outcome::refused_for(Cause::Destination, reason.clone(), wait);
-            self.refuse(&mut job, |member| member.awaited, &outcome);
-            self.give_up(&mut job, &reason);
-        } else if self.drain_deadline().is_some_and(|deadline| at >= deadline) {
+        let exhausted = |member: &Member| {
+            !settings.enabled || settings.patience(member.kept).is_some_and(|patience| elapsed > patience)
+        };
+        let outcome = Outcome::refused_for(Cause::Destination, reason.clone(), wait);
+        self.refuse(&mut job, |member| member.awaited && exhausted(member), &outcome);
+        self.give_up(&mut job, exhausted, &reason);
+        self.turn_away(&mut job);
+        self.leave(&mut job);
+        if !job.members.is_empty() && self.drain_deadline().is_some_and(|deadline| at >= deadline) {
             // There will be no next time.
             tracing::error!(exporter = %self.lease.cell().name(), error = %reason, items = job.items(),
                 "Exporting failed. Shutting down without another attempt.");
             self.refuse(&mut job, |_| true, &Outcome::refused(Cause::Shutdown, reason.clone()));
-        } else {
-            self.refuse_late(&mut job, at, reason.clone());
         }
+        self.refuse_late(&mut job, at, reason.clone());
         if let Some(after) = retry_after {
             self.throttled = self.throttled.max(Some(later(now, after)));
         }
@@ -175,10 +178,11 @@ impl<E: Exporter> Lane<E> {
     }
 
     /// Accepted data that was tried for as long as it may be.
-    fn give_up(&mut self, job: &mut Job, reason: &str) {
+    fn give_up(&mut self, job: &mut Job, which: impl Fn(&Member) -> bool, reason: &str) {
         // Of a single message some parts may be through; of several there is one part.
-        let left = if job.members.len() == 1 { Some(job.items()) } else { None };
-        for member in std::mem::take(&mut job.members) {
+        let before = job.members.len();
+        let left = if before == 1 { Some(job.items()) } else { None };
+        for member in job.members.extract_if(.., |member| which(member)) {
             let items = left.unwrap_or(member.payload.items());
             self.counters.failed(member.payload.signal(), items, GivenUp::Exhausted);
             if self.may_log() {
@@ -188,6 +192,9 @@ impl<E: Exporter> Lane<E> {
             let reason = format!("no more retries left: {reason}");
             let outcome = Outcome::rejected(Fault::Exhausted, items as u64, reason);
             self.finish(member, job.outcome.clone().join(outcome));
+        }
+        if job.members.len() < before {
+            job.assemble();
         }
     }
 
@@ -214,6 +221,15 @@ impl<E: Exporter> Lane<E> {
         self.refuse(job, late, &Outcome::refused_for(Cause::Destination, reason, wait));
     }
 
+    /// In a drain, gives back what its keeper has safe: it will be there after the next start.
+    pub(super) fn leave(&self, job: &mut Job) {
+        if self.drain_deadline().is_none() {
+            return;
+        }
+        let outcome = Outcome::refused(Cause::Shutdown, "kept until the next start");
+        self.refuse(job, |member| member.kept, &outcome);
+    }
+
     /// Cuts out those whose sender has been answered or is gone, and those that are no longer ours.
     pub(super) fn cut(&self, job: &mut Job, now: Instant) {
         let gone = |member: &Member| {
@@ -223,7 +239,7 @@ impl<E: Exporter> Lane<E> {
         self.refuse(job, gone, &Outcome::refused(Cause::Withdrawn, "nobody waits for it any more"));
     }
 
-    fn refuse(&self, job: &mut Job, which: impl Fn(&Member) -> bool, outcome: &Outcome) {
+    pub(super) fn refuse(&self, job: &mut Job, which: impl Fn(&Member) -> bool, outcome: &Outcome) {
         let before = job.members.len();
         for member in job.members.extract_if(.., |member| which(member)) {
             // What was never tried says nothing of the exporter: it is no progress, and no proof.

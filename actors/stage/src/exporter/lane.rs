@@ -12,6 +12,8 @@ use tokio::time::Instant;
 use watershed_supervise::{Control, Failure, Lease, Next, Ticket, caught};
 
 use super::batch::{Job, Member, Pending};
+use super::circuit::{Circuit, Stance, State};
+use super::concurrency::Concurrency;
 use super::counters::{Counters, Random, Trigger};
 use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
 use crate::extension::Dependence;
@@ -25,13 +27,16 @@ pub(super) struct Lane<E> {
     pub(super) sending: Sending,
     pub(super) parts: ExporterParts,
     pub(super) lease: Lease<Message>,
-    /// How many jobs may be in flight on this lane.
-    consumers: usize,
+    /// How many jobs may be in flight on this lane, or wait for another attempt.
+    pub(super) consumers: usize,
+    pub(super) concurrency: Concurrency,
+    pub(super) circuit: Arc<Circuit>,
+    changes: watch::Receiver<State>,
     depends: Dependence,
-    pending: Vec<Pending>,
-    /// Jobs that are formed and wait for a consumer.
+    pub(super) pending: Vec<Pending>,
+    /// Jobs that are formed and wait for their turn.
     pub(super) ready: VecDeque<Job>,
-    running: FuturesUnordered<LocalBoxFuture<'static, Done>>,
+    pub(super) running: FuturesUnordered<LocalBoxFuture<'static, Done>>,
     /// The destination asked to be left alone until then.
     pub(super) throttled: Option<Instant>,
     /// The deadline of the drain, once there is one. Jobs that wait are told.
@@ -45,8 +50,8 @@ pub(super) struct Lane<E> {
 pub(super) enum Done {
     /// It has waited and may be tried.
     Waited(Job),
-    /// It was tried.
-    Tried(Job, Result<Partial, ExportError>),
+    /// It was tried, from then on.
+    Tried(Job, Instant, Result<Partial, ExportError>),
     /// The exporter panicked on it. The job's messages are still in their slots.
     Panicked(Failure),
 }
@@ -54,13 +59,23 @@ pub(super) enum Done {
 // === impl Lane ===
 
 impl<E: Exporter> Lane<E> {
-    pub(super) fn new(exporter: E, sending: Sending, parts: ExporterParts, lease: Lease<Message>) -> Self {
+    pub(super) fn new(
+        exporter: E,
+        sending: Sending,
+        parts: ExporterParts,
+        lease: Lease<Message>,
+        circuit: Arc<Circuit>,
+    ) -> Self {
         let consumers = sending.queue.num_consumers.div_ceil(parts.env.copies.max(1));
-        let counters = Counters::new(&parts, &sending);
+        let mut counters = Counters::new(&parts, &sending, &circuit);
+        counters.allow(consumers);
         Self {
             depends: exporter.depends(),
             exporter: Rc::new(exporter),
             consumers,
+            concurrency: Concurrency::new(consumers, sending.queue.adaptive_concurrency),
+            changes: circuit.changes(),
+            circuit,
             sending,
             random: Random::seeded(&parts.env.id, parts.env.lane),
             parts,
@@ -82,8 +97,14 @@ impl<E: Exporter> Lane<E> {
             // A destination that answers at once must not keep the lane from its neighbours.
             tokio::task::coop::consume_budget().await;
             self.dispatch();
-            let flush_at = self.pending.iter().map(Pending::flush_at).min();
-            let takes = self.running.len() < self.consumers;
+            let stance = self.stance(Instant::now());
+            let sends = self.may_send(stance);
+            // While nothing is sent, there still are those who wait, to be told.
+            let takes = sends || stance != Stance::Closed;
+            let wake_at = match stance {
+                Stance::Resting(until) => Some(until),
+                _ => self.pending.iter().map(Pending::flush_at).min().filter(|_| sends),
+            };
             // The queue was empty once, but is still open: jobs may run for long after that.
             if drained
                 && takes
@@ -98,6 +119,7 @@ impl<E: Exporter> Lane<E> {
             tokio::select! {
                 biased;
                 Some(done) = self.running.next(), if !self.running.is_empty() => self.done(done)?,
+                Ok(()) = self.changes.changed() => self.heed(),
                 next = listen(&mut self.lease, takes), if !drained => match next {
                     Next::Mail(ticket) => self.take(ticket),
                     Next::Control(Control::Drain { deadline }) => {
@@ -107,7 +129,7 @@ impl<E: Exporter> Lane<E> {
                     Next::Drained if self.drain_deadline().is_none() => return Ok(()),
                     Next::Drained => drained = true,
                 },
-                () = sleep_until(flush_at), if flush_at.is_some() && takes => {}
+                () = sleep_until(wake_at), if wake_at.is_some() => {}
             }
         }
     }
@@ -128,24 +150,17 @@ impl<E: Exporter> Lane<E> {
     fn add(&mut self, ticket: Ticket) {
         let now = Instant::now();
         let alone = ticket.alone();
-        let looked = self.lease.with(&ticket, |mail| {
-            (
-                mail.payload.clone(),
-                mail.context.clone(),
-                mail.guard.deadline().map(Instant::from_std),
-                mail.guard.is_awaited(),
-            )
-        });
-        let Some((payload, context, deadline, awaited)) = looked else { return };
-        let Some(settings) = self.batching(&context.pipeline).cloned() else {
-            let member = Member { ticket, payload, context, deadline, awaited };
+        let Some(member) = Member::of(ticket, &self.lease) else { return };
+        if member.awaited && self.stance(now) != Stance::Closed {
+            return self.again(Job::single(member));
+        }
+        let Some(settings) = self.batching(&member.context.pipeline).cloned() else {
             return self.ready.push_back(Job::single(member));
         };
-        let takes = |pending: &Pending| pending.takes(payload.signal(), &context, &self.depends);
+        let takes = |pending: &Pending| pending.takes(&member, &self.depends);
         let found = self.pending.iter().position(takes);
         let limit = settings.partition.metadata_cardinality_limit;
-        let pipeline = context.pipeline.clone();
-        let member = Member { ticket, payload, context, deadline, awaited };
+        let pipeline = member.context.pipeline.clone();
         let new = |lane: &Self| Pending::new(settings.clone(), now, lane.counters.processor(&pipeline));
         let mut pending = match found {
             Some(index) if !alone => self.pending.swap_remove(index),
@@ -172,7 +187,7 @@ impl<E: Exporter> Lane<E> {
     }
 
     /// A batch that grows no more.
-    fn close(&mut self, pending: Pending, trigger: Trigger) {
+    pub(super) fn close(&mut self, pending: Pending, trigger: Trigger) {
         self.counters.formed(&pending, trigger);
         self.ready.push_back(pending.into_job());
     }
@@ -184,11 +199,11 @@ impl<E: Exporter> Lane<E> {
         batch.filter(|_| queue.enabled)
     }
 
-    /// Starts what is ready, as far as there are consumers.
+    /// Starts what is ready, as far as it may be sent.
     fn dispatch(&mut self) {
-        if self.running.len() < self.consumers && self.ready.is_empty() && !self.pending.is_empty() {
-            let now = Instant::now();
-            let idle = self.running.is_empty();
+        let now = Instant::now();
+        if self.may_send(self.stance(now)) && self.ready.is_empty() && !self.pending.is_empty() {
+            let idle = self.concurrency.in_flight() == 0;
             let draining = self.drain_deadline().is_some();
             let due = |pending: &Pending| {
                 if draining {
@@ -206,7 +221,7 @@ impl<E: Exporter> Lane<E> {
                 }
             }
         }
-        while self.running.len() < self.consumers {
+        while self.may_send(self.stance(now)) {
             let Some(job) = self.ready.pop_front() else { break };
             self.attempt(job);
         }
@@ -220,10 +235,18 @@ impl<E: Exporter> Lane<E> {
         let last = self.drain_deadline();
         if let Some(until) = self.throttled.filter(|at| *at > now && last.is_none_or(|last| *at < last)) {
             self.refuse_late(&mut job, until, "the destination asked to be left alone");
+            self.leave(&mut job);
             if !job.members.is_empty() {
                 self.wait(job, until);
             }
             return;
+        }
+        if self.circuit.is_open() {
+            self.leave(&mut job);
+        }
+        let Some(payload) = job.parts.front().cloned() else { return self.settle(job) };
+        if !self.is_admitted(now) {
+            return self.again(job);
         }
         let Some(first) = job.members.first() else { return };
         let remaining = job.deadline().map(|deadline| deadline.saturating_duration_since(now));
@@ -231,7 +254,6 @@ impl<E: Exporter> Lane<E> {
             (Some(timeout), Some(remaining)) => Some(timeout.min(remaining)),
             (timeout, remaining) => timeout.or(remaining),
         };
-        let Some(payload) = job.parts.front().cloned() else { return self.settle(job) };
         let id = &self.parts.env.id;
         let span = self.parts.env.tracing.attempt(id, payload.signal(), job.traces());
         let trace = span.as_ref().map(|span| span.context()).or_else(|| job.trace()).cloned();
@@ -242,6 +264,7 @@ impl<E: Exporter> Lane<E> {
         }
         let exporter = self.exporter.clone();
         self.counters.requests.add(1);
+        self.concurrency.begins();
         let in_flight = self.counters.in_flight.hold();
         self.running.push(Box::pin(async move {
             let late = |_| {
@@ -259,20 +282,22 @@ impl<E: Exporter> Lane<E> {
                     if let Some(span) = span {
                         span.end(batch.payload.items(), &Ended::from(&result));
                     }
-                    Done::Tried(job, result)
+                    Done::Tried(job, now, result)
                 }
                 Err(panic) => Done::Panicked(panic),
             }
         }));
     }
 
-    /// Keeps a job, and its consumer, until it may be tried. A drain ends the wait: there may be no other time.
+    /// Keeps a job, and its consumer, until it may be tried. A drain ends the wait, for there may be no other time, and
+    /// so does a circuit that closes.
     pub(super) fn wait(&mut self, job: Job, until: Instant) {
-        let mut drain = self.drain.subscribe();
+        let (mut drain, closing) = (self.drain.subscribe(), self.circuit.closing());
         self.running.push(Box::pin(async move {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
                 Ok(()) = drain.changed() => {}
+                () = closing => {}
             }
             Done::Waited(job)
         }));

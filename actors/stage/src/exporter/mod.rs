@@ -1,9 +1,12 @@
 //! Exporters: what one is. Queue, batching, retries and withdrawal are around it, the same for all.
 
 mod batch;
+mod circuit;
+mod concurrency;
 mod counters;
 mod ends;
 mod lane;
+mod pace;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,6 +17,7 @@ use futures_util::FutureExt as _;
 use watershed_supervise::{Failure, Launch};
 use watershed_telemetry::{Payload, Signal};
 
+use self::circuit::Circuit;
 use crate::extension::{Dependence, Reference, Role};
 use crate::message::{Context, Message};
 use crate::origin::TraceContext;
@@ -135,9 +139,20 @@ pub struct PipelineBatch {
 }
 
 /// An exporter kind with its settings.
-pub(crate) struct Configured<E: Exporter>(pub(crate) Arc<E::Settings>);
+pub(crate) struct Configured<E: Exporter> {
+    settings: Arc<E::Settings>,
+    /// Its copies have one destination, so what one of them learns of it holds for all.
+    circuit: Arc<Circuit>,
+}
 
 // === impl Configured ===
+
+impl<E: Exporter> Configured<E> {
+    pub(crate) fn new(settings: E::Settings) -> Self {
+        let circuit = Arc::new(Circuit::new(&E::sending(&settings).retry));
+        Self { settings: Arc::new(settings), circuit }
+    }
+}
 
 impl<E: Exporter> ExporterSpec for Configured<E> {
     fn signals(&self) -> &'static [Signal] {
@@ -145,28 +160,28 @@ impl<E: Exporter> ExporterSpec for Configured<E> {
     }
 
     fn placement(&self) -> Placement {
-        E::placement(&self.0)
+        E::placement(&self.settings)
     }
 
     fn sending(&self) -> Sending {
-        E::sending(&self.0)
+        E::sending(&self.settings)
     }
 
     fn references(&self) -> Vec<Reference> {
-        let mut references = self.0.references();
-        let storage = E::sending(&self.0).queue.storage;
+        let mut references = self.settings.references();
+        let storage = E::sending(&self.settings).queue.storage;
         let key = "sending_queue.storage".to_owned();
         references.extend(storage.map(|id| Reference { key, id, role: Role::Storage }));
         references
     }
 
     fn launch(&self, parts: ExporterParts) -> Launch<Message> {
-        let settings = self.0.clone();
+        let (settings, circuit) = (self.settings.clone(), self.circuit.clone());
         Arc::new(move |lease| {
-            let (settings, parts) = (settings.clone(), parts.clone());
+            let (settings, circuit, parts) = (settings.clone(), circuit.clone(), parts.clone());
             async move {
                 let exporter = E::build(&settings, &parts.env)?;
-                lane::Lane::new(exporter, E::sending(&settings), parts, lease).run().await
+                lane::Lane::new(exporter, E::sending(&settings), parts, lease, circuit).run().await
             }
             .boxed_local()
         })

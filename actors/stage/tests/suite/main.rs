@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod batching;
+mod circuit;
 mod common;
+mod concurrency;
 mod edges;
 mod fanout;
 mod gate;
+mod kept;
 mod kinds;
 mod metrics;
 mod panics;

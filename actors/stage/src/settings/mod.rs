@@ -2,6 +2,8 @@
 //!
 //! Source: opentelemetry-collector `exporter/exporterhelper`, `processor/batchprocessor`.
 
+mod retry;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use tokio::time::Instant;
 
 use crate::registry::{KeyError, Settings};
 
+pub use retry::{CircuitBreakerSettings, RetrySettings};
+
 /// A length of time as Go writes it: `200ms`, `1.5s`, `1h30m`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Interval(pub Duration);
@@ -18,24 +22,6 @@ pub struct Interval(pub Duration);
 /// A size in bytes: a number, or one with a unit (`4MiB`, `512kB`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
-
-/// How a failed export is tried again (`retry_on_failure`).
-#[derive(Clone, Debug, serde::Deserialize, serde::Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct RetrySettings {
-    /// Whether it is at all.
-    pub enabled: bool,
-    /// The first wait.
-    pub initial_interval: Interval,
-    /// Each wait is drawn from `interval * (1 ± randomization_factor)`, so that clients do not come in step.
-    pub randomization_factor: f64,
-    /// What the interval grows by after each try.
-    pub multiplier: f64,
-    /// The longest interval.
-    pub max_interval: Interval,
-    /// How long accepted data is tried for, from its first attempt; `0s` is for ever.
-    pub max_elapsed_time: Interval,
-}
 
 /// An exporter's queue (`sending_queue`).
 #[derive(Clone, Debug, serde::Deserialize, serde::Serialize, JsonSchema)]
@@ -45,6 +31,8 @@ pub struct QueueSettings {
     pub enabled: bool,
     /// How many exports may be in flight at once, over all lanes.
     pub num_consumers: usize,
+    /// Whether fewer are in flight while the destination fails or slows down.
+    pub adaptive_concurrency: bool,
     /// The bound, in units of `sizer`.
     pub queue_size: usize,
     /// What `queue_size` counts.
@@ -305,55 +293,6 @@ impl JsonSchema for ByteSize {
     }
 }
 
-// === impl RetrySettings ===
-
-impl Default for RetrySettings {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            initial_interval: Interval::secs(5),
-            randomization_factor: 0.5,
-            multiplier: 1.5,
-            max_interval: Interval::secs(30),
-            max_elapsed_time: Interval::secs(300),
-        }
-    }
-}
-
-impl Settings for RetrySettings {
-    fn check(&self) -> Vec<KeyError> {
-        let mut errors = Vec::new();
-        if !(0.0..=1.0).contains(&self.randomization_factor) {
-            errors.push(KeyError::new("randomization_factor", "must lie between 0 and 1"));
-        }
-        if !self.multiplier.is_finite() || self.multiplier < 1.0 {
-            errors.push(KeyError::new("multiplier", "must be 1 or more"));
-        }
-        let bound = self.max_elapsed_time;
-        if bound > Interval::secs(0) {
-            for (key, value) in
-                [("initial_interval", self.initial_interval), ("max_interval", self.max_interval)]
-            {
-                if bound < value {
-                    errors.push(KeyError::new("max_elapsed_time", format!("must not be less than `{key}`")));
-                }
-            }
-        }
-        errors
-    }
-}
-
-impl RetrySettings {
-    /// The wait before try number `attempt` (1 is the first retry), for a `random` drawn from 0..1.
-    pub fn interval(&self, attempt: u32, random: f64) -> Duration {
-        let grown = self.initial_interval.0.as_secs_f64()
-            * self.multiplier.powi(attempt.saturating_sub(1).min(1000) as i32);
-        let interval = grown.min(self.max_interval.0.as_secs_f64());
-        let drawn = interval * (1.0 + self.randomization_factor * (2.0 * random - 1.0));
-        Duration::try_from_secs_f64(drawn).unwrap_or(self.max_interval.0)
-    }
-}
-
 // === impl QueueSettings ===
 
 impl Default for QueueSettings {
@@ -361,6 +300,7 @@ impl Default for QueueSettings {
         Self {
             enabled: true,
             num_consumers: 10,
+            adaptive_concurrency: true,
             queue_size: 1000,
             sizer: Sizer::Requests,
             block_on_overflow: false,

@@ -1,0 +1,116 @@
+//! When an exporter sends: what its circuit and its concurrency say, and what they learn.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use watershed_delivery::{Cause, Outcome};
+
+use super::batch::{Job, Pending};
+use super::circuit::Stance;
+use super::concurrency::Trip;
+use super::counters::Trigger;
+use super::lane::Lane;
+use super::{ExportError, Exporter, Partial};
+
+/// An attempt that was given less time by its senders says more of them than of the destination.
+const FAIR: Duration = Duration::from_secs(1);
+
+impl<E: Exporter> Lane<E> {
+    /// What the circuit says. What is left of a drain is for trying, so then it is not asked.
+    pub(super) fn stance(&self, now: Instant) -> Stance {
+        if self.drain_deadline().is_some() { Stance::Closed } else { self.circuit.stance(now) }
+    }
+
+    /// Whether another attempt may begin. A probe may while all others wait, and so do not stand in its way.
+    pub(super) fn may_send(&self, stance: Stance) -> bool {
+        let draining = self.drain_deadline().is_some();
+        match stance {
+            Stance::Closed => {
+                self.running.len() < self.consumers && (draining || self.concurrency.has_room())
+            }
+            Stance::Due => self.concurrency.in_flight() < self.consumers,
+            Stance::Resting(_) => false,
+        }
+    }
+
+    /// Whether this very attempt may begin.
+    pub(super) fn is_admitted(&mut self, now: Instant) -> bool {
+        let (random, retry) = (self.random.next(), &self.sending.retry);
+        self.drain_deadline().is_some() || self.circuit.admits(now, |number| retry.interval(number, random))
+    }
+
+    /// Lets a job wait for its turn, without those who can not wait.
+    pub(super) fn again(&mut self, mut job: Job) {
+        self.turn_away(&mut job);
+        if !job.members.is_empty() {
+            self.ready.push_front(job);
+        }
+    }
+
+    /// While the circuit keeps everything back, whoever waits is told when to come again: nobody knows whether the
+    /// next probe succeeds, so it is not worth waiting for.
+    pub(super) fn turn_away(&self, job: &mut Job) {
+        let now = Instant::now();
+        if let Stance::Resting(until) = self.stance(now) {
+            let reason = "the destination has failed several times in a row and is left alone";
+            let outcome = Outcome::refused_for(Cause::Destination, reason, until.duration_since(now));
+            self.refuse(job, |member| member.awaited, &outcome);
+        }
+    }
+
+    /// The circuit has opened, was probed or has closed, perhaps by another lane.
+    pub(super) fn heed(&mut self) {
+        if !matches!(self.stance(Instant::now()), Stance::Resting(_)) {
+            return;
+        }
+        self.concurrency.restart();
+        self.counters.allow(self.concurrency.limit());
+        for pending in self.pending.extract_if(.., |pending| pending.is_awaited()).collect::<Vec<Pending>>() {
+            self.close(pending, Trigger::Idle);
+        }
+        for mut job in std::mem::take(&mut self.ready) {
+            self.turn_away(&mut job);
+            if !job.members.is_empty() {
+                self.ready.push_back(job);
+            }
+        }
+    }
+
+    /// What an attempt says of the destination.
+    pub(super) fn learn(&mut self, job: &Job, began: Instant, result: &Result<Partial, ExportError>) {
+        let now = Instant::now();
+        let is_hurried =
+            || now.duration_since(began) < FAIR && job.deadline().is_some_and(|deadline| now >= deadline);
+        let trip = match result {
+            Ok(_) => Trip::Taken,
+            Err(ExportError::Retryable { .. }) if !is_hurried() => Trip::Failed,
+            Err(_) => Trip::Mute,
+        };
+        self.concurrency.ends(began, now, trip);
+        self.counters.allow(self.concurrency.limit());
+        match result {
+            Err(ExportError::Retryable { reason, retry_after }) => {
+                if trip == Trip::Failed {
+                    self.failed(began, now, reason, retry_after.unwrap_or_default());
+                }
+            }
+            // Whatever it says, it is there.
+            _ => {
+                if self.circuit.succeeded() {
+                    tracing::info!(exporter = %self.parts.env.id, "The destination answers again.");
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, began: Instant, now: Instant, reason: &str, wished: Duration) {
+        let retry = &self.sending.retry;
+        let interval = retry.interval(1, self.random.next());
+        let wished = wished.min(retry.longest_wish());
+        if self.circuit.failed(began, now, interval, wished) {
+            self.counters.circuit_opened.add(1);
+            tracing::warn!(exporter = %self.parts.env.id, error = %reason,
+                "The destination keeps failing. It is left alone, but for a probe each back-off interval.");
+        }
+    }
+}
