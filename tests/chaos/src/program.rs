@@ -30,6 +30,8 @@ impl Program {
     pub fn new(path: impl Into<PathBuf>) -> anyhow::Result<Program> {
         let path = path.into();
         ensure!(path.is_file(), "there is no program at {}: `cargo build --bin watershed`", path.display());
+        // It is started in a directory of its own.
+        let path = path.canonicalize()?;
         Ok(Program { path, plays: None })
     }
 
