@@ -196,10 +196,12 @@ fn revive<F: Files>(
     }
     for missing in found.missing.iter().filter(|missing| missing.reason == Reason::Damaged) {
         let end = u32::try_from(missing.records.end).unwrap_or(u32::MAX);
+        // Those before it that are not there either are in a gap: done, and told.
+        let there = segment.marks.count();
         while segment.marks.count() < end {
             segment.marks.push();
         }
-        for at in u32::try_from(missing.records.start).unwrap_or(end)..end {
+        for at in u32::try_from(missing.records.start).unwrap_or(end).min(there)..end {
             if !replay.is_done(at) {
                 segment.finish(at);
             }
