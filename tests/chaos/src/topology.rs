@@ -62,6 +62,8 @@ pub struct Topology {
     pub processors: Vec<(&'static str, String)>,
     /// What a journal or a queue may take on disk.
     pub max_size: &'static str,
+    /// How journals store what they are given.
+    pub compression: &'static str,
 }
 
 impl Custody {
@@ -161,13 +163,15 @@ impl Topology {
     /// One branch or several, no processors of note.
     pub fn new(custody: Custody, branches: impl IntoIterator<Item = Branch>) -> Topology {
         let branches = branches.into_iter().collect();
-        Topology { custody, branches, processors: Vec::new(), max_size: "1GiB" }
+        Topology { custody, branches, processors: Vec::new(), max_size: "1GiB", compression: "lz4" }
     }
 
     /// The text of a collector that keeps its data under `data`.
     pub fn toml(&self, ports: &Ports, data: &Path) -> String {
         let Ports { grpc, http, health, metrics } = ports;
-        let storage = format!("directory = {data:?}\nmax_size = {:?}\n", self.max_size);
+        let Topology { max_size, compression, .. } = self;
+        let storage =
+            format!("directory = {data:?}\nmax_size = {max_size:?}\ncompression = {compression:?}\n");
         let (mut tables, mut processors) = (String::new(), vec!["memory_limiter"]);
         match self.custody {
             Custody::Accepted | Custody::Delivered => {}

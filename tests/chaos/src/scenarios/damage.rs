@@ -69,7 +69,8 @@ async fn once(run: &Run, blow: Blow, disk: Option<Rc<Disk>>, dice: &mut Dice) ->
     sink.stop().await;
     let mut topology = run.topology([Branch::new("sink", sink.addr())]);
     // A segment is an eighth of it.
-    topology.max_size = "32MiB";
+    // Several segments of what little a debug build takes in a short time.
+    (topology.max_size, topology.compression) = ("32MiB", "none");
     let mut agent = Agent::new(&run.program, &topology, disk.clone())?.started().await?;
     let loader = Loader::new(agent.ports.grpc).closed(2, 4).requests(REQUESTS).grace(PATIENCE).retry(true);
     let load = loader.run().await;
