@@ -12,6 +12,7 @@ Exit codes:
   2    could not start: an address in use, a component that failed to start
   3    drained incompletely: something accepted was still held at the deadline
   4    a critical component kept failing; the rest was drained
+  5    something on disk is damaged; what can be read was
   130  a second signal ended the drain";
 
 /// How the program ends.
@@ -27,6 +28,8 @@ pub enum Exit {
     Incomplete,
     /// Something the process can not do without kept failing.
     Critical,
+    /// Something on disk can not be read.
+    Damaged,
     /// A second signal: no time for a drain.
     Interrupted,
 }
@@ -42,6 +45,7 @@ impl Exit {
             Self::Start => 2,
             Self::Incomplete => 3,
             Self::Critical => 4,
+            Self::Damaged => 5,
             // As a shell says it of a program that SIGINT ended.
             Self::Interrupted => 130,
         }
@@ -75,8 +79,15 @@ mod tests {
 
     #[test]
     fn the_codes_are_those_of_the_help() {
-        let all =
-            [Exit::Drained, Exit::Config, Exit::Start, Exit::Incomplete, Exit::Critical, Exit::Interrupted];
+        let all = [
+            Exit::Drained,
+            Exit::Config,
+            Exit::Start,
+            Exit::Incomplete,
+            Exit::Critical,
+            Exit::Damaged,
+            Exit::Interrupted,
+        ];
         let told: Vec<u8> =
             HELP.lines().skip(1).filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
         assert_eq!(told, all.map(Exit::code));

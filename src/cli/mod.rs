@@ -1,7 +1,9 @@
 //! The command line: what can be asked, and who answers.
 
+mod deadletter;
 mod exit;
 mod inspect;
+mod journal;
 pub(crate) mod keys;
 pub(crate) mod logs;
 pub(crate) mod out;
@@ -53,6 +55,12 @@ enum Command {
         #[arg(long)]
         dot: bool,
     },
+    /// Look at what a journal or a stored queue keeps on disk, and send it on without the process that wrote it.
+    #[command(subcommand)]
+    Journal(journal::Command),
+    /// Look at what could not be delivered, and send it again.
+    #[command(subcommand)]
+    Deadletter(deadletter::Command),
     /// Run the default topology, send it a shop's checkouts with the OpenTelemetry SDK, and count what arrives.
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
@@ -93,6 +101,8 @@ pub fn program(arguments: impl IntoIterator<Item = OsString>, kinds: Registry) -
         Command::Components { kind: None } => inspect::components(&kinds),
         Command::Components { kind: Some(kind) } => inspect::keys_of(&kind, &kinds),
         Command::Graph { choice, dot } => inspect::graph(&choice, dot, &kinds),
+        Command::Journal(command) => journal::run(&command),
+        Command::Deadletter(command) => deadletter::run(&command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::main(&args),
     }

@@ -146,10 +146,15 @@ impl<'a> Envelope<'a> {
     }
 }
 
+/// The signal of records of this kind.
+pub fn signal(kind: u8) -> Option<Signal> {
+    KINDS.get(usize::from(kind)).copied()
+}
+
 /// Reads a record as the message it was.
-pub(crate) fn open(stored: Stored) -> Result<(Payload, Arc<Context>), Unreadable> {
+pub fn open(stored: Stored) -> Result<(Payload, Arc<Context>), Unreadable> {
     let envelope = Envelope::read(&stored.context)?;
-    let signal = *KINDS.get(usize::from(stored.kind)).ok_or(Unreadable::Kind(stored.kind))?;
+    let signal = signal(stored.kind).ok_or(Unreadable::Kind(stored.kind))?;
     let context = Context {
         receiver: (&*envelope.receiver).into(),
         pipeline: (&*envelope.pipeline).into(),

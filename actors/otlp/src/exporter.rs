@@ -11,14 +11,14 @@ use watershed_stage::{
 use crate::answer;
 
 /// Sends batches to an OTLP destination, over one connection a lane.
-pub(crate) struct OtlpGrpc {
+pub struct OtlpGrpc {
     client: Client,
     credentials: Credentials,
 }
 
 grpc_client_settings! {
     /// Settings of the `otlp` exporter, under otelcol's keys and with its defaults.
-    pub(crate) struct Settings {
+    pub struct Settings {
         /// The longest one attempt may take; `0s` is as long as the sender waits.
         timeout: Interval = Interval::secs(5),
         /// What happens after a failed attempt.

@@ -18,7 +18,7 @@ use crate::answer;
 use crate::http::{JSON, PROTOBUF};
 
 /// Posts batches to an OTLP destination.
-pub(crate) struct OtlpHttp {
+pub struct OtlpHttp {
     client: HttpClient,
     credentials: Credentials,
     encoding: Encoding,
@@ -29,7 +29,7 @@ pub(crate) struct OtlpHttp {
 
 http_client_settings! {
     /// Settings of the `otlphttp` exporter, under otelcol's keys and with its defaults.
-    pub(crate) struct Settings {
+    pub struct Settings {
         /// The destination, to which `/v1/traces`, `/v1/metrics` and `/v1/logs` are appended. It or an endpoint of a
         /// single signal is required.
         endpoint: Option<String> = None,
@@ -53,7 +53,7 @@ http_client_settings! {
 /// How requests are encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Encoding {
+pub enum Encoding {
     /// Binary.
     #[default]
     Proto,

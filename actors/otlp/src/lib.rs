@@ -9,6 +9,9 @@ mod http;
 mod http_exporter;
 mod receiver;
 
+pub use exporter::OtlpGrpc;
+pub use http_exporter::OtlpHttp;
+
 use watershed_stage::Registry;
 
 /// Adds the kinds of this family to a registry.
