@@ -10,8 +10,8 @@ use watershed_journal::{Stored, inspect};
 
 use super::Exit;
 use super::journal::{
-    Bar, Drain, Export, Failed, Lines, Look, ReadOnly, Records, can_not_open, drain, each, export, letters,
-    time,
+    Bar, DrainArgs, ExportArgs, Failed, Lines, Look, ReadOnly, Records, can_not_open, drain, each, export,
+    letters, time,
 };
 use super::logs::Format;
 use super::out::print;
@@ -31,11 +31,11 @@ pub(crate) enum Command {
         limit: Option<usize>,
     },
     /// Send them to an OTLP endpoint. What is taken is a dead letter no more.
-    Replay(Drain),
+    Replay(DrainArgs),
     /// Write them as OTLP/JSON, one export request a line. Changes nothing, and needs no process to stop.
     Export {
         #[command(flatten)]
-        export: Export,
+        export: ExportArgs,
         /// Writes `{"letter": {…}, "request": {…}}`: why it is one beside the request.
         #[arg(long)]
         with_reason: bool,
@@ -45,8 +45,12 @@ pub(crate) enum Command {
 /// `deadletter`.
 pub(crate) fn run(command: &Command) -> Exit {
     Failed::told(match command {
-        Command::List { look, limit } => letters(&look.directory)
-            .map(|found| each(&found, |directory| list(directory, look.format, limit.unwrap_or(usize::MAX)))),
+        Command::List { look, limit } => letters(&look.directory).map(|found| {
+            if found.is_empty() && look.format == Format::Text {
+                print(format_args!("{}: no dead letters", look.directory.display()));
+            }
+            each(&found, |directory| list(directory, look.format, limit.unwrap_or(usize::MAX)))
+        }),
         Command::Replay(arguments) => {
             letters(&arguments.look.directory).and_then(|found| drain(&found, arguments, None))
         }

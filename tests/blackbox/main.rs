@@ -16,6 +16,7 @@ mod files;
 mod harness;
 mod isolation;
 mod journal;
+mod journal_cli;
 mod metrics;
 mod mutation;
 mod overload;

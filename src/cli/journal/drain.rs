@@ -37,7 +37,7 @@ const REASONS: usize = 16;
 
 /// What is sent, and where to.
 #[derive(Debug, Args)]
-pub(crate) struct Drain {
+pub(crate) struct DrainArgs {
     #[command(flatten)]
     pub(crate) look: Look,
     #[command(flatten)]
@@ -86,7 +86,7 @@ struct Run<'a> {
 }
 
 /// `drain` of these directories; of what is owed to `only`, if it is named.
-pub(crate) fn drain(found: &[PathBuf], arguments: &Drain, only: Option<&str>) -> Result<Exit, Failed> {
+pub(crate) fn drain(found: &[PathBuf], arguments: &DrainArgs, only: Option<&str>) -> Result<Exit, Failed> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failed::start)?;
     runtime.block_on(async {
@@ -106,7 +106,7 @@ pub(crate) fn drain(found: &[PathBuf], arguments: &Drain, only: Option<&str>) ->
 
 async fn one(
     directory: &Path,
-    arguments: &Drain,
+    arguments: &DrainArgs,
     only: Option<&str>,
     destination: &Destination,
     signals: &mut Signals,

@@ -21,7 +21,7 @@ const CHUNK: usize = 4 << 20;
 
 /// What is written, and where to.
 #[derive(Debug, Args)]
-pub(crate) struct Export {
+pub(crate) struct ExportArgs {
     /// The directory of a journal, or one above: then each journal below it, in order.
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
@@ -43,7 +43,7 @@ pub(crate) struct Lines {
 }
 
 /// `export` of these directories.
-pub(crate) fn export(found: &[PathBuf], arguments: &Export, lines: Lines) -> Result<Exit, Failed> {
+pub(crate) fn export(found: &[PathBuf], arguments: &ExportArgs, lines: Lines) -> Result<Exit, Failed> {
     let mut out: Box<dyn Write> = match &arguments.output {
         None => Box::new(BufWriter::new(io::stdout())),
         Some(path) => {

@@ -19,8 +19,8 @@ use super::logs::Format;
 use super::out::complain;
 
 pub(crate) use bar::Bar;
-pub(crate) use drain::{Drain, drain};
-pub(crate) use export::{Export, Lines, export};
+pub(crate) use drain::{DrainArgs, drain};
+pub(crate) use export::{ExportArgs, Lines, export};
 pub(crate) use files::ReadOnly;
 pub(crate) use find::letters;
 pub(crate) use records::{Records, can_not_open};
@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// Write what is still owed as OTLP/JSON, one export request a line. Changes nothing, and needs no process to stop.
     Export {
         #[command(flatten)]
-        export: Export,
+        export: ExportArgs,
         /// What is done as well, as far as it is still there.
         #[arg(long)]
         all: bool,
@@ -44,7 +44,7 @@ pub(crate) enum Command {
     /// Send what is still owed to an OTLP endpoint, and mark it done. The process that has the journal must have ended.
     Drain {
         #[command(flatten)]
-        drain: Drain,
+        drain: DrainArgs,
         /// Only what is owed to this exporter; what it owes others stays.
         #[arg(long, value_name = "NAME")]
         exporter: Option<String>,
