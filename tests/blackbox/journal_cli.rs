@@ -29,7 +29,7 @@ fn journaled(listen: SocketAddr, directory: &Path, destinations: &[(&str, Socket
     });
     let names: Vec<String> = destinations.iter().map(|(name, _)| format!("otlp/{name}")).collect();
     format!(
-        "[receivers.otlp.protocols.grpc]\nendpoint = \"{listen}\"\n\
+        "[service]\nshutdown_timeout = \"1s\"\n[receivers.otlp.protocols.grpc]\nendpoint = \"{listen}\"\n\
          [processors.journal]\ndirectory = {directory:?}\n{}\
          [pipelines.traces]\nreceivers = [\"otlp\"]\nprocessors = [\"journal\"]\nexporters = {names:?}\n",
         exporters.collect::<String>()
@@ -166,11 +166,8 @@ async fn what_one_exporter_is_owed_is_seen_written_out_and_sent_on() {
     assert_eq!(contents(place.path()), before);
 
     // Nobody else is sent what one exporter is owed.
-    let of = |exporter| ["--exporter", exporter];
-    let with = |exporter| [&["--to", target_of(&target)][..], &of(exporter)].concat();
-    fn target_of(sink: &Sink) -> &'static str {
-        Box::leak(to(sink).into_boxed_str())
-    }
+    let to = to(&target);
+    let with = |exporter| ["--to", to.as_str(), "--exporter", exporter];
     let nobody = on(place.path(), &["journal", "drain"], &with("otlp/none")).await;
     assert_eq!(nobody.code, Some(1), "{nobody:?}");
     assert!(nobody.stderr.contains("`otlp/alive`"), "{nobody:?}");
@@ -184,16 +181,13 @@ async fn what_one_exporter_is_owed_is_seen_written_out_and_sent_on() {
     let done = on(place.path(), &["journal", "export"], &["--all"]).await;
     assert_eq!((done.code, done.stdout.lines().count()), (Some(0), 20), "{}", done.stderr);
 
-    // And it stays so for the process.
-    dead_sink_gets_nothing(journaled(listen, place.path(), &destinations), dead).await;
-}
-
-/// Starts a collector over what was drained, one of whose destinations is back at `address`.
-async fn dead_sink_gets_nothing(toml: String, address: SocketAddr) {
-    let back = Sink::start(&address.to_string()).await.unwrap();
-    let program = Program::run(&toml).await;
+    // And it stays done for the process: its destination is back, and is sent what is new alone.
+    let back = Sink::start(&dead.to_string()).await.unwrap();
+    let program = Program::run(&journaled(listen, place.path(), &destinations)).await;
+    let later = Loader::new(listen).spans_per_request(10).requests(1).run().await;
+    assert!(back.wait_for(10, PATIENCE).await, "{}", program.stderr());
     stop(program).await;
-    assert_eq!(back.arrived(), 0);
+    assert_eq!((later.acknowledged.len(), back.arrived()), (10, 10));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,7 +196,7 @@ async fn a_drain_tries_again_and_goes_on_where_it_stopped() {
     for protocol in ["grpc", "http"] {
         let (listen, dead) = (reserve(), reserve());
         let place = tempfile::tempdir().unwrap();
-        let program = Program::run(&format!(
+        let mut program = Program::run(&format!(
             "[receivers.otlp.protocols.grpc]\nendpoint = \"{listen}\"\n\
              [extensions.file_storage]\ndirectory = {:?}\n\
              [exporters.\"otlp/dead\"]\nendpoint = \"http://{dead}\"\nsending_queue.storage = \"file_storage\"\n\
@@ -211,7 +205,8 @@ async fn a_drain_tries_again_and_goes_on_where_it_stopped() {
         ))
         .await;
         let load = load(listen, 30).await;
-        stop(program).await;
+        program.signal("KILL");
+        assert_eq!(program.exit().await, None);
         let queue = place.path().join("exporter_otlp~002fdead");
         assert!(queue.is_dir(), "{:?}", contents(place.path()).keys());
 
