@@ -10,7 +10,7 @@ Exit codes:
   0    drained: everything that was accepted has been sent on
   1    the configuration or an argument is wrong
   2    could not start: an address in use, a component that failed to start
-  3    drained incompletely: something accepted was still held at the deadline
+  3    drained incompletely: something accepted was still held at the deadline, or is still owed
   4    a critical component kept failing; the rest was drained
   5    something on disk is damaged; what can be read was
   130  a second signal ended the drain";

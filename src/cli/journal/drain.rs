@@ -92,11 +92,12 @@ pub(crate) fn drain(found: &[PathBuf], arguments: &DrainArgs, only: Option<&str>
     runtime.block_on(async {
         let destination = arguments.to.open()?;
         let mut signals = Signals::catch().map_err(Failed::start)?;
-        let mut exit = Exit::Drained;
+        let (mut exit, mut told) = (Exit::Drained, false);
         for directory in found {
-            let end = Failed::told(one(directory, arguments, only, &destination, &mut signals).await);
+            let sending = one(directory, arguments, only, &destination, &mut signals, &mut told);
+            let end = Failed::told(sending.await);
             exit = if exit == Exit::Drained { end } else { exit };
-            if end == Exit::Interrupted {
+            if told {
                 break;
             }
         }
@@ -104,12 +105,14 @@ pub(crate) fn drain(found: &[PathBuf], arguments: &DrainArgs, only: Option<&str>
     })
 }
 
+/// Sends what one journal owes; `told` says whether a signal ended that.
 async fn one(
     directory: &Path,
     arguments: &DrainArgs,
     only: Option<&str>,
     destination: &Destination,
     signals: &mut Signals,
+    told: &mut bool,
 ) -> Result<Exit, Failed> {
     let Look { format, quiet, .. } = arguments.look;
     let inspection = inspect(&OsFiles::new(directory), false).map_err(can_not_open)?;
@@ -132,9 +135,9 @@ async fn one(
     let owed = records.journal.usage();
     let left = records.only().map_or(owed.records, |branch| owed.owed.get(branch).copied().unwrap_or(0));
     tally.show(directory, format, left, &end);
+    *told = matches!(end, End::Told(_));
     Ok(match end {
-        End::Told(_) => Exit::Interrupted,
-        End::Refused(_) => Exit::Incomplete,
+        End::Told(_) | End::Refused(_) => Exit::Incomplete,
         End::All if left > 0 => Exit::Incomplete,
         End::All if records.lost() > 0 => Exit::Damaged,
         End::All => Exit::Drained,
