@@ -331,11 +331,7 @@ async fn damage_is_told_and_the_rest_is_given() {
     let path = segment(&directory);
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
-    let whole = bytes.clone();
-    // A byte of some record's telemetry: its own tail is far from any header.
-    let name = b"GET /";
-    let at = whole[middle..].windows(name.len()).position(|window| window == name);
-    bytes[middle + at.unwrap_or(0)] ^= 1;
+    bytes[middle] ^= 1;
     fs::write(&path, &bytes).unwrap();
 
     let damaged = json(place.path(), &["journal", "verify"], &[], 5).await;
