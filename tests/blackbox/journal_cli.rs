@@ -362,6 +362,10 @@ async fn each_journal_below_a_directory_is_taken_in_order() {
     let taken = written(&place.path().join("a/first"), 1, 3);
     drop(written(&place.path().join("a/second"), 2, 4));
     drop(written(&place.path().join("b"), 3, 5));
+    // Of a pipeline without a journal: no journal's business.
+    let letters = place.path().join("pipeline_c");
+    drop(written(&letters.join("dead-letters"), 4, 2));
+    assert_eq!(json(place.path(), &["deadletter", "list"], &[], 0).await.len(), 2);
     let records = |all: &[Value], key: &str| -> Vec<(String, u64)> {
         let name = |value: &Value| value["journal"].as_str().unwrap().to_owned();
         let short = |name: String| name.rsplit('/').next().unwrap().to_owned();
@@ -383,6 +387,7 @@ async fn each_journal_below_a_directory_is_taken_in_order() {
     for (arguments, said) in [
         (["journal", "inspect", "missing"], "does not exist"),
         (["journal", "inspect", env!("CARGO_MANIFEST_DIR")], "there is no journal"),
+        (["journal", "inspect", letters.to_str().unwrap()], "there is no journal"),
         (["deadletter", "list", env!("CARGO_BIN_EXE_watershed")], "is not a directory"),
     ] {
         let Finished { code, stdout, stderr } = finish(&arguments).await;

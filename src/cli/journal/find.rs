@@ -15,29 +15,20 @@ const DEPTH: usize = 4;
 /// The names that only a journal's files have.
 const EXTENSIONS: [&str; 4] = ["seg", "done", "tmp", "bad"];
 
-/// The journals at or below `directory`, in the order of their names. Dead letters belong to theirs, unless they are
-/// what is named.
+/// The journals at or below `directory`, in the order of their names. Dead letters are none, unless they are what is
+/// named.
 pub(crate) fn journals(directory: &Path) -> Result<Vec<PathBuf>, Failed> {
-    let all = all(directory)?;
-    let (letters, journals): (Vec<_>, Vec<_>) = all.into_iter().partition(|found| are_letters(found));
-    let found = if journals.is_empty() { letters } else { journals };
-    if found.is_empty() {
-        return Err(Failed::argument(format_args!(
-            "{}: there is no journal at or below it: name the `directory` of a `journal` or `file_storage`, or one in it",
-            directory.display()
-        )));
-    }
-    Ok(found)
+    let named = are_letters(directory);
+    let found: Vec<_> = all(directory)?.into_iter().filter(|it| named || !are_letters(it)).collect();
+    if found.is_empty() { Err(nothing(directory)) } else { Ok(found) }
 }
 
-/// The dead letters at or below `directory`, in the order of their names; none where journals have none.
+/// The dead letters at or below `directory`, in the order of their names; none where there are only journals.
 pub(crate) fn letters(directory: &Path) -> Result<Vec<PathBuf>, Failed> {
-    let found = journals(directory)?;
-    let below = |journal: PathBuf| if are_letters(&journal) { journal } else { journal.join(DEAD_LETTERS) };
-    let found = found.into_iter().map(below).filter(|letters| letters.is_dir());
-    Ok(found.collect())
+    Ok(all(directory)?.into_iter().filter(|it| are_letters(it)).collect())
 }
 
+/// What is a journal in its form, dead letters among them.
 fn all(directory: &Path) -> Result<Vec<PathBuf>, Failed> {
     let mut found = Vec::new();
     walk(directory, DEPTH, &mut found).map_err(|error| {
@@ -48,7 +39,14 @@ fn all(directory: &Path) -> Result<Vec<PathBuf>, Failed> {
             _ => Failed::start(format_args!("{directory}: can not be listed: {error}")),
         }
     })?;
-    Ok(found)
+    if found.is_empty() { Err(nothing(directory)) } else { Ok(found) }
+}
+
+fn nothing(directory: &Path) -> Failed {
+    Failed::argument(format_args!(
+        "{}: there is no journal at or below it: name the `directory` of a `journal` or `file_storage`, or one in it",
+        directory.display()
+    ))
 }
 
 fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
