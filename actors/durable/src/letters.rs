@@ -1,7 +1,9 @@
 //! Dead letters: what nobody will ever take, kept beside the journal for a person to look at.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use watershed_delivery::Rejection;
 use watershed_journal::{Journal, OnFull, Options, OsFiles, Record};
 use watershed_stage::wall_clock;
@@ -14,18 +16,23 @@ pub const DIRECTORY: &str = "dead-letters";
 /// Whom a dead letter is owed to: the person who looks at it.
 pub const READER: &str = "reader";
 
+/// How long the directory is kept from people after a letter.
+const REST: Duration = Duration::from_secs(2);
+
 /// The dead letters of one journal. Open only while letters come, so that a person can have them at other times.
 pub(crate) struct Letters {
     directory: PathBuf,
     max_bytes: u64,
     journal: Option<Journal<OsFiles>>,
+    /// When the last one came.
+    last: Option<Instant>,
 }
 
 // === impl Letters ===
 
 impl Letters {
     pub(crate) fn new(directory: PathBuf, max_bytes: u64) -> Self {
-        Self { directory, max_bytes, journal: None }
+        Self { directory, max_bytes, journal: None, last: None }
     }
 
     /// Keeps a record that `to` will never take. Once this returns it is on the disk.
@@ -50,13 +57,22 @@ impl Letters {
             items: rejection.items,
             at: wall_clock(),
         });
+        self.last = Some(Instant::now());
         journal.append(&Record { context: &envelope.to_bytes(), ..*record })?;
         Ok(journal.commit(true)?)
     }
 
-    /// Gives up the directory until the next letter.
-    pub(crate) fn rest(&mut self) {
-        self.journal = None;
+    /// Gives up the directory until the next letter, if there has been none for a while: to open it again is to read
+    /// all that is in it.
+    pub(crate) fn rest(&mut self, now: Instant) {
+        if self.last.is_some_and(|last| now >= last + REST) {
+            (self.journal, self.last) = (None, None);
+        }
+    }
+
+    /// When it would do so.
+    pub(crate) fn rests_at(&self) -> Option<Instant> {
+        Some(self.last? + REST)
     }
 }
 

@@ -13,11 +13,9 @@ mod post;
 mod settings;
 mod store;
 
-pub use envelope::{Envelope, Letter};
-pub use letters::{DIRECTORY as DEAD_LETTERS, READER};
 pub use envelope::{Envelope, Letter, Unreadable, open, signal};
+pub use letters::{DIRECTORY as DEAD_LETTERS, READER};
 pub use settings::{FileStorageSettings, JournalSettings};
-pub use store::DEAD_LETTERS;
 
 use watershed_stage::Registry;
 

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use tokio::time::Instant;
 use watershed_delivery::Rejection;
 use watershed_journal::Record;
 use watershed_stage::{Counter, DeadLetter, Failure, Letters as Post};
@@ -15,9 +15,6 @@ use crate::letters::Letters;
 
 /// What may wait to be written, in bytes; beyond it letters are lost, and counted as that.
 const WAITING: usize = 16 << 20;
-
-/// How long the directory is kept from people after a letter.
-const REST: Duration = Duration::from_secs(1);
 
 /// Dead letters of one pipeline.
 pub(crate) struct PostBox {
@@ -86,8 +83,12 @@ fn write(desk: &Desk, mut letters: Letters, lost: &Counter) {
     loop {
         let mut pile = desk.pile.lock();
         while pile.letters.is_empty() && !pile.closing {
-            if desk.bell.wait_for(&mut pile, REST).timed_out() {
-                letters.rest();
+            match letters.rests_at() {
+                None => desk.bell.wait(&mut pile),
+                Some(at) => {
+                    desk.bell.wait_until(&mut pile, at.into_std());
+                    letters.rest(Instant::now());
+                }
             }
         }
         let (posted, closing) = (std::mem::take(&mut pile.letters), pile.closing);

@@ -22,7 +22,6 @@ use watershed_journal::{OsFiles, Stored};
 use watershed_stage::{Context, Env, Failure, Payload};
 
 use crate::settings::FileStorageSettings;
-pub use letters::DIRECTORY as DEAD_LETTERS;
 use writer::Writer;
 
 /// A journal that lanes share. Closed when the last of them drops it, or before.

@@ -116,6 +116,7 @@ impl Writer {
             self.flush();
             self.sync();
             let now = Instant::now();
+            self.letters.rest(now);
             self.branches.iter_mut().for_each(|branch| branch.resume(now));
             if !quiet {
                 self.try_suspects(now);
@@ -126,7 +127,12 @@ impl Writer {
 
     /// Waits until there is something to do; takes what lies on the desk.
     fn wait(&self) -> Papers {
-        let due = [self.changed.map(|since| since + FLUSH), self.sync_at(), self.trial.until()];
+        let due = [
+            self.changed.map(|since| since + FLUSH),
+            self.sync_at(),
+            self.trial.until(),
+            self.letters.rests_at(),
+        ];
         let due = due.into_iter().flatten();
         let pauses = self.branches.iter().filter_map(Branch::pause);
         let due = due.chain(pauses).min();
@@ -469,7 +475,6 @@ impl Writer {
             self.complain(now, "completions can not be written", &error);
             self.changed = Some(now);
         }
-        self.letters.rest();
         self.show();
     }
 
