@@ -32,6 +32,10 @@ log_record = ['severity_text == "none such"']
 [processors.redaction]
 allow_all_keys = true
 presets = {{ card = "mask" }}
+[processors.journal]
+directory = "."
+[extensions.file_storage]
+directory = "."
 [processors.probabilistic_sampler]
 sampling_percentage = 100
 
@@ -57,8 +61,9 @@ ack = "accepted"
 [pipelines.sampled]
 signals = ["traces", "logs"]
 receivers = ["otlp"]
-processors = ["probabilistic_sampler"]
+processors = ["journal", "probabilistic_sampler"]
 exporters = ["nop"]
+dead_letters = "file_storage"
 [pipelines."traces/gone"]
 receivers = ["otlp"]
 exporters = ["otlp/gone"]

@@ -52,7 +52,7 @@ ack_timeout = "1500ms"
 [exporters.otlp]
 endpoint = "http://{sink}"
 compression = "none"
-retry_on_failure = {{ initial_interval = "20ms", max_interval = "100ms" }}
+retry_on_failure = {{ initial_interval = "20ms", max_interval = "100ms", circuit_breaker = {{ enabled = false }} }}
 {exporter}
 
 [pipelines.everything]

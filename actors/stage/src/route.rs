@@ -446,7 +446,12 @@ impl Ledger {
         metrics: &Metrics,
         letters: Option<Arc<dyn Letters>>,
     ) -> Arc<Self> {
-        Arc::new(Self { metrics: metrics.clone(), pipeline, letters })
+        let ledger = Self { metrics: metrics.clone(), pipeline, letters };
+        if ledger.letters.is_some() {
+            // There before the first of them, so that whoever watches for one sees that there are none.
+            ledger.dead("rejected");
+        }
+        Arc::new(ledger)
     }
 
     /// A guard for `items` items whose sender has had its "ok": what is lost of them is counted here.

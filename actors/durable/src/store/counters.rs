@@ -67,7 +67,7 @@ impl Counters {
             gauge("watershed_journal_owed_records", help, &labels, owed, place);
         }
         let counter = |name, help| metrics.counter(name, help, &labels);
-        Self {
+        let counters = Self {
             records: counter("watershed_journal_records", "Records written."),
             bytes: counter("watershed_journal_bytes", "Bytes of telemetry in the records written."),
             commit_time: metrics.histogram(
@@ -92,9 +92,17 @@ impl Counters {
                 "Records that can not be delivered and are kept as dead letters.",
             ),
             metrics: metrics.clone(),
-            journal,
+            journal: journal.clone(),
             usage,
+        };
+        // There before anything is lost, so that whoever watches for it sees that nothing is.
+        for reason in ["full", "damaged", "file missing", "orphaned"] {
+            counters.lost(reason);
         }
+        for reason in ["full", "disk", "unsynced", "too_large"] {
+            counters.refused(reason);
+        }
+        counters
     }
 
     pub(super) fn show(&self, usage: Usage) {
