@@ -65,6 +65,9 @@ pub struct Cli {
     /// Where journals are written: each turn in a directory of its own, removed after it
     #[arg(long, default_value = ".")]
     pub journal_directory: PathBuf,
+    /// Backlog: MiB on disk before the restart
+    #[arg(long, default_value_t = 1024)]
+    pub backlog_mib: u64,
     /// Print JSON in place of tables
     #[arg(long)]
     pub json: bool,
@@ -93,6 +96,8 @@ pub enum Scenario {
     Overload,
     /// Memory and CPU of a relay that has nothing to do
     Idle,
+    /// A journal that grows while its destination is away: memory on the way, and how long a restart takes
+    Backlog,
 }
 
 /// What stands between loader and sink.
@@ -185,7 +190,7 @@ impl Cli {
     /// memory budget is to be what bounds it.
     pub fn queue_size(&self) -> u64 {
         match self.scenario {
-            Scenario::Throughput | Scenario::Idle => 1000,
+            Scenario::Throughput | Scenario::Idle | Scenario::Backlog => 1000,
             Scenario::Overload => 1_000_000,
         }
     }

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -15,10 +16,11 @@ use crate::watershed;
 /// A relay in a process of its own.
 pub struct RelayProcess {
     child: Child,
+    arguments: Vec<String>,
     /// Where it listens.
     pub addr: SocketAddr,
     /// Kept as long as the child may read its configuration or write to its journal.
-    _kept: Option<(NamedTempFile, TempDir)>,
+    kept: Option<(NamedTempFile, TempDir)>,
 }
 
 impl RelayProcess {
@@ -49,7 +51,21 @@ impl RelayProcess {
         }
         let mut child = Child::spawn(&arguments)?;
         child.wait_until_it_listens(addr, Duration::from_secs(10)).with_context(|| format!("{relay}"))?;
-        Ok(RelayProcess { child, addr, _kept: kept })
+        Ok(RelayProcess { child, arguments, addr, kept })
+    }
+
+    /// Kills it and starts it anew, with the same configuration and journal; how long it takes until it listens.
+    pub fn restart(&mut self) -> anyhow::Result<Duration> {
+        self.child.kill()?;
+        let began = Instant::now();
+        self.child = Child::spawn(&self.arguments)?;
+        self.child.wait_until_it_listens(self.addr, Duration::from_secs(60))?;
+        Ok(began.elapsed())
+    }
+
+    /// Where its journal is.
+    pub fn journal(&self) -> Option<&Path> {
+        self.kept.as_ref().map(|(_, directory)| directory.path())
     }
 
     /// What it has cost so far.

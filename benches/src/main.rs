@@ -8,6 +8,7 @@
     reason = "no stage lives here: the driver blocks on purpose, and the relays are measured without a supervisor"
 )]
 
+mod backlog;
 mod cli;
 mod idle;
 mod launch;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
             Scenario::Throughput => throughput::run(&cli),
             Scenario::Overload => overload::run(&cli),
             Scenario::Idle => idle::run(&cli),
+            Scenario::Backlog => backlog::run(&cli),
         },
     };
     match done {

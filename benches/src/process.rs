@@ -71,6 +71,13 @@ impl Child {
         Ok(())
     }
 
+    /// Ends it as `kill -9` does.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
     /// What the child has cost so far.
     pub fn usage(&self) -> anyhow::Result<Usage> {
         usage(&self.process.id().to_string())

@@ -63,7 +63,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn loader(cli: &Cli, relay: Relay, target: std::net::SocketAddr) -> Loader {
+/// The load of `cli`.
+pub fn loader(cli: &Cli, relay: Relay, target: std::net::SocketAddr) -> Loader {
     let loader = Loader::new(target)
         .closed(cli.connections.unwrap_or(4), cli.in_flight.unwrap_or(4))
         .spans_per_request(cli.spans)

@@ -51,6 +51,7 @@ actions = [
 
 [processors.journal]
 directory = {directory:?}
+max_size = "16GiB"
 {journal}
 
 [exporters.{exporter}]

@@ -97,7 +97,7 @@ async fn drain(engine: &Engine, timeout: Duration, signals: &mut Signals) -> End
 
 fn report(ended: &Ended) -> Exit {
     match ended {
-        Ended::Drained => tracing::info!("drained: everything accepted has been sent on"),
+        Ended::Drained => tracing::info!("drained: everything accepted has been sent on, or is on disk"),
         Ended::Incomplete { .. } => {
             tracing::error!("something was not sent on; raise service.shutdown_timeout if this repeats");
         }

@@ -1,0 +1,95 @@
+//! A journal whose destination is away: what its backlog takes of memory, and how long it takes to read it again.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde::Serialize;
+use watershed_testkit::reserve;
+
+use crate::cli::{Cli, Relay};
+use crate::launch::RelayProcess;
+use crate::{table, throughput};
+
+/// How long the backlog may take to grow.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What was seen when the journal had reached a part of its size.
+#[derive(Serialize)]
+struct Seen {
+    journal_bytes: u64,
+    rss_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    growing: Vec<Seen>,
+    spans: u64,
+    /// From the start of the process until it serves.
+    restart_ns: u64,
+    /// A second after that, the window of the dead destination being filled.
+    rss_after_restart: u64,
+}
+
+/// Fills, kills, starts again and prints.
+pub fn run(cli: &Cli) -> anyhow::Result<()> {
+    let nobody = reserve();
+    let mut relay = RelayProcess::start(Relay::Journal, cli, nobody, 1)?;
+    let journal = relay.journal().context("a journal has a directory")?.to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (growing, spans) = runtime.block_on(fill(cli, &relay, &journal))?;
+    let restart = relay.restart()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let outcome = Outcome {
+        growing,
+        spans,
+        restart_ns: restart.as_nanos() as u64,
+        rss_after_restart: relay.usage()?.rss,
+    };
+    if cli.json {
+        println!("{}", serde_json::to_string_pretty(&outcome)?);
+        return Ok(());
+    }
+    let rows =
+        outcome.growing.iter().map(|seen| vec![table::mib(seen.journal_bytes), table::mib(seen.rss_bytes)]);
+    table::print(&["journal", "RSS"], &rows.collect::<Vec<_>>());
+    println!(
+        "{} spans acknowledged; after kill -9 it served again in {}, with {} resident a second later",
+        outcome.spans,
+        table::millis(outcome.restart_ns),
+        table::mib(outcome.rss_after_restart)
+    );
+    Ok(())
+}
+
+/// Loads until the journal is as large as it shall be; memory at each eighth of it.
+async fn fill(cli: &Cli, relay: &RelayProcess, journal: &Path) -> anyhow::Result<(Vec<Seen>, u64)> {
+    let load = throughput::loader(cli, Relay::Journal, relay.addr).duration(PATIENCE).start();
+    let mut growing: Vec<Seen> = Vec::new();
+    let all = cli.backlog_mib << 20;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while growing.len() < 8 {
+        ensure!(
+            tokio::time::Instant::now() < deadline,
+            "the journal does not grow to {} MiB",
+            cli.backlog_mib
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let journal_bytes = size(journal)?;
+        if journal_bytes >= all / 8 * (growing.len() as u64 + 1) {
+            growing.push(Seen { journal_bytes, rss_bytes: relay.usage()?.rss });
+        }
+    }
+    load.stop();
+    Ok((growing, load.finish().await.acknowledged.len()))
+}
+
+fn size(directory: &Path) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { size(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
