@@ -46,6 +46,7 @@ pub(crate) struct Stem {
 pub(crate) enum Head {
     /// Ours; a segment's list of names follows, this long and with this checksum.
     Valid {
+        version: u16,
         names: u32,
         crc: u32,
     },
@@ -182,7 +183,7 @@ impl Head {
         if (u64_at(head, 16), u64_at(head, 24)) != (stem.number, stem.first) {
             return Self::Damaged;
         }
-        Self::Valid { names: u32_at(head, 12), crc: u32_at(head, 32) }
+        Self::Valid { version, names: u32_at(head, 12), crc: u32_at(head, 32) }
     }
 }
 
@@ -289,7 +290,9 @@ mod tests {
     fn a_head_is_read_back_and_every_flipped_bit_is_seen() {
         let branches = ["one".to_owned(), "two".to_owned()];
         let head = segment_head(STEM, &branches);
-        let Head::Valid { names: length, crc } = Head::segment(&head, STEM) else { panic!("it is whole") };
+        let Head::Valid { version: VERSION, names: length, crc } = Head::segment(&head, STEM) else {
+            panic!("it is whole")
+        };
         assert_eq!(
             (length as usize, names(&head[HEAD..], crc).unwrap()),
             (head.len() - HEAD, branches.to_vec())

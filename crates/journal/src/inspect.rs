@@ -19,6 +19,8 @@ pub struct Inspection {
 pub struct SegmentReport {
     /// Its file.
     pub name: String,
+    /// The version of its format; none where its header can not be read.
+    pub version: Option<u16>,
     /// Its length in bytes.
     pub bytes: u64,
     /// Records that can be read, done or not.
@@ -69,6 +71,7 @@ fn report(segment: &Surveyed) -> SegmentReport {
     let owed = |done: &crate::marks::Bits| unfinished.iter().filter(|at| !done.get(**at)).count() as u64;
     SegmentReport {
         name: stem.name(crate::format::Kind::Segment),
+        version: scan.version,
         bytes: scan.size,
         records: (0..*count).filter(there).count() as u64,
         unfinished: unfinished.len() as u64,

@@ -30,8 +30,8 @@ pub(crate) struct Damage {
 /// What is in a segment.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// Whether the header is whole.
-    pub head: bool,
+    /// The format's version; none where the header is not whole.
+    pub version: Option<u16>,
     /// Whom the records were owed to when the segment was begun; none where that can not be read.
     pub names: Vec<String>,
     /// One more than the last readable record's place.
@@ -107,9 +107,9 @@ impl Scan {
         match Head::segment(window.get(file, 0, HEAD)?, stem) {
             Head::Later(version) => return Err(Unread::Later(version)),
             Head::Damaged => {}
-            Head::Valid { names: length, crc } => {
+            Head::Valid { version, names: length, crc } => {
                 let list = window.get(file, HEAD as u64, length as usize)?;
-                self.head = true;
+                self.version = Some(version);
                 self.end = HEAD as u64 + list.len() as u64;
                 self.names = names(list, crc).unwrap_or_default();
             }

@@ -114,7 +114,7 @@ impl Survey {
             let room = limit.min(gap).saturating_sub(segment.stem.first);
             segment.count = segment.scan.count.min(u32::try_from(room).unwrap_or(u32::MAX));
             // A name alone proves nothing.
-            if segment.scan.head || segment.scan.count > 0 {
+            if segment.scan.version.is_some() || segment.scan.count > 0 {
                 limit = limit.min(segment.stem.first);
             }
         }

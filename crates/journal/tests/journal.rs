@@ -274,6 +274,7 @@ fn a_journal_can_be_looked_at_while_it_is_in_use() -> Result {
         assert_eq!((report.records, report.unfinished, report.first, report.end), (3, 2, 1, 4));
         assert_eq!(report.owed, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
         assert_eq!((report.damaged_bytes, report.torn_bytes, found.lost.len()), (0, 0, 0));
+        assert_eq!(report.version, Some(1));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use indicatif::{BinaryBytes, HumanDuration};
 use serde_json::{Map, Value, json};
 use watershed_durable::DEAD_LETTERS;
-use watershed_journal::{File as _, Files as _, Inspection, OsFiles, inspect as look_at};
+use watershed_journal::{Inspection, inspect as look_at};
 
 use super::bar::Bar;
 use super::files::ReadOnly;
@@ -15,9 +15,6 @@ use crate::cli::Exit;
 use crate::cli::logs::Format;
 use crate::cli::out::print;
 use crate::stage::wall_clock;
-
-/// What the first bytes of a segment are, before its version (`crates/journal/FORMAT.md`).
-const MAGIC: &[u8; 8] = b"WSHDSEG\n";
 
 /// What is known of a journal.
 struct Report {
@@ -76,10 +73,7 @@ impl Report {
 
     /// The format version of its oldest segment; none where there is none, or it can not be read.
     fn version(&self) -> Option<u16> {
-        let files = OsFiles::new(&self.directory);
-        let mut head = [0; 10];
-        files.open(&self.inspection.segments.first()?.name, false).ok()?.read_at(0, &mut head).ok()?;
-        (head[..8] == MAGIC[..]).then(|| u16::from_le_bytes([head[8], head[9]]))
+        self.inspection.segments.first()?.version
     }
 
     /// When what is owed arrived at the earliest, in Unix nanoseconds.
