@@ -145,10 +145,8 @@ impl<F: Files> Journal<F> {
     /// Branch number `branch` of `Options::branches` is no longer owed the record. In memory until
     /// [`flush`](Self::flush). What is not in the journal is passed over.
     pub fn complete(&mut self, sequence: u64, branch: usize) {
-        if let Some((segment, at)) = self.segment_mut(sequence)
-            && segment.marks.complete(at, branch)
-        {
-            segment.side.done(at, branch);
+        if let Some((segment, at)) = self.segment_mut(sequence) {
+            segment.complete(at, branch);
         }
     }
 

@@ -90,6 +90,18 @@ impl Segment {
         }
     }
 
+    /// `branch` is no longer owed record `at`, and that is to be written.
+    pub fn complete(&mut self, at: u32, branch: usize) {
+        if !self.marks.complete(at, branch) {
+            return;
+        }
+        // With the last of those that there are it is done: the file may name branches that are no more.
+        match self.marks.owed_to(at) {
+            0 => self.side.finished(at),
+            _ => self.side.done(at, branch),
+        }
+    }
+
     /// Record `at` is owed to nobody any more, and that is to be written.
     pub fn finish(&mut self, at: u32) {
         if self.marks.complete_all(at) {

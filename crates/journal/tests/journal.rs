@@ -236,6 +236,29 @@ fn branches_come_and_go_between_two_openings() -> Result {
 }
 
 #[test]
+fn a_branch_that_is_no_more_is_not_owed_what_everybody_else_has() -> Result {
+    let place = tempfile::tempdir()?;
+    let (mut journal, _) = open(place.path(), &Options::new(["x", "z"]))?;
+    for _ in 0..3 {
+        append(&mut journal, b"payload")?;
+    }
+    journal.commit(true)?;
+    drop(journal);
+    let (mut journal, recovery) = open(place.path(), &Options::new(["x"]))?;
+    assert_eq!((recovery.owed, recovery.orphaned.len()), (vec![3], 0));
+    journal.complete(2, 0);
+    journal.flush()?;
+    drop(journal);
+    let owed = [("x".to_owned(), 2), ("z".to_owned(), 2)];
+    assert_eq!(inspect(&OsFiles::new(place.path()), false)?.segments[0].owed, owed);
+    let (_, recovery) = open(place.path(), &Options::new(["x"]))?;
+    assert_eq!((recovery.owed, recovery.orphaned), (vec![2], vec![]));
+    let (_, recovery) = open(place.path(), &Options::new(["z", "x"]))?;
+    assert_eq!((recovery.records, recovery.owed), (2, vec![2, 2]), "z is owed what was not finished without it");
+    Ok(())
+}
+
+#[test]
 fn a_directory_that_can_not_be_had_is_named() -> Result {
     let place = tempfile::tempdir()?;
     let options = Options::new(["a"]);
