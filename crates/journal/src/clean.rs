@@ -3,7 +3,9 @@
 use std::io;
 
 use crate::error::failed;
-use crate::format::Kind;
+use crate::format::{Kind, Stem};
+use crate::manifest::{self, Claim};
+use crate::segment::Segment;
 use crate::{File, Files, IoError, Journal};
 
 impl<F: Files> Journal<F> {
@@ -54,16 +56,19 @@ impl<F: Files> Journal<F> {
     /// The data goes before the side file. A crash between the two leaves a side file without data, which means
     /// nothing; the other way round it would leave records without what is known to be done, and give them again.
     pub(crate) fn remove_done(&mut self) -> Result<(), IoError> {
-        let Some((last, rest)) = self.segments.split_last() else { return Ok(()) };
+        let Some((_, rest)) = self.segments.split_last() else { return Ok(()) };
         if rest.iter().all(|segment| segment.marks.live() > 0) {
             return Ok(());
         }
-        let last = last.stem;
+        let goes = rest.iter().filter(|segment| segment.marks.live() == 0);
+        let goes: Vec<Stem> = goes.map(|segment| segment.stem).collect();
         self.note_gaps();
+        let forgotten = self.forget(&goes);
+        forgotten.map_err(failed(&self.files, manifest::NAME, "can not be written, nor removed"))?;
         let mut result = Ok(());
         let (files, widows) = (&self.files, &mut self.widows);
         self.segments.retain(|segment| {
-            if segment.marks.live() > 0 || segment.stem == last {
+            if !goes.contains(&segment.stem) {
                 return true;
             }
             let name = segment.name();
@@ -79,6 +84,46 @@ impl<F: Files> Journal<F> {
         self.cursors.iter_mut().chain([&mut self.again]).for_each(|cursor| cursor.release(&self.segments));
         self.recount();
         result
+    }
+
+    /// Notes in the manifest how far the last segment goes.
+    pub(crate) fn claim(&mut self) {
+        let Self { segments, manifest, files, used, .. } = self;
+        let size = manifest.size;
+        if let Some(last) = segments.last() {
+            manifest.claim(last.claim(), files.boot());
+        }
+        *used += manifest.size - size;
+    }
+
+    /// Makes sure that nobody misses what is `gone` next, also after a power cut.
+    fn forget(&mut self, gone: &[Stem]) -> io::Result<()> {
+        if self.settle(gone).is_ok() {
+            return Ok(());
+        }
+        if self.rewrite_manifest(gone).and_then(|()| self.settle(&[])).is_ok() {
+            return Ok(());
+        }
+        // A full disk must be able to empty: better nothing is known than what is wrong.
+        if self.manifest.is_there() {
+            self.files.remove(manifest::NAME)?;
+            self.manifest.removed(false);
+            self.sync_dir()?;
+            self.manifest.removed(true);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, gone: &[Stem]) -> io::Result<()> {
+        self.manifest.forget(gone)?;
+        if self.manifest.is_renamed() { self.sync_dir() } else { Ok(()) }
+    }
+
+    /// Writes the manifest anew, without what is `gone` next.
+    pub(crate) fn rewrite_manifest(&mut self, gone: &[Stem]) -> io::Result<()> {
+        let stays = self.segments.iter().filter(|segment| !gone.contains(&segment.stem));
+        let claims: Vec<Claim> = stays.map(Segment::claim).collect();
+        self.manifest.rewrite(&self.files, &claims, (self.number, self.next))
     }
 
     /// Notes beside the segments that stay which ones after them go, so that nobody misses those. Where that can not

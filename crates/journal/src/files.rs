@@ -33,6 +33,10 @@ pub trait Files: Debug {
     /// Makes what was created, renamed and removed survive a power cut.
     fn sync_dir(&self) -> io::Result<()>;
 
+    /// In which run of the machine this is, between two losses of what was not synced: another number after each. Zero
+    /// where that is not known.
+    fn boot(&self) -> u64;
+
     /// Takes the directory for one owner, until this value is dropped; `WouldBlock` where another has it.
     fn lock(&mut self) -> io::Result<()>;
 }
@@ -60,6 +64,7 @@ pub trait File: Debug {
 #[derive(Debug)]
 pub struct OsFiles {
     place: PathBuf,
+    boot: u64,
     lock: Option<std::fs::File>,
 }
 
@@ -70,12 +75,15 @@ pub struct OsFile(std::fs::File);
 /// The file whose advisory lock says that a directory has an owner.
 const LOCK: &str = "lock";
 
+/// Where Linux says which run of it this is; containers see that of their host, whose page cache they use.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
 // === impl OsFiles ===
 
 impl OsFiles {
     /// The directory at `place`, whether it is there or not: opening the journal finds out.
     pub fn new(place: impl Into<PathBuf>) -> Self {
-        Self { place: place.into(), lock: None }
+        Self { place: place.into(), boot: boot().unwrap_or(0), lock: None }
     }
 
     /// The directory at `place`, created with its parents where it is missing.
@@ -123,6 +131,10 @@ impl Files for OsFiles {
         std::fs::File::open(&self.place)?.sync_all()
     }
 
+    fn boot(&self) -> u64 {
+        self.boot
+    }
+
     fn lock(&mut self) -> io::Result<()> {
         let mut options = std::fs::OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(self.place.join(LOCK))?;
@@ -130,6 +142,12 @@ impl Files for OsFiles {
         self.lock = Some(file);
         Ok(())
     }
+}
+
+/// The first half of the random id that Linux takes when it starts.
+fn boot() -> Option<u64> {
+    let id = std::fs::read_to_string(BOOT).ok()?.replace('-', "");
+    u64::from_str_radix(id.get(..16)?, 16).ok()
 }
 
 // === impl OsFile ===

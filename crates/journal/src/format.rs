@@ -21,7 +21,7 @@ pub(crate) const MAX_PART: usize = 1 << 30;
 const MAX_RATIO: u64 = 255;
 
 /// A sequence that no journal reaches: a name beyond it is not ours.
-const MAX_SEQUENCE: u64 = 1 << 62;
+pub(crate) const MAX_SEQUENCE: u64 = 1 << 62;
 
 /// What a file of the journal's directory is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -57,7 +57,9 @@ pub fn inspect<F: Files>(files: &F, deep: bool) -> Result<Inspection, OpenError>
             kept: None,
         });
         inspection.lost.extend(lost);
-        inspection.segments.push(report(segment));
+        if !segment.gone {
+            inspection.segments.push(report(segment));
+        }
     }
     Ok(inspection)
 }

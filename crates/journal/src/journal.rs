@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::format::HEADER;
+use crate::manifest::{self, Manifest};
 use crate::read::Cursor;
 use crate::segment::Segment;
 use crate::tail::Tail;
@@ -20,6 +21,7 @@ pub struct Journal<F: Files> {
     /// In the order of number and sequence. The last one stays even when all of it is done: it knows how far the
     /// journal has come.
     pub(crate) segments: Vec<Segment>,
+    pub(crate) manifest: Manifest<F::File>,
     pub(crate) tail: Tail<F::File>,
     /// One for each branch.
     pub(crate) cursors: Vec<Cursor<F::File>>,
@@ -53,6 +55,7 @@ impl<F: Files> Journal<F> {
             files,
             options,
             segments: Vec::new(),
+            manifest: Manifest::new(0),
             tail: Tail::new(),
             again: Cursor::new(),
             number,
@@ -82,7 +85,7 @@ impl<F: Files> Journal<F> {
     /// Whether a record of `bytes` can be taken; makes room for it where there are means to.
     fn admit(&mut self, bytes: u64) -> Result<(), AppendError> {
         let bytes = bytes + self.head_bytes();
-        if bytes > self.options.max_bytes {
+        if bytes + manifest::LEAST > self.options.max_bytes {
             return Err(AppendError::TooLarge);
         }
         let unsynced = self.tail.unsynced();
@@ -108,6 +111,10 @@ impl<F: Files> Journal<F> {
         let used = self.used;
         // What can not be removed now is tried again by every flush.
         let _ = self.remove_done();
+        if self.manifest.is_stale(self.segments.len()) {
+            let _ = self.rewrite_manifest(&[]);
+            self.recount();
+        }
         if self.used < used {
             return true;
         }
@@ -239,6 +246,6 @@ impl<F: Files> Journal<F> {
     pub(crate) fn recount(&mut self) {
         let segments: u64 = self.segments.iter().map(Segment::footprint).sum();
         let widows: u64 = self.widows.iter().map(|(_, bytes)| bytes).sum();
-        self.used = segments + widows + self.kept;
+        self.used = segments + widows + self.kept + self.manifest.size;
     }
 }

@@ -6,10 +6,11 @@ use std::ops::Range;
 
 use crate::error::failed;
 use crate::format::{Kind, Stem};
+use crate::manifest::{self, Manifest};
 use crate::marks::Marks;
 use crate::segment::Segment;
 use crate::side::Side;
-use crate::survey::{Survey, Surveyed};
+use crate::survey::{Missing, Survey, Surveyed};
 use crate::{File, Files, IoError, Journal, Loss, OpenError, Options, Reason};
 
 /// What is known against a record that is not done.
@@ -70,14 +71,28 @@ impl<F: Files> Journal<F> {
         let mut journal = Self::empty(files, options, survey.number, survey.next);
         journal.kept = survey.kept.iter().map(|(_, bytes)| bytes).sum();
         journal.widows = survey.widows;
+        journal.manifest = Manifest::new(survey.manifest);
         let mut orphaned = BTreeMap::new();
-        for segment in survey.segments {
-            journal.take(segment, &mut recovery, &mut orphaned);
+        let mut segments = survey.segments.into_iter().peekable();
+        while let Some(found) = segments.next() {
+            if found.gone {
+                journal.miss(&found, segments.peek().map(|next| next.stem.first), &mut recovery);
+            } else {
+                journal.take(found, &mut recovery, &mut orphaned);
+            }
         }
         recovery.orphaned = orphaned.into_iter().collect();
         journal.recount();
         recovery.failures.extend(journal.sync_found().err());
         recovery.failures.extend(journal.flush().err());
+        if !journal.manifest.is_open() {
+            // Last, so that what is missed is told by the next opening if not by this one.
+            let written = journal.rewrite_manifest(&[]);
+            recovery
+                .failures
+                .extend(written.map_err(failed(&journal.files, manifest::NAME, "can not be written")).err());
+            journal.recount();
+        }
         let usage = journal.usage();
         (recovery.records, recovery.owed) = (usage.records, usage.owed);
         Ok((journal, recovery))
@@ -140,12 +155,27 @@ impl<F: Files> Journal<F> {
         self.segments.push(segment);
     }
 
+    /// Tells what was in a segment whose file is gone, and that the next opening need not; the next segment begins with
+    /// `next`.
+    fn miss(&mut self, found: &Surveyed, next: Option<u64>, recovery: &mut Recovery) {
+        for Missing { records, live, reason, .. } in found.missing.iter().filter(|missing| missing.live > 0) {
+            let (from, to) = (found.stem.first + records.start, found.stem.first + records.end - 1);
+            recovery.lost.push(Loss { from, to, records: *live, reason: *reason, kept: None });
+        }
+        if let Some(before) = self.segments.last_mut() {
+            before.note_gap(next.unwrap_or(0).max(found.end()));
+        }
+    }
+
     /// A process that was killed may have left what is not on the disk: what is given out again should be.
     fn sync_found(&mut self) -> Result<(), IoError> {
         let Some(name) = self.segments.last().map(Segment::name) else { return Ok(()) };
         let synced =
             self.files.open(&name, true).and_then(|mut file| file.sync_data()).and_then(|()| self.sync_dir());
-        synced.map_err(failed(&self.files, &name, "can not be synced"))
+        synced.map_err(failed(&self.files, &name, "can not be synced"))?;
+        // Those before it were synced before it was begun.
+        self.segments.iter_mut().for_each(|segment| segment.synced = segment.marks.count());
+        Ok(())
     }
 }
 
@@ -171,6 +201,7 @@ fn revive<F: Files>(
         index,
         side,
         end: scan.end,
+        synced: 0,
         bytes: scan.size,
         oldest: scan.arrived.map(|(first, _)| first),
     };

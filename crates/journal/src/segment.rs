@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::format::{Header, Kind, Stem};
+use crate::manifest::Claim;
 use crate::marks::Marks;
 use crate::scan::Index;
 use crate::side::{Gap, Side};
@@ -16,6 +17,8 @@ pub(crate) struct Segment {
     pub side: Side,
     /// Where the last record ends.
     pub end: u64,
+    /// How many of its records are known to be on the disk.
+    pub synced: u32,
     /// What the file takes, in bytes.
     pub bytes: u64,
     /// When its first record arrived.
@@ -27,6 +30,11 @@ pub(crate) struct Segment {
 impl Segment {
     pub fn name(&self) -> String {
         self.stem.name(Kind::Segment)
+    }
+
+    /// What the manifest is to say of it.
+    pub fn claim(&self) -> Claim {
+        Claim { stem: self.stem, synced: self.synced, written: self.marks.count() }
     }
 
     /// Its sequences.

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::error::failed;
 use crate::format::{HEADER, Kind, Stem};
+use crate::manifest::{self, Claims};
 use crate::scan::{Scan, Unread};
 use crate::side::Replay;
 use crate::{File, Files, IoError, OpenError, Reason, format};
@@ -24,6 +25,8 @@ pub(crate) struct Survey {
     pub unfinished: Vec<String>,
     /// What was set aside, with its length.
     pub kept: Vec<(String, u64)>,
+    /// The manifest's length; zero where there is none.
+    pub manifest: u64,
     /// The next segment's number.
     pub number: u64,
     /// The next record's sequence.
@@ -34,6 +37,10 @@ pub(crate) struct Survey {
 #[derive(Debug)]
 pub(crate) struct Surveyed {
     pub stem: Stem,
+    /// Whether its file is not there, though it should be.
+    pub gone: bool,
+    /// How many records the manifest says that it had, at least.
+    pub known: u32,
     pub scan: Scan,
     pub replay: Replay,
     /// The side file's length, if there is one.
@@ -66,12 +73,15 @@ pub(crate) struct Missing {
 impl Survey {
     /// Reads everything; the bodies of records only where `deep`.
     pub fn run<F: Files>(files: &F, deep: bool) -> Result<Self, OpenError> {
+        let read =
+            || Claims::read(files).map_err(|found| refused(files, manifest::NAME, Unread::Later(found)));
+        let claims = read()?;
         let mut names = files.list().map_err(failed(files, "", "can not be listed"))?;
         names.sort_unstable();
         let named: Vec<(Stem, Kind)> = names.iter().filter_map(|name| Stem::parse(name)).collect();
         let segment = |(stem, kind): &(Stem, Kind)| (*kind == Kind::Segment).then_some(*stem);
         let segments: BTreeSet<Stem> = named.iter().filter_map(segment).collect();
-        let mut survey = Self { next: 1, ..Self::default() };
+        let mut survey = Self { next: claims.next.max(1), number: claims.number, ..Self::default() };
         for (stem, kind) in &named {
             survey.number = survey.number.max(stem.number + 1);
             match kind {
@@ -85,12 +95,25 @@ impl Survey {
                 Kind::Side | Kind::Kept => {}
             }
         }
-        for name in
-            names.into_iter().filter(|name| Stem::parse(name).is_some_and(|(_, kind)| kind == Kind::Kept))
-        {
-            let length = files.open(&name, false).and_then(|file| file.size()).unwrap_or(0);
-            survey.kept.push((name, length));
+        let length = |name: &str| files.open(name, false).and_then(|file| file.size()).unwrap_or(0);
+        for name in names {
+            match &name[..] {
+                manifest::NAME => survey.manifest = length(&name),
+                manifest::UNFINISHED => survey.unfinished.push(name),
+                _ if Stem::parse(&name).is_some_and(|(_, kind)| kind == Kind::Kept) => {
+                    survey.kept.push((name.clone(), length(&name)));
+                }
+                _ => {}
+            }
         }
+        let mut gone: Vec<Stem> = claims.stems().filter(|stem| !segments.contains(stem)).collect();
+        if !gone.is_empty() {
+            // An owner at work may have removed them before they were listed: it has noted that before.
+            let again = read()?;
+            gone.retain(|stem| again.stems().any(|known| known == *stem));
+        }
+        survey.segments.extend(gone.into_iter().map(|stem| Surveyed::new(stem, Scan::default(), true)));
+        survey.segments.iter_mut().for_each(|segment| segment.known = claims.known(segment.stem));
         survey.segments.sort_by_key(|segment| segment.stem);
         survey.replay(files)?;
         survey.clip();
@@ -113,8 +136,8 @@ impl Survey {
             let gap = segment.replay.gap.map_or(u64::MAX, |gap| gap.from);
             let room = limit.min(gap).saturating_sub(segment.stem.first);
             segment.count = segment.scan.count.min(u32::try_from(room).unwrap_or(u32::MAX));
-            // A name alone proves nothing.
-            if segment.scan.version.is_some() || segment.scan.count > 0 {
+            // A name alone proves nothing; the manifest's word does.
+            if segment.known > 0 || segment.scan.version.is_some() || segment.scan.count > 0 {
                 limit = limit.min(segment.stem.first);
             }
         }
@@ -146,17 +169,22 @@ impl Surveyed {
             Err(Unread::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(unread) => return Err(refused(files, &name, unread)),
         };
-        let replay = Replay::default();
-        Ok(Some(Self {
+        Ok(Some(Self::new(stem, scan, false)))
+    }
+
+    fn new(stem: Stem, scan: Scan, gone: bool) -> Self {
+        Self {
             stem,
+            gone,
+            known: 0,
             count: scan.count,
             scan,
-            replay,
+            replay: Replay::default(),
             side: None,
             covered: 0,
             missing: Vec::new(),
             torn: 0,
-        }))
+        }
     }
 
     /// Reads the side file; the next segment begins with `next`.
@@ -179,7 +207,8 @@ impl Surveyed {
         };
         // What is missing at the end may be known to be done as well.
         let until = next.and_then(|next| u32::try_from(next.checked_sub(self.stem.first)?).ok());
-        let count = self.scan.count.max(until.filter(|until| *until <= 1 << 24).unwrap_or(0));
+        let until = until.unwrap_or(0).max(self.known);
+        let count = self.scan.count.max(Some(until).filter(|until| *until <= 1 << 24).unwrap_or(0));
         let names = std::mem::take(&mut self.scan.names);
         self.replay = Replay::run(&bytes, self.stem, count, names)
             .map_err(|version| refused(files, &name, Unread::Later(version)))?;
@@ -197,7 +226,12 @@ impl Surveyed {
         let rest = if self.count == self.scan.count { self.scan.rest() } else { 0 };
         let count = u64::from(self.count);
         let place = |sequence: u64| sequence.saturating_sub(self.stem.first);
-        let upto = next.map_or(0, place);
+        let upto = match next {
+            // What it had beyond that was given up, or never on the disk.
+            Some(next) if self.gone => place(next).min(self.known.into()),
+            Some(next) => place(next),
+            None => self.known.into(),
+        };
         let gap = self.replay.gap.map_or(upto..upto, |gap| place(gap.from)..place(gap.until));
         let seen = count.max(place(self.covered));
         let own = seen..upto.min(gap.start);
@@ -224,10 +258,11 @@ impl Surveyed {
         }
     }
 
-    /// The sequence after the last one that is its own, or was another's that is gone.
+    /// The sequence after the last one that is its own, readable or not, or was another's that is gone.
     pub fn end(&self) -> u64 {
         let gap = self.replay.gap.map_or(0, |gap| gap.until);
-        gap.max(self.stem.first + u64::from(self.count))
+        let missing = self.missing.last().map_or(0, |missing| missing.records.end);
+        gap.max(self.stem.first + missing.max(self.count.into()))
     }
 }
 

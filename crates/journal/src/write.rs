@@ -19,6 +19,12 @@ impl<F: Files> Journal<F> {
     /// On an error none of them is in the journal, whatever the disk has of them, and the journal can be used as
     /// before.
     pub fn commit(&mut self, sync: bool) -> Result<(), CommitError> {
+        self.commit_staged(sync)?;
+        self.claim();
+        Ok(())
+    }
+
+    fn commit_staged(&mut self, sync: bool) -> Result<(), CommitError> {
         let chunk = std::mem::take(&mut self.tail.staged);
         if chunk.starts.is_empty() {
             return if sync { Ok(self.force()?) } else { Ok(()) };
@@ -38,7 +44,9 @@ impl<F: Files> Journal<F> {
 
     /// Makes everything committed survive a power cut. On an error it stays in memory for the next try.
     pub fn sync(&mut self) -> Result<(), IoError> {
-        self.force()
+        self.force()?;
+        self.claim();
+        Ok(())
     }
 
     /// Commits where what is held must be written anew: with it.
@@ -72,6 +80,7 @@ impl<F: Files> Journal<F> {
     /// Begins a segment.
     fn begin(&mut self) -> Result<(), IoError> {
         (self.tail.file, self.tail.retire) = (None, false);
+        self.claim();
         let stem = self.new_stem(self.next);
         let name = stem.name(Kind::Segment);
         let head = segment_head(stem, &self.names);
@@ -83,6 +92,9 @@ impl<F: Files> Journal<F> {
         self.segments.push(self.segment(stem, head.len() as u64, Marks::new(self.names.len())));
         (self.tail.file, self.tail.synced) = (Some(file), 0);
         (self.tail.dir, self.tail.doubtful) = (true, false);
+        if self.manifest.is_stale(self.segments.len()) {
+            let _ = self.rewrite_manifest(&[]);
+        }
         // What made room counts on being gone before more is written.
         let _ = self.remove_done();
         self.recount();
@@ -165,13 +177,18 @@ impl<F: Files> Journal<F> {
             self.sync_dir()?;
         }
         self.tail.synced = self.end();
+        if let Some(last) = self.segments.last_mut() {
+            last.synced = last.marks.count();
+        }
         Ok(())
     }
 
     /// Makes what was created and removed survive a power cut.
     pub(crate) fn sync_dir(&mut self) -> io::Result<()> {
         // As with a file, what one sync could not write the next one does not mention.
-        self.files.sync_dir().inspect_err(|_| self.tail.doubtful |= self.tail.dir)?;
+        let synced = self.files.sync_dir();
+        self.manifest.dir_synced(synced.is_ok());
+        synced.inspect_err(|_| self.tail.doubtful |= self.tail.dir)?;
         self.tail.dir &= self.tail.doubtful;
         let files = &self.files;
         self.widows.retain(|(name, _)| {
@@ -224,6 +241,7 @@ impl<F: Files> Journal<F> {
                 marks = last.marks.split_off(at);
                 last.index.truncate(at);
             }
+            last.synced = last.synced.min(last.marks.count());
             // Not below the header: nothing may ever have been synced.
             last.end = last.end.min(self.tail.synced.max(segment_head(last.stem, &self.names).len() as u64));
         }
@@ -237,9 +255,12 @@ impl<F: Files> Journal<F> {
             }
             segment.end += chunk.bytes.len() as u64;
         }
-        segment.bytes = segment.end;
+        (segment.bytes, segment.synced) = (segment.end, segment.marks.count());
         self.next = segment.range().end;
+        // What the old one has left, before what the new one has of it.
+        self.claim();
         self.segments.push(segment);
+        self.claim();
         self.tail.clear();
         (self.tail.dir, self.tail.doubtful) = (false, false);
         (self.tail.file, self.tail.synced, self.tail.retire) = (Some(file), self.end(), false);
@@ -260,6 +281,6 @@ impl<F: Files> Journal<F> {
 
     fn segment(&self, stem: Stem, end: u64, marks: Marks) -> Segment {
         let side = Side::new(&self.names);
-        Segment { stem, marks, index: Index::default(), side, end, bytes: end, oldest: None }
+        Segment { stem, marks, index: Index::default(), side, end, synced: 0, bytes: end, oldest: None }
     }
 }

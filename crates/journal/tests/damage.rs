@@ -14,7 +14,7 @@ use watershed_journal::{File, Files, Journal, OpenError, Options, Reason, Record
 
 type Contents = BTreeMap<String, Vec<u8>>;
 
-const RECORDS: u64 = 120;
+const RECORDS: u64 = 121;
 
 fn options() -> Options {
     Options { segment_bytes: 4096, max_bytes: 1 << 20, ..Options::new(["a", "b"]) }
@@ -108,7 +108,6 @@ fn segments(contents: &Contents) -> Vec<String> {
 #[test]
 fn a_flipped_bit_loses_one_record_at_most_and_is_counted() {
     let whole = journal();
-    let last = segments(&whole).pop().unwrap();
     assert!(segments(&whole).len() > 5 && missing(&open(&whole)).is_empty());
     let mut random = Random::new(2);
     for _ in 0..600 {
@@ -121,8 +120,11 @@ fn a_flipped_bit_loses_one_record_at_most_and_is_counted() {
         let found = open(&damaged);
         let missing = missing(&found);
         assert!(missing.len() <= usize::from(name.ends_with(".seg")), "{name} {at}: {missing:?}");
-        let torn = name == last && found.recovery.torn_bytes > 0;
-        assert_eq!(missing.len() as u64, if torn { missing.len() as u64 } else { lost(&found.recovery) });
+        assert_eq!(
+            (missing.len() as u64, found.recovery.torn_bytes),
+            (lost(&found.recovery), 0),
+            "{name} {at}"
+        );
         for lost in &found.recovery.lost {
             assert_eq!((lost.from, lost.reason), (missing[0], Reason::Damaged));
             assert!(lost.kept.is_some());
@@ -134,26 +136,61 @@ fn a_flipped_bit_loses_one_record_at_most_and_is_counted() {
 }
 
 #[test]
-fn a_file_that_is_gone_is_missed_where_that_can_be_known() {
+fn a_segment_that_is_gone_is_missed_wherever_it_was() {
     let whole = journal();
     let segments = segments(&whole);
-    for (at, name) in segments.iter().enumerate() {
+    for name in &segments {
         let mut damaged = whole.clone();
         damaged.remove(name);
         let found = open(&damaged);
         let missing = missing(&found);
-        let known = at > 0 && at + 1 < segments.len();
-        assert_eq!(found.recovery.lost.len(), usize::from(known));
-        for lost in &found.recovery.lost {
-            // Which of them were done went with the file.
-            assert!(
-                lost.from <= missing[0]
-                    && lost.to >= *missing.last().unwrap()
-                    && lost.reason == Reason::Missing
-            );
-            assert_eq!(lost.records, lost.to - lost.from + 1);
-        }
+        assert!(!missing.is_empty() && missing.len() as u64 == lost(&found.recovery), "{name}");
+        // Which of them were done goes with the side file.
+        damaged.remove(&name.replace(".seg", ".done"));
+        let [lost] = &open(&damaged).recovery.lost[..] else { panic!("{name} is one loss") };
+        assert!(lost.from <= missing[0] && lost.to >= missing[missing.len() - 1]);
+        assert_eq!((lost.records, lost.reason), (lost.to - lost.from + 1, Reason::Missing));
     }
+    // Several, and all.
+    for gone in [&segments[..3], &segments[segments.len() - 3..], &segments] {
+        let mut damaged = whole.clone();
+        damaged.retain(|name, _| !gone.contains(name));
+        let found = open(&damaged);
+        assert_eq!(
+            (missing(&found).len() as u64, found.recovery.lost.len()),
+            (lost(&found.recovery), gone.len())
+        );
+    }
+}
+
+#[test]
+fn without_a_manifest_what_is_gone_is_missed_between_two_others() {
+    let mut whole = journal();
+    let manifest = whole.remove("manifest").unwrap();
+    let segments = segments(&whole);
+    for (at, name) in segments.iter().enumerate() {
+        let mut damaged = whole.clone();
+        damaged.remove(name);
+        let known = at > 0 && at + 1 < segments.len();
+        assert_eq!(open(&damaged).recovery.lost.len(), usize::from(known));
+    }
+    // Half a manifest is none: what it has lost may have been that something is gone.
+    let mut random = Random::new(5);
+    for _ in 0..100 {
+        let mut half = manifest.clone();
+        let at = random.below(half.len() as u64) as usize;
+        half[at] ^= 1 << random.below(8);
+        let mut damaged = whole.clone();
+        damaged.insert("manifest".to_owned(), half);
+        assert!(missing(&open(&damaged)).is_empty());
+        damaged.remove(&segments[0]);
+        assert!(open(&damaged).recovery.lost.is_empty());
+    }
+}
+
+#[test]
+fn a_side_file_that_is_gone_costs_nothing_but_repetition() {
+    let whole = journal();
     for name in whole.keys().filter(|name| name.ends_with(".done")) {
         let mut damaged = whole.clone();
         damaged.remove(name);
@@ -163,9 +200,30 @@ fn a_file_that_is_gone_is_missed_where_that_can_be_known() {
 }
 
 #[test]
+fn what_was_only_written_is_missed_until_the_power_goes() {
+    let disk = Disk::new(Random::new(1));
+    let (mut journal, _) = Journal::open(disk.clone(), options()).unwrap();
+    for (sequence, sync) in [(1, true), (2, false), (3, false)] {
+        let payload = [Bytes::from(payload(sequence))];
+        journal.append(&Record { payload: &payload, ..Record::default() }).unwrap();
+        journal.commit(sync).unwrap();
+    }
+    drop(journal);
+    let mut damaged = contents(&disk);
+    let name = segments(&damaged).remove(0);
+    damaged.remove(&name);
+    assert_eq!(lost(&open(&damaged).recovery), 3);
+    let disk = on_disk(&damaged);
+    ["manifest", "lock"].iter().for_each(|name| _ = disk.open(name, true).map(|mut file| file.sync_data()));
+    disk.sync_dir().unwrap();
+    disk.restart();
+    let (_, recovery) = Journal::open(disk, options()).unwrap();
+    assert_eq!((recovery.lost[0].from, recovery.lost[0].to), (1, 1), "the others may never have been there");
+}
+
+#[test]
 fn a_file_that_is_cut_off_loses_what_was_behind_the_cut() {
     let whole = journal();
-    let last = segments(&whole).pop().unwrap();
     let mut random = Random::new(3);
     for _ in 0..300 {
         let mut damaged = whole.clone();
@@ -176,7 +234,7 @@ fn a_file_that_is_cut_off_loses_what_was_behind_the_cut() {
         let found = open(&damaged);
         let missing = missing(&found).len() as u64;
         assert!(missing == 0 || name.ends_with(".seg"));
-        assert_eq!(lost(&found.recovery), if name == last { 0 } else { missing }, "{name}");
+        assert_eq!(lost(&found.recovery), missing, "{name}");
     }
 }
 

@@ -254,7 +254,11 @@ fn a_branch_that_is_no_more_is_not_owed_what_everybody_else_has() -> Result {
     let (_, recovery) = open(place.path(), &Options::new(["x"]))?;
     assert_eq!((recovery.owed, recovery.orphaned), (vec![2], vec![]));
     let (_, recovery) = open(place.path(), &Options::new(["z", "x"]))?;
-    assert_eq!((recovery.records, recovery.owed), (2, vec![2, 2]), "z is owed what was not finished without it");
+    assert_eq!(
+        (recovery.records, recovery.owed),
+        (2, vec![2, 2]),
+        "z is owed what was not finished without it"
+    );
     Ok(())
 }
 

@@ -86,6 +86,10 @@ impl Files for ReadOnly {
         refused()
     }
 
+    fn boot(&self) -> u64 {
+        self.files.boot()
+    }
+
     fn lock(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -35,6 +35,8 @@ struct State {
     entries: Vec<Entry>,
     nodes: BTreeMap<u64, Node>,
     next: u64,
+    /// How often the power came.
+    boots: u64,
     /// How many calls there are until the power goes.
     fuse: Option<u64>,
     dead: bool,
@@ -107,6 +109,7 @@ impl Disk {
             entries: Vec::new(),
             nodes: BTreeMap::new(),
             next: 0,
+            boots: 1,
             fuse: None,
             dead: false,
             odds: 0,
@@ -143,6 +146,7 @@ impl Disk {
     pub fn restart(&self) {
         let state = &mut *self.0.borrow_mut();
         (state.dead, state.fuse, state.haunted) = (false, None, false);
+        state.boots += 1;
         state.settle_entries();
         state.names = state.synced.clone();
         let State { random, nodes, names, .. } = state;
@@ -341,6 +345,10 @@ impl Files for Disk {
             }
             Ok(())
         })
+    }
+
+    fn boot(&self) -> u64 {
+        self.0.borrow().boots
     }
 
     fn lock(&mut self) -> Result<()> {
