@@ -6,6 +6,7 @@
 
 mod branch;
 mod counters;
+mod handing;
 mod hands;
 mod trial;
 mod writer;

@@ -6,17 +6,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use watershed_delivery::{Budget, Cause, Fault, Guard, Outcome, Rejection};
+use watershed_delivery::{Budget, Cause, Fault, Outcome};
 use watershed_journal::{
-    AppendError, Compression, Journal, Loss, OnFull, OpenError, Options, OsFiles, Record, Recovery, Stored,
-    Usage,
+    AppendError, Compression, Journal, Loss, OnFull, OpenError, Options, OsFiles, Record, Recovery, Usage,
 };
 use watershed_stage::Env;
 
 use super::branch::Branch;
 use super::counters::Counters;
-use super::trial::{Step, Trial};
-use super::{Desk, Ended, Kept, New, Papers, Plan, Replay, hands, window};
+use super::trial::Trial;
+use super::{Desk, Ended, Kept, New, Papers, Plan, window};
 use crate::envelope::{Envelope, kind};
 use crate::letters::{self, Letters};
 use crate::settings::{self, FileStorageSettings, Sync};
@@ -27,9 +26,6 @@ const FLUSH: Duration = Duration::from_millis(50);
 /// What is written and not yet forced to the disk under `sync = "interval"`, at most, in bytes.
 const UNSYNCED: u64 = 16 << 20;
 
-/// What is read at once, in bytes.
-const CHUNK: usize = 256 << 10;
-
 /// The part of a commit's time that the next one waits for company.
 const GATHER: u32 = 2;
 
@@ -37,20 +33,20 @@ const GATHER: u32 = 2;
 const QUIET: Duration = Duration::from_secs(10);
 
 pub(super) struct Writer {
-    desk: Arc<Desk>,
-    journal: Journal<OsFiles>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) journal: Journal<OsFiles>,
     settings: FileStorageSettings,
-    directory: PathBuf,
-    branches: Vec<Branch>,
-    window: u64,
-    budget: Arc<Budget>,
-    letters: Letters,
-    counters: Counters,
-    trial: Trial,
+    pub(super) directory: PathBuf,
+    pub(super) branches: Vec<Branch>,
+    pub(super) window: u64,
+    pub(super) budget: Arc<Budget>,
+    pub(super) letters: Letters,
+    pub(super) counters: Counters,
+    pub(super) trial: Trial,
     /// The first record of this process. What was there before may have killed the one before.
-    first: Option<u64>,
+    pub(super) first: Option<u64>,
     /// Something has been written or has ended since then that is not written down, or not shown.
-    changed: Option<Instant>,
+    pub(super) changed: Option<Instant>,
     /// Records that are not forced to the disk, since then.
     unsynced: Option<Instant>,
     /// Until when, after a commit, more is waited for, and how many records that commit had.
@@ -232,24 +228,6 @@ impl Writer {
         }
     }
 
-    /// The debt of those who are given at once what was just written, since they wait for nothing else.
-    fn hand_over(&mut self, sequence: u64, bytes: u64, now: Instant) -> Option<Guard> {
-        let mut given = 0;
-        if self.trial.is_on() {
-            return None;
-        }
-        for (place, branch) in self.branches.iter_mut().enumerate() {
-            if !branch.has_refused()
-                && branch.has_room(self.window, now)
-                && self.journal.skip(sequence, place)
-            {
-                branch.given(bytes);
-                given |= 1 << place;
-            }
-        }
-        hands::debt(&self.desk, sequence, bytes, given)
-    }
-
     fn refuse(&self, new: New, error: AppendError) {
         let items = new.payload.items() as u64;
         let (reason, outcome) = match error {
@@ -294,173 +272,6 @@ impl Writer {
                 self.branches[place].ended(bytes);
                 self.journal.complete(sequence, place);
             }
-        }
-    }
-
-    /// Keeps as a dead letter what a branch will never take.
-    fn bury(
-        &mut self,
-        sequence: u64,
-        place: usize,
-        rejection: &Rejection,
-    ) -> Result<(), Box<dyn std::error::Error>> {
-        if let Some(stored) = self.journal.get(sequence)? {
-            let end = self.desk.ends[place].clone();
-            self.keep_letter(&stored, &end, rejection)?;
-        }
-        Ok(())
-    }
-
-    fn keep_letter(
-        &mut self,
-        stored: &Stored,
-        to: &str,
-        rejection: &Rejection,
-    ) -> Result<(), Box<dyn std::error::Error>> {
-        let Stored { kind, items, arrived, attempts, context, payload, .. } = stored;
-        let record = Record {
-            kind: *kind,
-            items: *items,
-            arrived: *arrived,
-            attempts: *attempts,
-            context,
-            payload: std::slice::from_ref(payload),
-        };
-        self.letters.keep(&record, to, rejection)?;
-        self.counters.dead_letters.add(1);
-        Ok(())
-    }
-
-    /// Tries those whom earlier processes may have died of, before anything else is handed out.
-    fn try_suspects(&mut self, now: Instant) {
-        // Nobody to try them by yet.
-        if self.desk.papers.lock().lanes.is_empty() {
-            return;
-        }
-        while self.trial.is_on() {
-            let tried = match self.trial.step(now) {
-                Step::Over | Step::Wait(_) => return,
-                Step::Acquit(sequence) => {
-                    self.journal.acquit(sequence);
-                    Ok(())
-                }
-                Step::Try(sequence) => self.try_alone(sequence),
-                Step::Condemn(sequence) => self.condemn(sequence),
-            };
-            self.changed = self.changed.or(Some(now));
-            if let Err(error) = tried {
-                self.complain(now, "a suspect can not be tried", &*error);
-            }
-        }
-    }
-
-    fn try_alone(&mut self, sequence: u64) -> Result<(), Box<dyn std::error::Error>> {
-        let Some(stored) = self.journal.get(sequence)? else { return Ok(()) };
-        self.journal.alone(sequence);
-        self.journal.flush()?;
-        tracing::warn!(directory = %self.directory.display(), sequence, attempts = stored.attempts,
-            "a record was in hand at several deaths of the process: it is tried alone");
-        for place in (0..self.branches.len()).filter(|place| stored.owed & 1 << place != 0) {
-            self.trial.given(sequence, place);
-        }
-        self.send(stored.owed, stored);
-        Ok(())
-    }
-
-    fn condemn(&mut self, sequence: u64) -> Result<(), Box<dyn std::error::Error>> {
-        let Some(stored) = self.journal.get(sequence)? else { return Ok(()) };
-        let reason = "the process died each time it was tried alone".into();
-        let rejection = Rejection { fault: Fault::Poison, reason, items: stored.items.into() };
-        tracing::error!(directory = %self.directory.display(), sequence, items = stored.items,
-            "a record kills the process: it is a dead letter");
-        self.keep_letter(&stored, "", &rejection)?;
-        self.journal.complete_all(sequence);
-        Ok(())
-    }
-
-    /// Hands out what has to be read, as far as there is room for it in memory.
-    fn hand_out(&mut self, now: Instant) {
-        let mut more = self.trial.is_on();
-        if more {
-            return self.desk.eager.store(more, Ordering::Relaxed);
-        }
-        for place in 0..self.branches.len() {
-            while self.branches[place].has_room(self.window, now) {
-                if !self.hand_out_some(place, now) {
-                    break;
-                }
-            }
-            more |= self.branches[place].has_refused() || self.journal.is_behind(place);
-        }
-        self.desk.eager.store(more, Ordering::Relaxed);
-    }
-
-    /// Hands out what comes next to one branch; whether there was anything.
-    fn hand_out_some(&mut self, place: usize, now: Instant) -> bool {
-        let mut read = Vec::new();
-        let refused = self.branches[place].next_refused();
-        let found = match refused {
-            Some(sequence) => self.journal.get(sequence).map(|stored| read.extend(stored)),
-            None => self.journal.read(place, CHUNK, &mut read),
-        };
-        if let Err(error) = found {
-            self.complain(now, "records can not be read", &error);
-            if let Some(sequence) = refused {
-                self.branches[place].refused(sequence, 0, None, now);
-            }
-            return false;
-        }
-        self.mark(&read, now);
-        let any = refused.is_some() || !read.is_empty();
-        for stored in read {
-            if !self.trial.has_given(stored.sequence, place) {
-                self.replay(stored, place, now);
-            }
-        }
-        any
-    }
-
-    /// Notes beside records that came from the process before that they are tried once more: one of them may be why
-    /// that process died.
-    fn mark(&mut self, read: &[Stored], now: Instant) {
-        let inherited = |stored: &&Stored| self.first.is_none_or(|first| stored.sequence < first);
-        let inherited: Vec<u64> = read.iter().filter(inherited).map(|stored| stored.sequence).collect();
-        if !inherited.is_empty() {
-            self.journal.attempted(&inherited);
-            if let Err(error) = self.journal.flush() {
-                self.complain(now, "attempts can not be noted", &error);
-            }
-        }
-    }
-
-    /// Sends a record on for one branch, and for those others that would be given it next.
-    fn replay(&mut self, stored: Stored, place: usize, now: Instant) {
-        let mut given = 1 << place;
-        for (other, branch) in self.branches.iter().enumerate().filter(|(other, _)| *other != place) {
-            let owed = stored.owed & 1 << other != 0 && !self.trial.has_given(stored.sequence, other);
-            if owed && branch.has_room(self.window, now) && self.journal.skip(stored.sequence, other) {
-                given |= 1 << other;
-            }
-        }
-        self.send(given, stored);
-    }
-
-    /// Sends a record on for these branches. Where no lane has room its debt ends unpaid, and it comes back.
-    fn send(&mut self, branches: u64, stored: Stored) {
-        let bytes = stored.payload.len() as u64;
-        let given = |place: &usize| branches & 1 << place != 0;
-        let first = (0..self.branches.len()).find(given).unwrap_or(0);
-        (0..self.branches.len()).filter(given).for_each(|place| self.branches[place].given(bytes));
-        let Some(guard) = hands::debt(&self.desk, stored.sequence, bytes, branches) else { return };
-        self.counters.replayed.add(1);
-        let permit = self.budget.overdraw(bytes);
-        let mut papers = self.desk.papers.lock();
-        papers.lanes.retain(|lane| !lane.is_closed());
-        // Always by the same lane: what keeps time by the data behind it must have it in order.
-        let lane = papers.lanes.get(first % papers.lanes.len().max(1)).cloned();
-        drop(papers);
-        if let Some(room) = lane.and_then(|lane| lane.try_reserve_owned().ok()) {
-            room.send(Replay { stored, guard, permit });
         }
     }
 
@@ -517,7 +328,7 @@ impl Writer {
         self.show();
     }
 
-    fn complain(&mut self, now: Instant, what: &str, error: &dyn std::fmt::Display) {
+    pub(super) fn complain(&mut self, now: Instant, what: &str, error: &dyn std::fmt::Display) {
         if self.complained.is_none_or(|last| now >= last + QUIET) {
             self.complained = Some(now);
             tracing::error!(directory = %self.directory.display(), %error, "journal: {what}");
