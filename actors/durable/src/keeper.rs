@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
@@ -22,6 +23,9 @@ use crate::post::PostBox;
 use crate::settings::{FileStorageSettings, JournalSettings};
 use crate::store::{Kept, Plan, Replay, Store, directory};
 
+/// How long a message waits that could not be written.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// The extension `file_storage`.
 pub(crate) struct FileStorage(Arc<FileStorageSettings>);
 
@@ -38,6 +42,7 @@ struct Keeper {
     way: Way,
     lease: Lease<Message>,
     replays: mpsc::Receiver<Replay>,
+    drains: bool,
     writing: FuturesUnordered<LocalBoxFuture<'static, (Ticket, Written)>>,
 }
 
@@ -123,7 +128,7 @@ impl StageSpec for KeeperSpec {
                 let pipeline = env.pipeline.as_ref().unwrap_or(&env.id);
                 let way = Way::new(downstream, &env, pipeline);
                 let (replays, writing) = (store.attach(), FuturesUnordered::new());
-                Keeper { store, way, lease, replays, writing }.run().await
+                Keeper { store, way, lease, replays, drains: false, writing }.run().await
             }
             .boxed_local()
         })
@@ -170,10 +175,16 @@ impl Keeper {
                 Some((ticket, written)) = self.writing.next(), if !self.writing.is_empty() => {
                     self.written(ticket, written)?;
                 }
-                Some(replay) = self.replays.recv(), if !drained => self.hand_on(replay),
+                replay = self.replays.recv(), if !drained => match replay {
+                    Some(replay) => self.hand_on(replay),
+                    None => return Err(Failure::new("its journal can not be read any more")),
+                },
                 next = self.lease.next(), if !drained => match next {
                     Next::Mail(ticket) => self.write(ticket),
-                    Next::Control(Control::Drain { .. }) => self.store.quiet(),
+                    Next::Control(Control::Drain { .. }) => {
+                        self.drains = true;
+                        self.store.quiet();
+                    }
                     Next::Drained => drained = true,
                 },
             }
@@ -187,12 +198,29 @@ impl Keeper {
         self.writing.push(kept.map(|written| (ticket, written)).boxed_local());
     }
 
+    /// Tries again later with what has no sender any more who would: he has had his "ok".
+    fn write_again(&self, ticket: Ticket) {
+        let look = |mail: &Message| (mail.payload.clone(), mail.context.clone());
+        let Some((payload, context)) = self.lease.with(&ticket, look) else { return };
+        let store = self.store.clone();
+        let again = async move {
+            tokio::time::sleep(AGAIN).await;
+            store.write(payload, context).await
+        };
+        self.writing.push(again.map(|written| (ticket, written)).boxed_local());
+    }
+
     fn written(&self, ticket: Ticket, written: Written) -> Result<(), Failure> {
         let written = written.map_err(|_| Failure::new("its journal can not be written any more"))?;
         let Kept { sequence, guard } = match written {
             Ok(kept) => kept,
             Err(outcome) => {
-                self.lease.finish(ticket, outcome);
+                let awaited = self.lease.with(&ticket, |mail| mail.guard.is_awaited());
+                if matches!(outcome, Outcome::Refused(_)) && awaited == Some(false) && !self.drains {
+                    self.write_again(ticket);
+                } else {
+                    self.lease.finish(ticket, outcome);
+                }
                 return Ok(());
             }
         };

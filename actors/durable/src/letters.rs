@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use watershed_delivery::Rejection;
-use watershed_journal::{Journal, OnFull, Options, OsFiles, Record};
+use watershed_journal::{AppendError, Journal, OnFull, Options, OsFiles, Record};
 use watershed_stage::wall_clock;
 
 use crate::envelope::{Envelope, Letter};
@@ -35,15 +35,16 @@ impl Letters {
         Self { directory, max_bytes, journal: None, last: None }
     }
 
-    /// Keeps a record that `to` will never take. Once this returns it is on the disk.
+    /// Keeps a record that `to` will never take. Once this returns true it is on the disk; it is lost where letters are
+    /// not kept. Of what is larger than all letters may be, only the envelope is kept.
     pub(crate) fn keep(
         &mut self,
         record: &Record<'_>,
         to: &str,
         rejection: &Rejection,
-    ) -> Result<(), Box<dyn std::error::Error>> {
+    ) -> Result<bool, Box<dyn std::error::Error>> {
         if self.max_bytes == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let journal = match &mut self.journal {
             Some(journal) => journal,
@@ -58,8 +59,20 @@ impl Letters {
             at: wall_clock(),
         });
         self.last = Some(Instant::now());
-        journal.append(&Record { context: &envelope.to_bytes(), ..*record })?;
-        Ok(journal.commit(true)?)
+        let context = envelope.to_bytes();
+        let whole = match journal.append(&Record { context: &context, ..*record }) {
+            Err(AppendError::TooLarge | AppendError::Full) => {
+                journal.append(&Record { context: &context, payload: &[], ..*record })?;
+                false
+            }
+            appended => appended.map(|_| true)?,
+        };
+        journal.commit(true)?;
+        for gone in journal.given_up() {
+            tracing::warn!(directory = %self.directory.display(), letters = gone.records,
+                "dead letters are given up for newer ones");
+        }
+        Ok(whole)
     }
 
     /// Gives up the directory until the next letter, if there has been none for a while: to open it again is to read

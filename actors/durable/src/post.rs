@@ -102,9 +102,12 @@ fn write(desk: &Desk, mut letters: Letters, lost: &Counter) {
                 context: &Envelope::of(context).to_bytes(),
                 payload: payload.requests(),
             };
-            if let Err(error) = letters.keep(&record, to, rejection) {
-                let Rejection { items, reason, .. } = rejection;
+            let Rejection { items, reason, .. } = rejection;
+            let kept = letters.keep(&record, to, rejection);
+            if !matches!(kept, Ok(true)) {
                 lost.add(*items);
+            }
+            if let Err(error) = kept {
                 tracing::error!(%to, items, %reason, %error, "a dead letter can not be kept, and is lost");
             }
         }

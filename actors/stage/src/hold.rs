@@ -71,10 +71,13 @@ impl Holding {
         }
     }
 
-    /// What was asked for and released by a call that failed is as if it had not been.
+    /// A call has failed: what it asked for is not held, and what it released, which nobody has any more, is refused.
     pub(crate) fn forget(&mut self) {
         self.asked.clear();
-        self.released.clear();
+        let released = std::mem::take(&mut self.released).into_iter().flat_map(|(held, _)| held);
+        for part in released.filter_map(|held| self.parts.remove(&held)).collect::<Vec<_>>() {
+            part.guard.resolve(Outcome::refused(Cause::Failure, "its stage failed when it was released"));
+        }
     }
 
     /// What was released since the last call.

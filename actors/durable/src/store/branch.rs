@@ -81,6 +81,14 @@ impl Branch {
         }
     }
 
+    /// It is given nothing for a while, since what is next, perhaps what it had refused, can not be read.
+    pub(super) fn rest(&mut self, refused: Option<u64>, now: Instant) {
+        if let Some(sequence) = refused {
+            self.again.push_front(sequence);
+        }
+        self.pause = Some(now + PAUSES.1);
+    }
+
     fn returned(&mut self, bytes: u64) {
         self.in_hand.0 = self.in_hand.0.saturating_sub(1);
         self.in_hand.1 = self.in_hand.1.saturating_sub(bytes);

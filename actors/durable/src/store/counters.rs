@@ -96,7 +96,7 @@ impl Counters {
             usage,
         };
         // There before anything is lost, so that whoever watches for it sees that nothing is.
-        for reason in ["full", "damaged", "file missing", "orphaned"] {
+        for reason in ["full", "damaged", "file missing", "orphaned", "dead_letter"] {
             counters.lost(reason);
         }
         for reason in ["full", "disk", "unsynced", "too_large"] {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 use watershed_delivery::{Fault, Guard, Rejection};
-use watershed_journal::{Record, Stored};
+use watershed_journal::{ReadError, Reason, Record, Stored};
 
 use super::trial::Step;
 use super::writer::Writer;
@@ -105,15 +105,11 @@ impl Writer {
             Some(sequence) => self.journal.get(sequence).map(|stored| read.extend(stored)),
             None => self.journal.read(place, CHUNK, &mut read),
         };
+        let mut any = refused.is_some() || !read.is_empty();
         if let Err(error) = found {
-            self.complain(now, "records can not be read", &error);
-            if let Some(sequence) = refused {
-                self.branches[place].refused(sequence, 0, None, now);
-            }
-            return false;
+            any = self.unreadable(&error, place, refused, now);
         }
         self.mark(&read, now);
-        let any = refused.is_some() || !read.is_empty();
         for stored in read {
             if !self.trial.has_given(stored.sequence, place) {
                 self.replay(stored, place, now);
@@ -122,11 +118,26 @@ impl Writer {
         any
     }
 
+    /// What becomes of a record that can not be read: given up where its file is gone, else tried again later. Whether
+    /// there may be more to hand out now.
+    fn unreadable(&mut self, error: &ReadError, place: usize, refused: Option<u64>, now: Instant) -> bool {
+        self.complain(now, "records can not be read", error);
+        if error.source.source.kind() == std::io::ErrorKind::NotFound {
+            self.journal.complete_all(error.sequence);
+            self.counters.lost(&Reason::Missing.to_string()).add(1);
+            self.changed = self.changed.or(Some(now));
+            return true;
+        }
+        self.branches[place].rest(refused, now);
+        false
+    }
+
     /// Notes beside records that came from the process before that they are tried once more: one of them may be why
     /// that process died.
     fn mark(&mut self, read: &[Stored], now: Instant) {
-        let inherited = |stored: &&Stored| self.first.is_none_or(|first| stored.sequence < first);
-        let inherited: Vec<u64> = read.iter().filter(inherited).map(|stored| stored.sequence).collect();
+        let inherited = read.iter().map(|stored| stored.sequence);
+        let inherited = inherited.filter(|sequence| self.first.is_none_or(|first| *sequence < first));
+        let inherited: Vec<u64> = inherited.filter(|sequence| self.marked.insert(*sequence)).collect();
         if !inherited.is_empty() {
             self.journal.attempted(&inherited);
             if let Err(error) = self.journal.flush() {
@@ -157,10 +168,12 @@ impl Writer {
         self.counters.replayed.add(1);
         let permit = self.budget.overdraw(bytes);
         let mut papers = self.desk.papers.lock();
-        papers.lanes.retain(|lane| !lane.is_closed());
+        // A lane that is gone may still hold what owes something, and that ends on the desk: not under its lock.
+        let gone: Vec<_> = papers.lanes.extract_if(.., |lane| lane.is_closed()).collect();
         // Always by the same lane: what keeps time by the data behind it must have it in order.
         let lane = papers.lanes.get(first % papers.lanes.len().max(1)).cloned();
         drop(papers);
+        drop(gone);
         if let Some(room) = lane.and_then(|lane| lane.try_reserve_owned().ok()) {
             room.send(Replay { stored, guard, permit });
         }
@@ -195,8 +208,11 @@ impl Writer {
             context,
             payload: std::slice::from_ref(payload),
         };
-        self.letters.keep(&record, to, rejection)?;
-        self.counters.dead_letters.add(1);
+        if self.letters.keep(&record, to, rejection)? {
+            self.counters.dead_letters.add(1);
+        } else {
+            self.counters.lost("dead_letter").add(1);
+        }
         Ok(())
     }
 }

@@ -69,6 +69,11 @@ impl Trial {
         self.current.map(|(_, until)| until)
     }
 
+    /// Who is tried, and has not died of it.
+    pub(super) fn tried(&self) -> Option<u64> {
+        self.current.map(|(sequence, _)| sequence)
+    }
+
     pub(super) fn step(&mut self, now: Instant) -> Step {
         if let Some((sequence, until)) = self.current {
             let out = self.in_hand.iter().any(|(tried, _)| *tried == sequence);

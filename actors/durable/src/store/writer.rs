@@ -1,5 +1,6 @@
 //! The thread that owns a journal.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,6 +44,8 @@ pub(super) struct Writer {
     pub(super) letters: Letters,
     pub(super) counters: Counters,
     pub(super) trial: Trial,
+    /// Records that were marked in this process as tried, and are not done.
+    pub(super) marked: HashSet<u64>,
     /// The first record of this process. What was there before may have killed the one before.
     pub(super) first: Option<u64>,
     /// Something has been written or has ended since then that is not written down, or not shown.
@@ -90,6 +93,7 @@ impl Writer {
             directory: directory.clone(),
             counters,
             trial,
+            marked: HashSet::new(),
             first: None,
             changed: None,
             unsynced: None,
@@ -123,16 +127,12 @@ impl Writer {
 
     /// Waits until there is something to do; takes what lies on the desk.
     fn wait(&self) -> Papers {
-        let due = [
-            self.changed.map(|since| since + FLUSH),
-            self.sync_at(),
-            self.trial.until(),
-            self.letters.rests_at(),
-        ];
-        let due = due.into_iter().flatten();
-        let pauses = self.branches.iter().filter_map(Branch::pause);
-        let due = due.chain(pauses).min();
         let mut papers = self.desk.papers.lock();
+        // Nobody is tried where nothing is handed out.
+        let trial = self.trial.until().filter(|_| !papers.quiet && !papers.lanes.is_empty());
+        let due = [self.changed.map(|since| since + FLUSH), self.sync_at(), trial, self.letters.rests_at()];
+        let pauses = self.branches.iter().filter_map(Branch::pause);
+        let due = due.into_iter().flatten().chain(pauses).min();
         // Those who were answered by the last commit are about to come again: a commit that does not wait for them
         // leaves them to the next one, and two half-empty ones take turns for ever.
         if let Some((until, of_the_last)) = self.gather {
@@ -202,6 +202,7 @@ impl Writer {
         if let Err(error) = committed {
             self.complain(now, "nothing can be written", &error);
             self.counters.refused("disk").add(written.len() as u64);
+            self.set_full(now);
             let outcome = Outcome::refused(Cause::Overload, "the journal's disk does not take it");
             for (new, _) in written {
                 let _ = new.reply.send(Err(outcome.clone()));
@@ -228,11 +229,17 @@ impl Writer {
         }
     }
 
-    fn refuse(&self, new: New, error: AppendError) {
+    /// Has nothing sent here for a moment; after that it is seen whether there is room.
+    fn set_full(&mut self, now: Instant) {
+        self.desk.full.store(true, Ordering::Relaxed);
+        self.changed = self.changed.or(Some(now));
+    }
+
+    fn refuse(&mut self, new: New, error: AppendError) {
         let items = new.payload.items() as u64;
         let (reason, outcome) = match error {
             AppendError::Full => {
-                self.desk.full.store(true, Ordering::Relaxed);
+                self.set_full(Instant::now());
                 ("full", Outcome::refused(Cause::Overload, "the journal is full"))
             }
             AppendError::Unsynced => {
@@ -258,6 +265,7 @@ impl Writer {
         match outcome {
             Outcome::Delivered | Outcome::Dropped { .. } => {
                 branch.ended(bytes);
+                self.marked.remove(&sequence);
                 self.journal.complete(sequence, place);
             }
             Outcome::Refused(refusal) => {
@@ -321,9 +329,16 @@ impl Writer {
     }
 
     fn close(mut self) {
-        let flushed = self.journal.flush().and_then(|()| self.journal.sync());
-        if let Err(error) = flushed {
-            self.complain(Instant::now(), "what has ended can not be written", &error);
+        // Who ends in peace speaks against nobody.
+        let tried = self.trial.tried();
+        self.marked.iter().copied().chain(tried).for_each(|sequence| self.journal.acquit(sequence));
+        for (what, done) in [
+            ("what has ended can not be written", self.journal.flush()),
+            ("the disk can not be forced", self.journal.sync()),
+        ] {
+            if let Err(error) = done {
+                self.complain(Instant::now(), what, &error);
+            }
         }
         self.show();
     }
