@@ -66,7 +66,7 @@ impl<F: Files> Journal<F> {
         let forgotten = self.forget(&goes);
         forgotten.map_err(failed(&self.files, manifest::NAME, "can not be written, nor removed"))?;
         let mut result = Ok(());
-        let (files, widows) = (&self.files, &mut self.widows);
+        let Self { files, widows, manifest, .. } = self;
         self.segments.retain(|segment| {
             if !goes.contains(&segment.stem) {
                 return true;
@@ -78,6 +78,7 @@ impl<F: Files> Journal<F> {
                 result = Err(failed(files, &name, "can not be removed")(error));
                 return true;
             }
+            manifest.gone.push(segment.stem);
             widows.extend(segment.side.length.map(|_| (segment.stem.name(Kind::Side), segment.side.size)));
             false
         });
@@ -123,7 +124,7 @@ impl<F: Files> Journal<F> {
     pub(crate) fn rewrite_manifest(&mut self, gone: &[Stem]) -> io::Result<()> {
         let stays = self.segments.iter().filter(|segment| !gone.contains(&segment.stem));
         let claims: Vec<Claim> = stays.map(Segment::claim).collect();
-        self.manifest.rewrite(&self.files, &claims, (self.number, self.next))
+        self.manifest.rewrite(&self.files, &claims, gone, (self.number, self.next))
     }
 
     /// Notes beside the segments that stay which ones after them go, so that nobody misses those. Where that can not

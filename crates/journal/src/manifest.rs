@@ -6,11 +6,11 @@
 //! were only written count as long as the machine has not been started anew, since only that can lose them. Nothing
 //! else of it is synced: what the power takes of it is only not known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::format::{HEAD, Head, MAX_SEQUENCE, Stem, u32_at, u64_at};
-use crate::frame::{FRAME, MAX_CONTENT, content, frame};
+use crate::frame::{FRAME, MAX_CONTENT, content, find_frame, frame};
 use crate::{File, Files};
 
 /// The file's name.
@@ -56,6 +56,8 @@ pub(crate) struct Claim {
 pub(crate) struct Claims {
     /// The segments that there are, each with how many of its records are known to have been there.
     known: BTreeMap<Stem, u32>,
+    /// The numbers of segments all of whose records were done: their files may come back with the power.
+    gone: BTreeSet<u64>,
     /// No segment before had this number, or one above it.
     pub number: u64,
     /// No record before had this sequence, or one above it.
@@ -71,6 +73,8 @@ pub(crate) struct Manifest<F> {
     pub size: u64,
     /// The last frame, if it is of a segment, and where it begins: what is said of the same one again takes its place.
     last: Option<(Claim, u64)>,
+    /// Segments whose files were removed, and may come back with the power.
+    pub gone: Vec<Stem>,
     /// Whether there may be one in the directory, or come back with the power.
     there: bool,
     /// Whether it was renamed, and the directory not synced since.
@@ -80,8 +84,8 @@ pub(crate) struct Manifest<F> {
 // === impl Claims ===
 
 impl Claims {
-    /// What the directory's manifest says: nothing where there is none, or a byte of it is damaged, since that may
-    /// have said that a segment is gone. Or the version, where it is a later one.
+    /// What the directory's manifest says. Where there is none, or a byte of it is damaged, no segment should be there:
+    /// that byte may have said that it is gone. Or the version, where it is a later one.
     pub fn read<F: Files>(files: &F) -> Result<Self, u16> {
         let read = || -> io::Result<Vec<u8>> {
             let file = files.open(NAME, false)?;
@@ -90,23 +94,30 @@ impl Claims {
             bytes.truncate(read);
             Ok(bytes)
         };
-        read().map_or(Ok(Self::default()), |bytes| Ok(Self::parse(&bytes, files.boot())?.unwrap_or_default()))
+        read().map_or(Ok(Self::default()), |bytes| Self::parse(&bytes, files.boot()))
     }
 
     /// Reads a manifest in the run `boot` of the machine.
-    fn parse(bytes: &[u8], boot: u64) -> Result<Option<Self>, u16> {
-        let mut rest = match Head::parse(MAGIC, bytes, STEM) {
+    fn parse(bytes: &[u8], boot: u64) -> Result<Self, u16> {
+        let (mut at, mut whole) = match Head::parse(MAGIC, bytes, STEM) {
             Head::Later(version) => return Err(version),
-            Head::Valid { .. } => &bytes[HEAD..],
-            Head::Damaged => return Ok(None),
+            Head::Valid { .. } => (HEAD, true),
+            Head::Damaged => (0, false),
         };
         let mut claims = Self::default();
-        while !rest.is_empty() {
-            let Some(content) = content(rest) else { return Ok(None) };
-            claims.apply(content, boot);
-            rest = &rest[FRAME + content.len()..];
+        while at < bytes.len() {
+            if let Some(content) = content(&bytes[at..]) {
+                claims.apply(content, boot);
+                at += FRAME + content.len();
+            } else {
+                whole = false;
+                at = find_frame(bytes, at + 1).unwrap_or(bytes.len());
+            }
         }
-        Ok(Some(claims))
+        if !whole {
+            claims.known.clear();
+        }
+        Ok(claims)
     }
 
     fn apply(&mut self, content: &[u8], boot: u64) {
@@ -122,8 +133,8 @@ impl Claims {
                 self.number = self.number.max(stem.number + 1);
             }
             tag::GONE => {
-                let gone: Vec<u64> = body.chunks_exact(8).map(|number| u64_at(number, 0)).collect();
-                self.known.retain(|stem, _| !gone.contains(&stem.number));
+                self.gone.extend(body.chunks_exact(8).map(|number| u64_at(number, 0)));
+                self.known.retain(|stem, _| !self.gone.contains(&stem.number));
             }
             _ => {}
         }
@@ -132,6 +143,11 @@ impl Claims {
     /// How many records the segment is known to have had.
     pub fn known(&self, stem: Stem) -> u32 {
         self.known.get(&stem).copied().unwrap_or(0)
+    }
+
+    /// Whether all of the segment was done, and its file about to be removed.
+    pub fn is_gone(&self, stem: Stem) -> bool {
+        self.gone.contains(&stem.number)
     }
 
     /// The segments that should be there.
@@ -145,7 +161,7 @@ impl Claims {
 impl<F: File> Manifest<F> {
     /// One that is yet to be written, where there is one of `size` bytes.
     pub fn new(size: u64) -> Self {
-        Self { file: None, size, last: None, there: size > 0, renamed: false }
+        Self { file: None, size, last: None, gone: Vec::new(), there: size > 0, renamed: false }
     }
 
     /// Whether it is worth being written anew, for `segments`.
@@ -176,10 +192,7 @@ impl<F: File> Manifest<F> {
     /// Notes that segments are gone, for good once this returns and the directory [is synced](Self::is_renamed).
     pub fn forget(&mut self, gone: &[Stem]) -> io::Result<()> {
         let mut bytes = Vec::new();
-        for part in gone.chunks(MAX_CONTENT / 16) {
-            let numbers: Vec<u8> = part.iter().flat_map(|stem| stem.number.to_le_bytes()).collect();
-            frame(&mut bytes, tag::GONE, &[&numbers]);
-        }
+        encode_gone(&mut bytes, gone);
         self.write(self.size, &bytes)?;
         self.last = None;
         let synced = self.file.as_mut().map_or(Ok(()), File::sync_data);
@@ -193,17 +206,18 @@ impl<F: File> Manifest<F> {
         written.inspect_err(|_| self.file = None)
     }
 
-    /// Writes it anew: `claims` are all there is, and what comes next is not below `number` and `next`. It is not
-    /// synced; what it replaces says the same, or more.
+    /// Writes it anew: `claims` are all there is, `gone` goes next, and what comes is not below `number` and `next`. It is not synced; what it replaces says the same, or more.
     pub fn rewrite<D: Files<File = F>>(
         &mut self,
         files: &D,
         claims: &[Claim],
+        gone: &[Stem],
         (number, next): (u64, u64),
     ) -> io::Result<()> {
         self.file = None;
         let mut bytes = Head::encode(MAGIC, STEM, &[]).to_vec();
         frame(&mut bytes, tag::FLOOR, &[&number.to_le_bytes(), &next.to_le_bytes()]);
+        encode_gone(&mut bytes, &[gone, &self.gone[..]].concat());
         let mut last = None;
         for claim in claims {
             last = Some((*claim, bytes.len() as u64));
@@ -216,7 +230,8 @@ impl<F: File> Manifest<F> {
             Ok(file)
         };
         let written = write().inspect_err(|_| drop(files.remove(UNFINISHED)));
-        *self = Self { file: Some(written?), size: bytes.len() as u64, last, there: true, renamed: true };
+        let (file, size, gone) = (Some(written?), bytes.len() as u64, std::mem::take(&mut self.gone));
+        *self = Self { file, size, last, gone, there: true, renamed: true };
         Ok(())
     }
 
@@ -227,7 +242,8 @@ impl<F: File> Manifest<F> {
 
     /// The file was removed: nothing is known, `for_good` once the directory was synced.
     pub fn removed(&mut self, for_good: bool) {
-        *self = Self { there: !for_good, ..Self::new(0) };
+        let gone = std::mem::take(&mut self.gone);
+        *self = Self { there: !for_good, gone, ..Self::new(0) };
     }
 
     /// Whether another one may come back with the power.
@@ -241,6 +257,9 @@ impl<F: File> Manifest<F> {
             self.file = None;
         }
         self.renamed &= !well;
+        if well {
+            self.gone.clear();
+        }
     }
 }
 
@@ -248,4 +267,11 @@ fn encode(into: &mut Vec<u8>, Claim { stem, synced, written }: Claim, boot: u64)
     let (number, first) = (stem.number.to_le_bytes(), stem.first.to_le_bytes());
     let counts = [synced.to_le_bytes(), written.to_le_bytes()].concat();
     frame(into, tag::THERE, &[&number, &first, &counts, &boot.to_le_bytes()]);
+}
+
+fn encode_gone(into: &mut Vec<u8>, gone: &[Stem]) {
+    for part in gone.chunks(MAX_CONTENT / 16) {
+        let numbers: Vec<u8> = part.iter().flat_map(|stem| stem.number.to_le_bytes()).collect();
+        frame(into, tag::GONE, &[&numbers]);
+    }
 }

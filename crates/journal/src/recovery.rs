@@ -64,7 +64,7 @@ impl<F: Files> Journal<F> {
         let survey = Survey::run(&files, true)?;
         let mut recovery = Recovery { segments: survey.segments.len(), ..Recovery::default() };
         for name in &survey.unfinished {
-            // Nothing was acknowledged that is only there.
+            // Nothing is owed that is only there.
             let removed = files.remove(name).map_err(failed(&files, name, "can not be removed"));
             recovery.failures.extend(removed.err());
         }

@@ -21,7 +21,7 @@ pub(crate) struct Survey {
     pub segments: Vec<Surveyed>,
     /// Side files without a segment, with their lengths.
     pub widows: Vec<(String, u64)>,
-    /// Segments that were being written anew.
+    /// Files that were being written anew, and segments that were being removed.
     pub unfinished: Vec<String>,
     /// What was set aside, with its length.
     pub kept: Vec<(String, u64)>,
@@ -79,12 +79,14 @@ impl Survey {
         let mut names = files.list().map_err(failed(files, "", "can not be listed"))?;
         names.sort_unstable();
         let named: Vec<(Stem, Kind)> = names.iter().filter_map(|name| Stem::parse(name)).collect();
-        let segment = |(stem, kind): &(Stem, Kind)| (*kind == Kind::Segment).then_some(*stem);
+        let segment =
+            |(stem, kind): &(Stem, Kind)| (*kind == Kind::Segment && !claims.is_gone(*stem)).then_some(*stem);
         let segments: BTreeSet<Stem> = named.iter().filter_map(segment).collect();
         let mut survey = Self { next: claims.next.max(1), number: claims.number, ..Self::default() };
         for (stem, kind) in &named {
             survey.number = survey.number.max(stem.number + 1);
             match kind {
+                Kind::Segment if claims.is_gone(*stem) => survey.unfinished.push(stem.name(*kind)),
                 Kind::Segment => survey.segments.extend(Surveyed::scan(files, *stem, deep)?),
                 Kind::Unfinished => survey.unfinished.push(stem.name(*kind)),
                 Kind::Side if !segments.contains(stem) => {
