@@ -206,7 +206,8 @@ impl<F: File> Manifest<F> {
         written.inspect_err(|_| self.file = None)
     }
 
-    /// Writes it anew: `claims` are all there is, `gone` goes next, and what comes is not below `number` and `next`. It is not synced; what it replaces says the same, or more.
+    /// Writes it anew: `claims` are all there is, `gone` goes next, and what comes is not below `number` and `next`. What it
+    /// replaces says the same, or more, should that come back.
     pub fn rewrite<D: Files<File = F>>(
         &mut self,
         files: &D,
@@ -226,6 +227,7 @@ impl<F: File> Manifest<F> {
         let write = || -> io::Result<F> {
             let mut file = files.create(UNFINISHED)?;
             file.write_at(0, &bytes)?;
+            file.sync_data()?;
             files.rename(UNFINISHED, NAME)?;
             Ok(file)
         };

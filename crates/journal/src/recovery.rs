@@ -62,7 +62,7 @@ impl<F: Files> Journal<F> {
         options.check().map_err(OpenError::Options)?;
         lock(&mut files)?;
         let survey = Survey::run(&files, true)?;
-        let mut recovery = Recovery { segments: survey.segments.len(), ..Recovery::default() };
+        let mut recovery = Recovery { ..Recovery::default() };
         for name in &survey.unfinished {
             // Nothing is owed that is only there.
             let removed = files.remove(name).map_err(failed(&files, name, "can not be removed"));
@@ -78,6 +78,7 @@ impl<F: Files> Journal<F> {
             if found.gone {
                 journal.miss(&found, segments.peek().map(|next| next.stem.first), &mut recovery);
             } else {
+                recovery.segments += 1;
                 journal.take(found, &mut recovery, &mut orphaned);
             }
         }

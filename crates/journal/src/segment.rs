@@ -69,6 +69,10 @@ impl Segment {
     pub fn note_marks(&mut self) {
         for at in 0..self.marks.count() {
             let owed = self.marks.owed_to(at);
+            if owed == 0 {
+                self.side.finished(at);
+                continue;
+            }
             for branch in (0..self.marks.owed().len()).filter(|branch| owed >> branch & 1 == 0) {
                 self.side.done(at, branch);
             }

@@ -214,6 +214,10 @@ impl Surveyed {
         let names = std::mem::take(&mut self.scan.names);
         self.replay = Replay::run(&bytes, self.stem, count, names)
             .map_err(|version| refused(files, &name, Unread::Later(version)))?;
+        if self.gone && self.replay.damaged > 0 {
+            // Somebody may have been named only there, and in the segment's header.
+            (self.replay.names, self.replay.done) = (Vec::new(), Vec::new());
+        }
         Ok(())
     }
 

@@ -26,7 +26,7 @@ pub struct Handle {
     id: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct State {
     random: Random,
     /// The directory as processes see it, as it is on the disk, and what leads from the one to the other.
@@ -54,7 +54,7 @@ enum Entry {
     Rename(String, String, u64),
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Node {
     /// As processes see it, and as it is on the disk.
     seen: Vec<u8>,
@@ -116,6 +116,11 @@ impl Disk {
             failed: 0,
             haunted: false,
         })))
+    }
+
+    /// Another disk that is as this one is.
+    pub fn copy(&self) -> Self {
+        Self(Rc::new(RefCell::new(self.0.borrow().clone())))
     }
 
     /// The power goes at one of the next `calls` calls.

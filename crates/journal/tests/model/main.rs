@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use disk::{Disk, Random};
-use watershed_journal::{AppendError, Compression, Journal, OnFull, Options, Record, Recovery, Stored};
+use watershed_journal::{
+    AppendError, Compression, Files, Journal, OnFull, Options, Record, Recovery, Stored,
+};
 
 /// What is known of a record that was appended.
 #[derive(Clone, Debug)]
@@ -416,11 +418,21 @@ impl World {
             end = End::PowerCut;
         }
         self.disk.fail(0);
+        let copy = self.disk.copy();
         let (mut journal, recovery) = self.open().expect("a quiet disk can be opened");
         assert!(end == End::PowerCut || !quiet || recovery.lost.is_empty(), "{recovery:?}");
         assert!(recovery.failures.is_empty(), "{recovery:?}");
+        // A sequence may be given again where what had it was done, and is forgotten.
+        let last: BTreeMap<u64, &Known> = self.known.values().map(|known| (known.sequence, known)).collect();
+        for known in last.values().filter(|known| quiet && known.state == State::Synced) {
+            let told = recovery.lost.iter().find(|lost| (lost.from..=lost.to).contains(&known.sequence));
+            assert!(told.is_none(), "{known:?} is on the disk, whatever {told:?} says");
+        }
         let found = self.read_all(&mut journal);
         drop(journal);
+        if quiet {
+            self.lose_a_segment(&copy, end, &found);
+        }
         self.settle(end, &found);
 
         // What one opening found the next one finds, and nothing is told twice.
@@ -431,6 +443,39 @@ impl World {
         assert_eq!(journal.usage().bytes, self.disk.bytes(""), "{:?}", journal.usage());
         self.journal = Some(journal);
         self.cursors.fill(0);
+    }
+
+    /// What is lost with a segment is told: all of it as long as the power has not gone, and never more.
+    fn lose_a_segment(&mut self, disk: &Disk, end: End, whole: &BTreeMap<u64, Stored>) {
+        let mut names = disk.list().expect("a quiet disk can be listed");
+        names.retain(|name| name.ends_with(".seg"));
+        if names.is_empty() {
+            return;
+        }
+        let last = names.len() as u64 - 1;
+        let at = [0, last, self.random.below(last + 1)][self.random.below(3) as usize];
+        disk.remove(&names[at as usize]).expect("it is there");
+        let options = self.options.clone();
+        let open = || Journal::open(disk.clone(), options.clone()).expect("a quiet disk can be opened");
+        let (mut journal, recovery) = open();
+        let found = self.read_all(&mut journal);
+        drop(journal);
+        let missing: Vec<u64> = whole
+            .iter()
+            .filter(|(id, _)| !found.contains_key(id))
+            .map(|(_, record)| record.sequence)
+            .collect();
+        let gone = &names[at as usize];
+        if end == End::Killed {
+            let told: u64 = recovery.lost.iter().map(|lost| lost.records).sum();
+            assert_eq!(told, missing.len() as u64, "{gone} of {names:?}: {recovery:?}");
+        }
+        // The power may have taken the manifest, and with it what was done; but not what can be read.
+        for lost in &recovery.lost {
+            let read = found.values().find(|record| (lost.from..=lost.to).contains(&record.sequence));
+            assert!(read.is_none(), "{gone} of {names:?}: {lost:?}, but {read:?}");
+        }
+        assert!(open().1.lost.is_empty(), "nothing is told twice");
     }
 
     /// Everything that a journal has, by what it says it is.
