@@ -456,6 +456,8 @@ impl World {
         let last = names.len() as u64 - 1;
         let at = [0, last, self.random.below(last + 1)][self.random.below(3) as usize];
         disk.remove(&names[at as usize]).expect("it is there");
+        // What was to be removed when the power went is known to be done, and given again only while it is there.
+        let gaps = gaps(disk, &names);
         let options = self.options.clone();
         let open = || Journal::open(disk.clone(), options.clone()).expect("a quiet disk can be opened");
         let (mut journal, recovery) = open();
@@ -468,8 +470,6 @@ impl World {
             .collect();
         let gone = &names[at as usize];
         if end == End::Killed {
-            // What was to be removed when the power went is known to be done, and given again only while it is there.
-            let gaps = gaps(disk);
             let missed =
                 missing.iter().filter(|sequence| !gaps.iter().any(|gap| gap.contains(sequence))).count();
             let told: u64 = recovery.lost.iter().map(|lost| lost.records).sum();
@@ -553,12 +553,12 @@ impl World {
     }
 }
 
-/// The gaps that the side files of a disk tell of.
-fn gaps(disk: &Disk) -> Vec<Range<u64>> {
+/// The gaps that the side files of `segments` tell of.
+fn gaps(disk: &Disk, segments: &[String]) -> Vec<Range<u64>> {
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
     let mut gaps = Vec::new();
-    for name in disk.list().unwrap().iter().filter(|name| name.ends_with(".done")) {
-        let file = disk.open(name, false).unwrap();
+    for segment in segments {
+        let Ok(file) = disk.open(&segment.replace(".seg", ".done"), false) else { continue };
         let mut bytes = vec![0; file.size().unwrap() as usize];
         file.read_at(0, &mut bytes).unwrap();
         let frames = bytes.windows(29).filter(|frame| frame[..8] == *b"\xf5WSf\x11\0\0\0" && frame[12] == 5);
