@@ -58,6 +58,8 @@ pub(crate) struct Claims {
     known: BTreeMap<Stem, u32>,
     /// The numbers of segments all of whose records were done: their files may come back with the power.
     gone: BTreeSet<u64>,
+    /// Those of them of which more than that is said.
+    pub went: Vec<Stem>,
     /// No segment before had this number, or one above it.
     pub number: u64,
     /// No record before had this sequence, or one above it.
@@ -134,7 +136,8 @@ impl Claims {
             }
             tag::GONE => {
                 self.gone.extend(body.chunks_exact(8).map(|number| u64_at(number, 0)));
-                self.known.retain(|stem, _| !self.gone.contains(&stem.number));
+                let gone = |stem: &Stem, _: &mut u32| self.gone.contains(&stem.number);
+                self.went.extend(self.known.extract_if(.., gone).map(|(stem, _)| stem));
             }
             _ => {}
         }

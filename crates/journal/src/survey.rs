@@ -114,6 +114,8 @@ impl Survey {
             let again = read()?;
             gone.retain(|stem| again.stems().any(|known| known == *stem));
         }
+        // Nothing is missed of those that went, and nobody misses them.
+        gone.extend(&claims.went);
         survey.segments.extend(gone.into_iter().map(|stem| Surveyed::new(stem, Scan::default(), true)));
         survey.segments.iter_mut().for_each(|segment| segment.known = claims.known(segment.stem));
         survey.segments.sort_by_key(|segment| segment.stem);
