@@ -143,7 +143,12 @@ impl<F: Files> Journal<F> {
                 self.segments[before].note_gap(until);
             }
         }
-        for at in 0..last {
+        self.sync_gaps();
+    }
+
+    /// Writes gaps that are new.
+    pub(crate) fn sync_gaps(&mut self) {
+        for at in 0..self.segments.len() {
             if self.segments[at].side.gap_is_new() && self.segments[at].marks.live() > 0 {
                 let _ = self.write_side(at).map(|()| self.sync_side(at));
             }

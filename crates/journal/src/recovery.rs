@@ -85,6 +85,8 @@ impl<F: Files> Journal<F> {
         recovery.orphaned = orphaned.into_iter().collect();
         journal.recount();
         recovery.failures.extend(journal.sync_found().err());
+        // The manifest, written anew, no longer knows of what they leave out.
+        journal.sync_gaps();
         recovery.failures.extend(journal.flush().err());
         if !journal.manifest.is_open() {
             // Last, so that what is missed is told by the next opening if not by this one.
