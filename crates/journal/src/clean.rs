@@ -149,7 +149,7 @@ impl<F: Files> Journal<F> {
     /// Writes gaps that are new.
     pub(crate) fn sync_gaps(&mut self) {
         for at in 0..self.segments.len() {
-            if self.segments[at].side.gap_is_new() && self.segments[at].marks.live() > 0 {
+            if self.segments[at].side.gap_is_new() {
                 let _ = self.write_side(at).map(|()| self.sync_side(at));
             }
         }

@@ -72,6 +72,7 @@ impl<F: Files> Journal<F> {
         journal.kept = survey.kept.iter().map(|(_, bytes)| bytes).sum();
         journal.widows = survey.widows;
         journal.manifest = Manifest::new(survey.manifest);
+        journal.manifest.gone = survey.gone;
         let mut orphaned = BTreeMap::new();
         let mut segments = survey.segments.into_iter().peekable();
         while let Some(found) = segments.next() {
