@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::error::failed;
-use crate::format::{Kind, Stem};
+use crate::format::Kind;
 use crate::manifest::{self, Claim};
 use crate::segment::Segment;
 use crate::{File, Files, IoError, Journal};
@@ -61,14 +61,14 @@ impl<F: Files> Journal<F> {
             return Ok(());
         }
         let goes = rest.iter().filter(|segment| segment.marks.live() == 0);
-        let goes: Vec<Stem> = goes.map(|segment| segment.stem).collect();
+        let goes: Vec<u64> = goes.map(|segment| segment.stem.number).collect();
         self.note_gaps();
         let forgotten = self.forget(&goes);
         forgotten.map_err(failed(&self.files, manifest::NAME, "can not be written, nor removed"))?;
         let mut result = Ok(());
         let Self { files, widows, manifest, .. } = self;
         self.segments.retain(|segment| {
-            if !goes.contains(&segment.stem) {
+            if !goes.contains(&segment.stem.number) {
                 return true;
             }
             let name = segment.name();
@@ -78,7 +78,7 @@ impl<F: Files> Journal<F> {
                 result = Err(failed(files, &name, "can not be removed")(error));
                 return true;
             }
-            manifest.gone.push(segment.stem);
+            manifest.gone.push(segment.stem.number);
             widows.extend(segment.side.length.map(|_| (segment.stem.name(Kind::Side), segment.side.size)));
             false
         });
@@ -98,7 +98,7 @@ impl<F: Files> Journal<F> {
     }
 
     /// Makes sure that nobody misses what is `gone` next, also after a power cut.
-    fn forget(&mut self, gone: &[Stem]) -> io::Result<()> {
+    fn forget(&mut self, gone: &[u64]) -> io::Result<()> {
         if self.settle(gone).is_ok() {
             return Ok(());
         }
@@ -115,14 +115,14 @@ impl<F: Files> Journal<F> {
         Ok(())
     }
 
-    fn settle(&mut self, gone: &[Stem]) -> io::Result<()> {
+    fn settle(&mut self, gone: &[u64]) -> io::Result<()> {
         self.manifest.forget(gone)?;
         if self.manifest.is_renamed() { self.sync_dir() } else { Ok(()) }
     }
 
     /// Writes the manifest anew, without what is `gone` next.
-    pub(crate) fn rewrite_manifest(&mut self, gone: &[Stem]) -> io::Result<()> {
-        let stays = self.segments.iter().filter(|segment| !gone.contains(&segment.stem));
+    pub(crate) fn rewrite_manifest(&mut self, gone: &[u64]) -> io::Result<()> {
+        let stays = self.segments.iter().filter(|segment| !gone.contains(&segment.stem.number));
         let claims: Vec<Claim> = stays.map(Segment::claim).collect();
         self.manifest.rewrite(&self.files, &claims, gone, (self.number, self.next))
     }

@@ -57,7 +57,7 @@ pub(crate) struct Claims {
     /// The segments that there are, each with how many of its records are known to have been there.
     known: BTreeMap<Stem, u32>,
     /// The numbers of segments all of whose records were done: their files may come back with the power.
-    gone: BTreeSet<u64>,
+    pub gone: BTreeSet<u64>,
     /// Those of them of which more than that is said.
     pub went: Vec<Stem>,
     /// No segment before had this number, or one above it.
@@ -75,8 +75,8 @@ pub(crate) struct Manifest<F> {
     pub size: u64,
     /// The last frame, if it is of a segment, and where it begins: what is said of the same one again takes its place.
     last: Option<(Claim, u64)>,
-    /// Segments whose files were removed, and may come back with the power.
-    pub gone: Vec<Stem>,
+    /// The numbers of segments whose files were removed, and may come back with the power.
+    pub gone: Vec<u64>,
     /// Whether there may be one in the directory, or come back with the power.
     there: bool,
     /// Whether it was renamed, and the directory not synced since.
@@ -193,7 +193,7 @@ impl<F: File> Manifest<F> {
     }
 
     /// Notes that segments are gone, for good once this returns and the directory [is synced](Self::is_renamed).
-    pub fn forget(&mut self, gone: &[Stem]) -> io::Result<()> {
+    pub fn forget(&mut self, gone: &[u64]) -> io::Result<()> {
         let mut bytes = Vec::new();
         encode_gone(&mut bytes, gone);
         self.write(self.size, &bytes)?;
@@ -215,7 +215,7 @@ impl<F: File> Manifest<F> {
         &mut self,
         files: &D,
         claims: &[Claim],
-        gone: &[Stem],
+        gone: &[u64],
         (number, next): (u64, u64),
     ) -> io::Result<()> {
         self.file = None;
@@ -274,9 +274,9 @@ fn encode(into: &mut Vec<u8>, Claim { stem, synced, written }: Claim, boot: u64)
     frame(into, tag::THERE, &[&number, &first, &counts, &boot.to_le_bytes()]);
 }
 
-fn encode_gone(into: &mut Vec<u8>, gone: &[Stem]) {
+fn encode_gone(into: &mut Vec<u8>, gone: &[u64]) {
     for part in gone.chunks(MAX_CONTENT / 16) {
-        let numbers: Vec<u8> = part.iter().flat_map(|stem| stem.number.to_le_bytes()).collect();
+        let numbers: Vec<u8> = part.iter().flat_map(|number| number.to_le_bytes()).collect();
         frame(into, tag::GONE, &[&numbers]);
     }
 }

@@ -23,8 +23,8 @@ pub(crate) struct Survey {
     pub widows: Vec<(String, u64)>,
     /// Files that were being written anew, and segments that were being removed.
     pub unfinished: Vec<String>,
-    /// Segments that the manifest has as gone.
-    pub gone: Vec<Stem>,
+    /// The numbers of segments that the manifest has as gone.
+    pub gone: Vec<u64>,
     /// What was set aside, with its length.
     pub kept: Vec<(String, u64)>,
     /// The manifest's length; zero where there is none.
@@ -88,10 +88,7 @@ impl Survey {
         for (stem, kind) in &named {
             survey.number = survey.number.max(stem.number + 1);
             match kind {
-                Kind::Segment if claims.is_gone(*stem) => {
-                    survey.unfinished.push(stem.name(*kind));
-                    survey.gone.push(*stem);
-                }
+                Kind::Segment if claims.is_gone(*stem) => survey.unfinished.push(stem.name(*kind)),
                 Kind::Segment => survey.segments.extend(Surveyed::scan(files, *stem, deep)?),
                 Kind::Unfinished => survey.unfinished.push(stem.name(*kind)),
                 Kind::Side if !segments.contains(stem) => {
@@ -121,7 +118,7 @@ impl Survey {
         }
         // Nothing is missed of those that went, and nobody misses them.
         gone.extend(&claims.went);
-        survey.gone.extend(&claims.went);
+        survey.gone.extend(&claims.gone);
         survey.segments.extend(gone.into_iter().map(|stem| Surveyed::new(stem, Scan::default(), true)));
         survey.segments.iter_mut().for_each(|segment| segment.known = claims.known(segment.stem));
         survey.segments.sort_by_key(|segment| segment.stem);
