@@ -4,7 +4,7 @@
 //! What it says is never ahead of what is on the disk, in two senses. A segment that it names is there: before one is
 //! removed that is noted, and the note synced. And of a segment's records it counts those that are synced; those that
 //! were only written count as long as the machine has not been started anew, since only that can lose them. Nothing
-//! else of it is synced: what the power takes of it is only not known.
+//! else that is added is synced: what the power takes of it is only not known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -127,7 +127,9 @@ impl Claims {
         let stem = Stem { number: u64_at(body, 0), first: u64_at(body, 8) };
         let can_be = stem.number < MAX_SEQUENCE && stem.first < MAX_SEQUENCE;
         match tag {
-            tag::FLOOR if can_be => (self.number, self.next) = (stem.number, stem.first),
+            tag::FLOOR if can_be => {
+                (self.number, self.next) = (self.number.max(stem.number), self.next.max(stem.first));
+            }
             tag::THERE if can_be => {
                 let (synced, written) = (u32_at(body, 16), u32_at(body, 20));
                 let runs_on = boot != 0 && boot == u64_at(body, 24);
@@ -135,7 +137,10 @@ impl Claims {
                 self.number = self.number.max(stem.number + 1);
             }
             tag::GONE => {
-                self.gone.extend(body.chunks_exact(8).map(|number| u64_at(number, 0)));
+                let numbers = body.chunks_exact(8).map(|number| u64_at(number, 0));
+                self.gone.extend(numbers.filter(|number| *number < MAX_SEQUENCE));
+                // A later segment with such a number would be taken for it.
+                self.number = self.number.max(self.gone.last().map_or(0, |last| last + 1));
                 let gone = |stem: &Stem, _: &mut u32| self.gone.contains(&stem.number);
                 self.went.extend(self.known.extract_if(.., gone).map(|(stem, _)| stem));
             }

@@ -62,7 +62,7 @@ impl<F: Files> Journal<F> {
         options.check().map_err(OpenError::Options)?;
         lock(&mut files)?;
         let survey = Survey::run(&files, true)?;
-        let mut recovery = Recovery { ..Recovery::default() };
+        let mut recovery = Recovery::default();
         for name in &survey.unfinished {
             // Nothing is owed that is only there.
             let removed = files.remove(name).map_err(failed(&files, name, "can not be removed"));
