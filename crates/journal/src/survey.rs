@@ -129,6 +129,12 @@ impl Survey {
     }
 
     fn replay<F: Files>(&mut self, files: &F) -> Result<(), OpenError> {
+        // A side file alone may have lost a name: others know whom records were owed to.
+        let named = self.segments.iter().rev().find(|segment| !segment.scan.names.is_empty());
+        let names = named.map(|segment| segment.scan.names.clone()).unwrap_or_default();
+        for segment in self.segments.iter_mut().filter(|segment| segment.gone) {
+            segment.scan.names.clone_from(&names);
+        }
         for at in 0..self.segments.len() {
             let next = self.segments.get(at + 1).map(|next| next.stem.first);
             self.segments[at].replay(files, next)?;
@@ -219,10 +225,6 @@ impl Surveyed {
         let names = std::mem::take(&mut self.scan.names);
         self.replay = Replay::run(&bytes, self.stem, count, names)
             .map_err(|version| refused(files, &name, Unread::Later(version)))?;
-        if self.gone && self.replay.damaged > 0 {
-            // Somebody may have been named only there, and in the segment's header.
-            (self.replay.names, self.replay.done) = (Vec::new(), Vec::new());
-        }
         Ok(())
     }
 
