@@ -370,7 +370,7 @@ async fn a_replayed_tail_decides_as_it_did_at_first() {
     let text = text(Kept::Head, directory.path(), &[sink.addr()], more)
         .replace(r#"["journal"]"#, r#"["journal", "hoard"]"#)
         .replace(r#"["traces", "metrics", "logs"]"#, r#"["traces"]"#)
-        + "[processors.hoard]\ndecision_wait = \"300ms\"\nmin_spans = 20\n";
+        + "[processors.hoard]\ndecision_wait = \"1s\"\nmin_spans = 20\n";
     let seen: Arc<Mutex<BTreeSet<(u64, u64)>>> = Arc::default();
     let (log, taken) = (seen.clone(), Arc::new(AtomicBool::new(false)));
     let takes = taken.clone();
@@ -400,7 +400,7 @@ async fn a_replayed_tail_decides_as_it_did_at_first() {
         if turn >= 8 {
             send(&engine, 300 + turn - 8).await;
         }
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let expected: BTreeSet<u64> = (100..112).collect();
     let runs = || seen.lock().iter().map(|(run, _)| *run).collect::<BTreeSet<_>>();
@@ -417,7 +417,7 @@ async fn a_replayed_tail_decides_as_it_did_at_first() {
     taken.store(true, Ordering::Relaxed);
     let engine = start(&text).await;
     // Later by enough that what came before is decided.
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
     send(&engine, 999).await;
     assert!(sink.wait_until(|_| runs() == expected, PATIENCE).await, "{:?}", runs());
     let whole: BTreeSet<(u64, u64)> =

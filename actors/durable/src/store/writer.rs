@@ -80,6 +80,8 @@ impl Writer {
         let (journal, recovery) = Journal::open(files, options)?;
         let counters = Counters::new(env, ends);
         tell(directory, &recovery, &counters);
+        // A backlog is there before anything happens to it.
+        counters.show(journal.usage());
         let trial = Trial::of(recovery.tried);
         let letters = directory.join(letters::DIRECTORY);
         Ok(Self {
