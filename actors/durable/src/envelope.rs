@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
-use watershed_journal::Stored;
+use watershed_journal::{Record, Stored};
 use watershed_stage::{Context, Identity, Metadata, Origin, Payload, Signal, TraceContext};
 
 /// Where a stored message came from.
@@ -73,11 +73,6 @@ pub enum Unreadable {
 
 /// The kinds of records are signals, by their place here. The order is a part of the format.
 const KINDS: [Signal; 3] = [Signal::Traces, Signal::Metrics, Signal::Logs];
-
-/// The number by which a signal is stored.
-pub(crate) fn kind(signal: Signal) -> u8 {
-    KINDS.iter().position(|kind| *kind == signal).map_or(u8::MAX, |place| place as u8)
-}
 
 // === impl Envelope ===
 
@@ -149,6 +144,19 @@ impl<'a> Envelope<'a> {
 /// The signal of records of this kind.
 pub fn signal(kind: u8) -> Option<Signal> {
     KINDS.get(usize::from(kind)).copied()
+}
+
+/// A message as a record, beside which its envelope is kept.
+pub(crate) fn record<'a>(payload: &'a Payload, context: &Context, envelope: &'a [u8]) -> Record<'a> {
+    let kind = KINDS.iter().position(|kind| *kind == payload.signal());
+    Record {
+        kind: kind.map_or(u8::MAX, |place| place as u8),
+        items: u32::try_from(payload.items()).unwrap_or(u32::MAX),
+        arrived: context.arrived,
+        attempts: 0,
+        context: envelope,
+        payload: payload.requests(),
+    }
 }
 
 /// Reads a record as the message it was.

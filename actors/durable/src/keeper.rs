@@ -20,18 +20,18 @@ use watershed_supervise::{Control, Launch, Lease, Next, Ticket};
 use crate::envelope;
 use crate::letters::{self, Letters};
 use crate::post::PostBox;
-use crate::settings::{FileStorageSettings, JournalSettings};
+use crate::settings::StoreSettings;
 use crate::store::{Kept, Plan, Replay, Store, directory};
 
 /// How long a message waits that could not be written.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// The extension `file_storage`.
-pub(crate) struct FileStorage(Arc<FileStorageSettings>);
+pub(crate) struct FileStorage(Arc<StoreSettings>);
 
 /// A stage that keeps: `journal` in a pipeline, or a queue before an exporter.
 struct KeeperSpec {
-    settings: FileStorageSettings,
+    settings: StoreSettings,
     /// By directory; one for all lanes of a stage.
     stores: Mutex<HashMap<PathBuf, Arc<Store>>>,
 }
@@ -52,13 +52,13 @@ type Written = Result<Result<Kept, Outcome>, oneshot::error::RecvError>;
 // === impl FileStorage ===
 
 impl Extension for FileStorage {
-    type Settings = FileStorageSettings;
+    type Settings = StoreSettings;
 
-    fn roles(_settings: &FileStorageSettings) -> &'static [Role] {
+    fn roles(_settings: &StoreSettings) -> &'static [Role] {
         &[Role::Storage]
     }
 
-    fn build(settings: &Arc<FileStorageSettings>, _env: &Env) -> Result<Provided, Failure> {
+    fn build(settings: &Arc<StoreSettings>, _env: &Env) -> Result<Provided, Failure> {
         let storage: Arc<dyn Storage> = Arc::new(Self(settings.clone()));
         Ok(Provided { storage: Some(storage), ..Provided::default() })
     }
@@ -70,7 +70,7 @@ impl Storage for FileStorage {
     }
 
     fn letters(&self, pipeline: &Arc<str>, lost: Counter) -> Result<Arc<dyn Post>, Failure> {
-        let FileStorageSettings { directory: base, max_dead_letters, .. } = &*self.0;
+        let StoreSettings { directory: base, max_dead_letters, .. } = &*self.0;
         let directory = directory(base, "pipeline_", pipeline).join(letters::DIRECTORY);
         Ok(Arc::new(PostBox::open(Letters::new(directory, max_dead_letters.0), lost)?))
     }
@@ -78,14 +78,14 @@ impl Storage for FileStorage {
 
 // === impl KeeperSpec ===
 
-impl From<JournalSettings> for Arc<dyn StageSpec> {
-    fn from(settings: JournalSettings) -> Self {
-        Arc::new(KeeperSpec::new(settings.into()))
+impl From<StoreSettings> for Arc<dyn StageSpec> {
+    fn from(settings: StoreSettings) -> Self {
+        Arc::new(KeeperSpec::new(settings))
     }
 }
 
 impl KeeperSpec {
-    fn new(settings: FileStorageSettings) -> Self {
+    fn new(settings: StoreSettings) -> Self {
         Self { settings, stores: Mutex::default() }
     }
 }

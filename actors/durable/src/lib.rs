@@ -15,14 +15,12 @@ mod store;
 
 pub use envelope::{Envelope, Letter, Unreadable, open, signal};
 pub use letters::{DIRECTORY as DEAD_LETTERS, READER};
-pub use settings::{FileStorageSettings, JournalSettings};
+pub use settings::StoreSettings;
 
 use watershed_stage::Registry;
 
 /// Adds the kinds of this family to a registry.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    registry
-        .stage::<settings::JournalSettings>("journal")
-        .extension::<keeper::FileStorage>("file_storage", &[])
+    registry.stage::<StoreSettings>("journal").extension::<keeper::FileStorage>("file_storage", &[])
 }

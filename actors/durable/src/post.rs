@@ -7,10 +7,9 @@ use std::thread::JoinHandle;
 use parking_lot::{Condvar, Mutex};
 use tokio::time::Instant;
 use watershed_delivery::Rejection;
-use watershed_journal::Record;
 use watershed_stage::{Counter, DeadLetter, Failure, Letters as Post};
 
-use crate::envelope::{Envelope, kind};
+use crate::envelope::{Envelope, record};
 use crate::letters::Letters;
 
 /// What may wait to be written, in bytes; beyond it letters are lost, and counted as that.
@@ -94,14 +93,8 @@ fn write(desk: &Desk, mut letters: Letters, lost: &Counter) {
         let (posted, closing) = (std::mem::take(&mut pile.letters), pile.closing);
         drop(pile);
         for DeadLetter { to, payload, context, rejection } in &posted {
-            let record = Record {
-                kind: kind(payload.signal()),
-                items: u32::try_from(payload.items()).unwrap_or(u32::MAX),
-                arrived: context.arrived,
-                attempts: 0,
-                context: &Envelope::of(context).to_bytes(),
-                payload: payload.requests(),
-            };
+            let envelope = Envelope::of(context).to_bytes();
+            let record = record(payload, context, &envelope);
             let Rejection { items, reason, .. } = rejection;
             let kept = letters.keep(&record, to, rejection);
             if !matches!(kept, Ok(true)) {

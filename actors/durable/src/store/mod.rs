@@ -22,7 +22,7 @@ use watershed_delivery::{Budget, Cause, Guard, Outcome, Permit};
 use watershed_journal::{OsFiles, Stored};
 use watershed_stage::{Context, Env, Failure, Payload};
 
-use crate::settings::FileStorageSettings;
+use crate::settings::StoreSettings;
 use writer::Writer;
 
 /// A journal that lanes share. Closed when the last of them drops it, or before.
@@ -34,7 +34,7 @@ pub(crate) struct Store {
 /// What is written and to whom it is owed.
 #[derive(Clone)]
 pub(crate) struct Plan {
-    pub(crate) settings: FileStorageSettings,
+    pub(crate) settings: StoreSettings,
     /// The directory of this store alone.
     pub(crate) directory: PathBuf,
     /// Who is owed each message, by id.

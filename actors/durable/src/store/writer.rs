@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Cause, Fault, Outcome};
 use watershed_journal::{
-    AppendError, Compression, Journal, Loss, OnFull, OpenError, Options, OsFiles, Record, Recovery, Usage,
+    AppendError, Compression, Journal, Loss, OnFull, OpenError, Options, OsFiles, Recovery, Usage,
 };
 use watershed_stage::Env;
 
@@ -17,9 +17,9 @@ use super::branch::Branch;
 use super::counters::Counters;
 use super::trial::Trial;
 use super::{Desk, Ended, Kept, New, Papers, Plan, window};
-use crate::envelope::{Envelope, kind};
+use crate::envelope::{Envelope, record};
 use crate::letters::{self, Letters};
-use crate::settings::{self, FileStorageSettings, Sync};
+use crate::settings::{self, StoreSettings, Sync};
 
 /// How long a completion stays in memory at most: what the death of the process can repeat.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -36,7 +36,7 @@ const QUIET: Duration = Duration::from_secs(10);
 pub(super) struct Writer {
     pub(super) desk: Arc<Desk>,
     pub(super) journal: Journal<OsFiles>,
-    settings: FileStorageSettings,
+    settings: StoreSettings,
     pub(super) directory: PathBuf,
     pub(super) branches: Vec<Branch>,
     pub(super) window: u64,
@@ -187,14 +187,7 @@ impl Writer {
 
     fn record(&mut self, new: &New) -> Result<u64, AppendError> {
         let New { payload, context, .. } = new;
-        self.journal.append(&Record {
-            kind: kind(payload.signal()),
-            items: u32::try_from(payload.items()).unwrap_or(u32::MAX),
-            arrived: context.arrived,
-            attempts: 0,
-            context: &Envelope::of(context).to_bytes(),
-            payload: payload.requests(),
-        })
+        self.journal.append(&record(payload, context, &Envelope::of(context).to_bytes()))
     }
 
     fn commit(&mut self, written: Vec<(New, u64)>) {
@@ -354,7 +347,7 @@ impl Writer {
 }
 
 /// Whether what comes next may not fit: what is on its way to the journal still should.
-fn is_full(usage: &Usage, settings: &FileStorageSettings) -> bool {
+fn is_full(usage: &Usage, settings: &StoreSettings) -> bool {
     settings.on_full == settings::OnFull::Refuse && usage.bytes + usage.max_bytes / 16 >= usage.max_bytes
 }
 
