@@ -83,6 +83,10 @@ impl<F: Files> Journal<F> {
                 journal.take(found, &mut recovery, &mut orphaned);
             }
         }
+        if let Some(last) = journal.segments.last_mut() {
+            // Numbers that the manifest has as given, and the power kept from the disk: nobody was promised them.
+            last.note_gap(survey.next);
+        }
         recovery.orphaned = orphaned.into_iter().collect();
         journal.recount();
         recovery.failures.extend(journal.sync_found().err());

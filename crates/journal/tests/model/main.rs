@@ -591,3 +591,11 @@ fn what_is_acknowledged_survives_what_it_was_promised_to_survive() {
     }
     println!("{cuts} power cuts in worlds up to seed {seed}");
 }
+
+/// Worlds in which something was once lost or invented.
+#[test]
+fn what_was_broken_once_holds() {
+    for seed in [700_004_423, 5_000_015_170] {
+        World::new(seed).run();
+    }
+}
