@@ -4,22 +4,25 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::grpc::{Code, FRAME_HEADER, Signal, Status};
+use crate::net::{self, H2, Tls};
+use crate::web;
+use crate::wire::{self, Value};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Request, Uri, Version};
-use tokio::net::TcpStream;
-
-use crate::grpc::{Code, FRAME_HEADER, Signal, Status};
-use crate::wire::{self, Value};
 
 /// What most OTLP clients put into a DATA frame at most, whatever the server would take.
 pub const USUAL_FRAME: usize = 16 << 10;
+
+const USER_AGENT: &str = "watershed-testkit";
 
 /// One HTTP/2 connection. Clones share it and may call at the same time.
 #[derive(Clone)]
 pub struct Client {
     send: SendRequest<Bytes>,
+    scheme: Scheme,
     authority: Authority,
     frame: usize,
 }
@@ -64,8 +67,7 @@ impl std::error::Error for CallError {}
 /// A request's head, made once and cloned for each call.
 #[derive(Clone)]
 pub struct Head {
-    pub(crate) signal: Signal,
-    request: Request<()>,
+    pub(crate) request: Request<()>,
     pub(crate) timeout: Option<Duration>,
 }
 
@@ -79,14 +81,25 @@ impl Head {
             .uri(signal.path())
             .header("content-type", "application/grpc")
             .header("te", "trailers")
-            .header("user-agent", "watershed-testkit");
+            .header("user-agent", USER_AGENT);
         if let Some(timeout) = timeout {
             request = request.header("grpc-timeout", grpc_timeout(timeout));
         }
         if let Some(encoding) = encoding {
             request = request.header("grpc-encoding", encoding);
         }
-        Head { signal, request: request.body(()).expect("every part is a constant or a number"), timeout }
+        Head { request: request.body(()).expect("every part is a constant or a number"), timeout }
+    }
+
+    /// The head of a post of `signal` over HTTP/1.1: its media type ([`web::PROTOBUF`] or [`web::JSON`]), a
+    /// timeout that the client keeps, and `content-encoding` (of the bytes given).
+    pub fn web(signal: Signal, media: &str, timeout: Option<Duration>, encoding: Option<&str>) -> Head {
+        let mut request = Request::post(web::path(signal)).header("content-type", media);
+        if let Some(encoding) = encoding {
+            request = request.header("content-encoding", encoding);
+        }
+        let request = request.header("user-agent", USER_AGENT).body(());
+        Head { request: request.expect("every part is a constant"), timeout }
     }
 
     /// Request metadata besides the options, for what tests want to add (authorization, tenant).
@@ -107,15 +120,20 @@ impl Client {
     /// Connects and starts HTTP/2; the connection is driven by a task of the current runtime and ends with
     /// the last clone.
     pub async fn connect(to: SocketAddr) -> std::io::Result<Client> {
-        let tcp = TcpStream::connect(to).await?;
-        tcp.set_nodelay(true)?;
-        let (send, connection) = h2::client::handshake(tcp).await.map_err(std::io::Error::other)?;
+        Client::dial(to, None).await
+    }
+
+    /// The same, secured if `tls` is given.
+    pub(crate) async fn dial(to: SocketAddr, tls: Option<&Tls>) -> std::io::Result<Client> {
+        let io = net::dial(to, tls, H2).await?;
+        let (send, connection) = h2::client::handshake(io).await.map_err(std::io::Error::other)?;
         tokio::spawn(async move {
             // An error reaches the callers through their streams.
             let _ = connection.await;
         });
         let authority = to.to_string().parse().expect("a socket address is an authority");
-        Ok(Client { send, authority, frame: USUAL_FRAME })
+        let scheme = if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        Ok(Client { send, scheme, authority, frame: USUAL_FRAME })
     }
 
     /// Bytes in a DATA frame at most, if the server takes as much. Default [`USUAL_FRAME`].
@@ -173,7 +191,7 @@ impl Client {
     fn absolute(&self, head: &Head) -> Request<()> {
         let mut request = head.request.clone();
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
-        uri.scheme = Some(Scheme::HTTP);
+        uri.scheme = Some(self.scheme.clone());
         uri.authority = Some(self.authority.clone());
         *request.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path make a URI");
         request

@@ -1,8 +1,9 @@
-//! The test kit: a [`Loader`] that numbers every span it sends and a [`Sink`] that ticks every number it
-//! receives, so that loss and duplication are counted exactly instead of being estimated from totals.
+//! The test kit: a [`Loader`] that numbers every span, data point or log record it sends and a [`Sink`] that
+//! ticks every number it receives, so that loss and duplication are counted exactly instead of being estimated
+//! from totals.
 //!
-//! Nothing here knows Watershed: both ends speak gRPC over `h2`, HTTP/1.1 by hand, and read OTLP with a walker of their own
-//! ([`wire`]), so a fault in the product cannot hide behind the same fault in its test.
+//! Nothing here knows Watershed: both ends speak gRPC over `h2`, HTTP/1.1 by hand, and read OTLP with a walker of
+//! their own ([`wire`]), so a fault in the product cannot hide behind the same fault in its test.
 //!
 //! ```
 //! # use std::time::Duration;
@@ -24,6 +25,8 @@
 )]
 
 pub mod call;
+pub mod certs;
+mod coding;
 pub mod grpc;
 mod histogram;
 mod loader;
@@ -35,6 +38,7 @@ mod verdict;
 pub mod web;
 pub mod wire;
 
+pub use coding::{Coding, Packer};
 pub use histogram::Histogram;
 pub use loader::{LoadReport, Loader, Refusal, Running};
 pub use net::{free_port, reserve, wait_until};

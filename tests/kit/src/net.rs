@@ -1,10 +1,18 @@
-//! Ports, and waiting for what has no event of its own.
+//! Ports, connections, and waiting for what has no event of its own.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::web::Io;
 
 // Below Linux' ephemeral range (32768 up), so that no outgoing connection takes a port between its
 // reservation and its use.
@@ -30,6 +38,27 @@ pub fn free_port() -> u16 {
 /// [`free_port`] as a loopback address.
 pub fn reserve() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, free_port()).into()
+}
+
+/// What protocols call themselves in a TLS handshake.
+pub(crate) const H2: &[u8] = b"h2";
+pub(crate) const HTTP1: &[u8] = b"http/1.1";
+
+/// How a client secures its connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub config: Arc<ClientConfig>,
+    pub name: ServerName<'static>,
+}
+
+/// Connects, secured if `tls` is given, and then for `protocol` alone.
+pub(crate) async fn dial(to: SocketAddr, tls: Option<&Tls>, protocol: &[u8]) -> io::Result<Box<dyn Io>> {
+    let tcp = TcpStream::connect(to).await?;
+    tcp.set_nodelay(true)?;
+    let Some(Tls { config, name }) = tls else { return Ok(Box::new(tcp)) };
+    let mut config = ClientConfig::clone(config);
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name.clone(), tcp).await?))
 }
 
 /// Polls `condition` every 5 ms until it holds or `timeout` has passed; says whether it held.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{LoadReport, SinkSnapshot};
 
-/// The exact balance of one run, in spans.
+/// The exact balance of one run, in spans, or what items its signal has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Spans whose request was answered "ok".

@@ -4,11 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 
 use crate::call::{CallError, Head, Reply};
 use crate::grpc::{Code, FRAME_HEADER, Signal, Status};
+use crate::net::{self, HTTP1, Tls};
 
 /// The largest body read.
 const LIMIT: usize = 256 << 20;
@@ -48,9 +49,12 @@ pub struct WebReply {
 impl WebClient {
     /// Connects in plain text.
     pub async fn connect(to: SocketAddr) -> io::Result<WebClient> {
-        let tcp = TcpStream::connect(to).await?;
-        tcp.set_nodelay(true)?;
-        Ok(WebClient::over(tcp))
+        WebClient::dial(to, None).await
+    }
+
+    /// The same, secured if `tls` is given.
+    pub(crate) async fn dial(to: SocketAddr, tls: Option<&Tls>) -> io::Result<WebClient> {
+        Ok(WebClient::over(net::dial(to, tls, HTTP1).await?))
     }
 
     /// A client over a connection that stands already, such as one of TLS.
@@ -78,7 +82,7 @@ impl WebClient {
     /// Sends these very bytes and reads an answer.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<WebReply> {
         // A server may have answered before the last byte, and read no further.
-        let written = self.io.get_mut().write_all(bytes).await;
+        let written = write(self.io.get_mut(), bytes).await;
         let message = match read(&mut self.io).await {
             Ok(Some(message)) => message,
             broken => {
@@ -90,10 +94,13 @@ impl WebClient {
         Ok(WebReply { status, headers: message.headers, body: message.body })
     }
 
-    /// Posts a framed gRPC message to where OTLP/HTTP has it, as the loader does.
+    /// Posts a message, framed as for gRPC, as the loader does.
     pub(crate) async fn call(&mut self, head: &Head, framed: &[u8]) -> Result<Reply, CallError> {
         let message = framed.get(FRAME_HEADER..).unwrap_or_default();
-        let sent = self.send("POST", path(head.signal), &[("content-type", PROTOBUF)], message);
+        let headers = head.request.headers().iter();
+        let headers = headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+        let headers: Vec<_> = headers.collect();
+        let sent = self.send("POST", head.request.uri().path(), &headers, message);
         let reply = match head.timeout {
             None => sent.await,
             Some(timeout) => tokio::time::timeout(timeout, sent).await.map_err(|_| CallError::TimedOut)?,
@@ -125,7 +132,8 @@ impl WebReply {
     /// The same in gRPC's terms.
     pub fn into_reply(self) -> Reply {
         if self.status == 200 {
-            return crate::call::success(&self.body);
+            let json = self.header("content-type").starts_with(JSON);
+            return if json { success(&self.body) } else { crate::call::success(&self.body) };
         }
         let code = match self.status {
             400 => Code::INVALID_ARGUMENT,
@@ -140,6 +148,27 @@ impl WebReply {
         let message = format!("HTTP {}: {}", self.status, String::from_utf8_lossy(&self.body));
         Reply::Refused(Status { code, message, retry_delay })
     }
+}
+
+/// What a response in JSON says.
+fn success(body: &[u8]) -> Reply {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let Some(partial) = body["partialSuccess"].as_object() else { return Reply::Accepted };
+    let rejected = partial.iter().find(|(key, _)| key.starts_with("rejected"));
+    let why = partial.get("errorMessage").and_then(Value::as_str).unwrap_or_default();
+    Reply::Partial(rejected.map_or(0, |(_, count)| uint(count)), why.to_owned())
+}
+
+/// A number of 64 bits, which JSON has as text or as a number; 0 where it is neither.
+pub(crate) fn uint(value: &Value) -> u64 {
+    let text = value.as_str().and_then(|text| text.parse().ok());
+    text.or_else(|| value.as_u64()).unwrap_or_default()
+}
+
+/// Writes all of it out: TLS keeps back what it is not told to send.
+pub(crate) async fn write<W: AsyncWrite + Unpin>(io: &mut W, bytes: &[u8]) -> io::Result<()> {
+    io.write_all(bytes).await?;
+    io.flush().await
 }
 
 /// Reads one message; `None` where the connection has ended before one began.

@@ -1,4 +1,5 @@
-//! The loader: numbered spans over gRPC, at a closed or an open loop, and an exact account of the answers.
+//! The loader: numbered items over gRPC or HTTP, at a closed or an open loop, and an exact account of the
+//! answers.
 
 mod report;
 mod work;
@@ -11,19 +12,27 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::Coding;
 use crate::call::{Head, USUAL_FRAME};
 use crate::grpc::Signal;
-use crate::requests::TraceTemplate;
+use crate::net::Tls;
+use crate::requests::{FIRST_TIME, Template};
+use crate::web::{JSON, PROTOBUF};
 pub use report::{LoadReport, Refusal};
 use work::{Link, Shared};
 
 /// A load to be put on a target. Start with [`Loader::new`], then set what differs from the defaults.
 ///
-/// By default: one connection with one request in flight, 100 spans a request, no timeout, no retries, for 30 s.
+/// By default: spans over gRPC, neither compressed nor secured; one connection with one request in flight, 100
+/// spans a request, no timeout, no retries, for 30 s. What is said of spans goes for the items of whichever
+/// [`Signal`] it is.
 #[derive(Clone, Debug)]
 pub struct Loader {
     target: SocketAddr,
+    signal: Signal,
     run: u64,
     first: u64,
     spans: usize,
@@ -37,6 +46,9 @@ pub struct Loader {
     retry: bool,
     frame: usize,
     http: bool,
+    json: bool,
+    coding: Option<Coding>,
+    tls: Option<Tls>,
 }
 
 impl Loader {
@@ -44,6 +56,7 @@ impl Loader {
     pub fn new(target: SocketAddr) -> Loader {
         Loader {
             target,
+            signal: Signal::Traces,
             run: fresh_run(),
             first: 0,
             spans: 100,
@@ -57,7 +70,16 @@ impl Loader {
             retry: false,
             frame: USUAL_FRAME,
             http: false,
+            json: false,
+            coding: None,
+            tls: None,
         }
+    }
+
+    /// What is sent. Default spans.
+    pub fn signal(mut self, signal: Signal) -> Self {
+        self.signal = signal;
+        self
     }
 
     /// The run that the spans belong to; by default one of its own for each loader.
@@ -136,6 +158,26 @@ impl Loader {
         self
     }
 
+    /// Posts JSON, over HTTP/1.1 therefore.
+    pub fn json(mut self) -> Self {
+        self.json = true;
+        self.http()
+    }
+
+    /// Compresses each request afresh, as its numbers are its own.
+    pub fn compression(mut self, coding: Option<Coding>) -> Self {
+        self.coding = coding;
+        self
+    }
+
+    /// Connects over TLS, to a server that proves to be `server_name` (a name or an address). The protocol to
+    /// agree on is the loader's to fill in.
+    pub fn tls(mut self, config: Arc<ClientConfig>, server_name: &str) -> Self {
+        let name = ServerName::try_from(server_name.to_owned()).expect("a name or an address");
+        self.tls = Some(Tls { config, name });
+        self
+    }
+
     /// Runs the load to its end.
     pub async fn run(self) -> LoadReport {
         self.start().finish().await
@@ -145,11 +187,13 @@ impl Loader {
     pub fn start(self) -> Running {
         let (stop, stopped) = watch::channel(false);
         let started = Instant::now();
-        let template = TraceTemplate::new(self.run, self.spans);
+        let template =
+            if self.json { Template::json } else { Template::of }(self.signal, self.run, self.spans);
         let shared = Arc::new(Shared {
-            head: Head::new(Signal::Traces, self.timeout, None),
-            report: Mutex::new(LoadReport::new(self.run, template.spans())),
+            head: self.head(),
+            report: Mutex::new(LoadReport::new(self.run, template.items())),
             template,
+            coding: self.coding,
             started,
             // So that neither end overflows the clock.
             until: started + self.duration.min(Duration::from_secs(1 << 30)),
@@ -162,7 +206,7 @@ impl Loader {
             stopped,
         });
         let links = if self.http { self.workers } else { self.connections }.max(1);
-        let link = || Arc::new(Link::new(self.target, self.frame, self.http));
+        let link = || Arc::new(Link::new(&self));
         let links: Vec<_> = (0..links).map(|_| link()).collect();
         let mut workers = JoinSet::new();
         for worker in 0..self.workers.max(1) {
@@ -170,12 +214,23 @@ impl Loader {
         }
         Running { shared, stop, workers }
     }
+
+    fn head(&self) -> Head {
+        let encoding = self.coding.map(Coding::name);
+        if self.http {
+            let media = if self.json { JSON } else { PROTOBUF };
+            Head::web(self.signal, media, self.timeout, encoding)
+        } else {
+            Head::new(self.signal, self.timeout, encoding)
+        }
+    }
 }
 
-/// Different in each process and for each loader, so that no two loads are taken for one.
+/// Different in each process and for each loader, so that no two loads are taken for one. As nanoseconds,
+/// earlier than any data point of a run: who checks that a point starts before it ends finds that it does.
 fn fresh_run() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
+    RandomState::new().hash_one(std::process::id()) % FIRST_TIME
 }
 
 /// A load under way. Dropped, it is broken off.

@@ -11,7 +11,7 @@ use crate::{Histogram, SeqSet};
 /// Everything the loader was answered.
 ///
 /// A *request* is one set of sequence numbers; with retries it may be sent several times, and every attempt
-/// is counted where its answer belongs.
+/// is counted where its answer belongs. "Spans" are the items of whichever signal was sent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LoadReport {
     /// The run the spans belong to.
@@ -102,7 +102,7 @@ impl fmt::Display for LoadReport {
         let millis = |histogram: &Histogram, q| histogram.quantile(q) as f64 / 1e6;
         write!(
             f,
-            "{} requests in {:.1} s, {} attempts: {} spans acknowledged (p50 {:.2} ms, p99 {:.2} ms)",
+            "{} requests in {:.1} s, {} attempts: {} items acknowledged (p50 {:.2} ms, p99 {:.2} ms)",
             self.requests,
             self.elapsed.as_secs_f64(),
             self.sent_requests,

@@ -1,6 +1,5 @@
 //! One worker: take the next ticket, send it, account for the answer.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,9 +9,10 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::LoadReport;
+use super::{LoadReport, Loader};
+use crate::Coding;
 use crate::call::{CallError, Client, Head, Reply};
-use crate::requests::TraceTemplate;
+use crate::requests::Template;
 use crate::web::WebClient;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
@@ -20,7 +20,8 @@ const LAST_BACKOFF: Duration = Duration::from_secs(1);
 
 pub(super) struct Shared {
     pub head: Head,
-    pub template: TraceTemplate,
+    pub template: Template,
+    pub coding: Option<Coding>,
     pub report: Mutex<LoadReport>,
     pub started: Instant,
     pub until: Instant,
@@ -53,16 +54,14 @@ impl Way {
 
 /// A connection that several workers share and whoever finds it broken replaces.
 pub(super) struct Link {
-    target: SocketAddr,
-    frame: usize,
-    http: bool,
+    loader: Loader,
     /// The live client and its generation; a worker that fails on an older generation changes nothing.
     live: tokio::sync::Mutex<(u64, Option<Way>)>,
 }
 
 impl Link {
-    pub fn new(target: SocketAddr, frame: usize, http: bool) -> Link {
-        Link { target, frame, http, live: (0, None).into() }
+    pub fn new(loader: &Loader) -> Link {
+        Link { loader: loader.clone(), live: (0, None).into() }
     }
 
     /// A client that is not of generation `broken`.
@@ -72,10 +71,11 @@ impl Link {
             (generation, Some(client)) if broken != Some(*generation) => Ok((*generation, client.clone())),
             _ => {
                 live.1 = None;
-                let client = if self.http {
-                    Way::Http(Arc::new(WebClient::connect(self.target).await?.into()))
+                let Loader { target, tls, frame, http, .. } = &self.loader;
+                let client = if *http {
+                    Way::Http(Arc::new(WebClient::dial(*target, tls.as_ref()).await?.into()))
                 } else {
-                    Way::Grpc(Client::connect(self.target).await?.frame(self.frame))
+                    Way::Grpc(Client::dial(*target, tls.as_ref()).await?.frame(*frame))
                 };
                 *live = (live.0 + 1, Some(client.clone()));
                 Ok((live.0, client))
@@ -113,6 +113,7 @@ impl Shared {
     /// Takes tickets until there are none, the time is over or the load is stopped.
     pub async fn work(self: Arc<Self>, link: Arc<Link>) {
         let mut hold = Hold { link, client: None, broken: None };
+        let mut packer = self.coding.map(Coding::packer);
         let mut buffer = Bytes::new();
         loop {
             // A ticket taken is a request begun: so the connection comes first.
@@ -123,9 +124,10 @@ impl Shared {
             if ticket >= self.requests || !self.due(ticket).await {
                 return;
             }
-            let first = self.first + ticket * self.template.spans();
+            let first = self.first + ticket * self.template.items();
             buffer = self.template.reuse(buffer, first);
-            self.deliver(&mut hold, first, &buffer).await;
+            let framed = packer.as_mut().map_or_else(|| buffer.clone(), |packer| packer.pack(&buffer));
+            self.deliver(&mut hold, first, framed).await;
         }
     }
 
@@ -166,8 +168,8 @@ impl Shared {
     }
 
     /// Sends one request, with retries if they are on, to its final answer.
-    async fn deliver(&self, hold: &mut Hold, first: u64, framed: &Bytes) {
-        let spans = self.template.spans();
+    async fn deliver(&self, hold: &mut Hold, first: u64, framed: Bytes) {
+        let items = self.template.items();
         self.with_report(|report| {
             report.requests += 1;
             // Until it ends otherwise: a worker may be broken off at any await.
@@ -188,14 +190,14 @@ impl Shared {
             let broken = match &result {
                 Err(CallError::NotSent(_) | CallError::Broken(_)) => true,
                 // Over HTTP/1.1 a late answer would be taken for that of the next request.
-                Err(CallError::TimedOut) => hold.link.http,
+                Err(CallError::TimedOut) => hold.link.loader.http,
                 _ => false,
             };
             let not_sent = matches!(result, Err(CallError::NotSent(_)));
             let wait = self.with_report(|report| {
                 report.sent_requests += u64::from(!not_sent);
-                report.sent_spans += if not_sent { 0 } else { spans };
-                account(report, first..first + spans, result, after)
+                report.sent_spans += if not_sent { 0 } else { items };
+                account(report, first..first + items, result, after)
             });
             if broken {
                 hold.break_off();

@@ -55,7 +55,7 @@ pub struct Arrival {
     pub index: u64,
     /// Spans, data points or log records in it.
     pub items: u64,
-    /// Numbered spans, as runs of consecutive numbers, by the loader's run.
+    /// Numbered items, as runs of consecutive numbers, by the loader's run.
     pub numbered: Vec<(u64, Range<u64>)>,
     /// Bytes of the message, decompressed.
     pub bytes: usize,

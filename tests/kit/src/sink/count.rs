@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::grpc::Signal;
 use crate::requests::SpanKey;
+use crate::web::uint;
 use crate::wire::{self, Malformed, Value};
 use crate::{Histogram, SeqSet};
 
@@ -37,7 +38,7 @@ pub struct SinkSnapshot {
     pub logs: u64,
     /// Spans taken that are not the kit's own, or whose ids were damaged.
     pub foreign_spans: u64,
-    /// The numbered spans taken, by run.
+    /// The numbered items taken, by run. A run is of one signal.
     pub runs: BTreeMap<u64, Arrivals>,
     /// Items in each taken request.
     pub batches: Histogram,
@@ -49,7 +50,7 @@ pub struct SinkSnapshot {
     pub accepted: u64,
 }
 
-/// The numbered spans of one run.
+/// The numbered items of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Arrivals {
     /// Which arrived.
@@ -59,7 +60,7 @@ pub struct Arrivals {
 }
 
 impl SinkSnapshot {
-    /// Items taken, numbered spans once each: what a wait for arrivals looks at.
+    /// Items taken, numbered ones once each: what a wait for arrivals looks at.
     pub fn arrived(&self) -> u64 {
         self.spans + self.points + self.logs - self.runs.values().map(|run| run.extra).sum::<u64>()
     }
@@ -111,7 +112,7 @@ pub(super) struct Batch {
     pub signal: Signal,
     pub items: u64,
     pub foreign: u64,
-    /// Numbered spans as runs of consecutive numbers, in wire order.
+    /// Numbered items as runs of consecutive numbers, in wire order.
     pub numbered: Vec<(u64, Range<u64>)>,
 }
 
@@ -122,12 +123,9 @@ impl Batch {
             for scope in wire::children(resource?, 2) {
                 for item in wire::children(scope?, 2) {
                     match signal {
-                        Signal::Traces => batch.span(item?)?,
-                        Signal::Metrics => batch.items += points(item?)?,
-                        Signal::Logs => {
-                            item?;
-                            batch.items += 1;
-                        }
+                        Signal::Traces => batch.ids(item?, 1)?,
+                        Signal::Metrics => batch.points(item?)?,
+                        Signal::Logs => batch.ids(item?, 9)?,
                     }
                 }
             }
@@ -143,23 +141,28 @@ impl Batch {
             Signal::Logs => ("resourceLogs", "scopeLogs", "logRecords"),
         };
         let message: serde_json::Value = serde_json::from_slice(message).ok()?;
-        let list = |value: &serde_json::Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+        fn list<'a>(value: &'a serde_json::Value, key: &str) -> &'a [serde_json::Value] {
+            value[key].as_array().map_or(&[], Vec::as_slice)
+        }
         let mut batch = Batch { signal, items: 0, foreign: 0, numbered: Vec::new() };
         for resource in list(&message, resources) {
-            for scope in list(&resource, scopes) {
-                for item in list(&scope, items) {
+            for scope in list(resource, scopes) {
+                for item in list(scope, items) {
                     match signal {
-                        Signal::Traces => {
+                        Signal::Traces | Signal::Logs => {
                             let id = |key: &str| hex(item[key].as_str().unwrap_or_default());
-                            batch.numbered(&id("traceId"), &id("spanId"));
+                            batch.item(SpanKey::read(&id("traceId"), &id("spanId")));
                         }
                         Signal::Metrics => {
                             let kinds = ["gauge", "sum", "histogram", "exponentialHistogram", "summary"];
-                            let points =
-                                kinds.iter().map(|kind| list(&item[kind], "dataPoints").len() as u64);
-                            batch.items += points.sum::<u64>();
+                            for point in kinds.iter().flat_map(|kind| list(&item[kind], "dataPoints")) {
+                                let nanos = |key: &str| uint(&point[key]);
+                                batch.item(SpanKey::of_point(
+                                    nanos("startTimeUnixNano"),
+                                    nanos("timeUnixNano"),
+                                ));
+                            }
                         }
-                        Signal::Logs => batch.items += 1,
                     }
                 }
             }
@@ -167,29 +170,56 @@ impl Batch {
         Some(batch)
     }
 
-    fn span(&mut self, span: &[u8]) -> Result<(), Malformed> {
+    /// A span or a log record, whose trace id is field `first` and whose span id is the next.
+    fn ids(&mut self, item: &[u8], first: u32) -> Result<(), Malformed> {
         let (mut trace_id, mut span_id) = (&[][..], &[][..]);
-        for field in wire::fields(span) {
+        for field in wire::fields(item) {
             match field? {
-                (1, Value::Bytes(id)) => trace_id = id,
-                (2, Value::Bytes(id)) => span_id = id,
+                (field, Value::Bytes(id)) if field == first => trace_id = id,
+                (field, Value::Bytes(id)) if field == first + 1 => span_id = id,
                 _ => {}
             }
-            // The ids come first with every encoder, and the sink shares its CPU with what is measured.
+            // Spans have their ids first with every encoder, and the sink shares its CPU with what is measured.
             if !trace_id.is_empty() && !span_id.is_empty() {
                 break;
             }
         }
-        self.numbered(trace_id, span_id);
+        self.item(SpanKey::read(trace_id, span_id));
         Ok(())
     }
 
-    fn numbered(&mut self, trace_id: &[u8], span_id: &[u8]) {
+    /// The data points of one metric: field 1 of whichever arm of `data` it has.
+    fn points(&mut self, metric: &[u8]) -> Result<(), Malformed> {
+        for field in wire::fields(metric) {
+            if let (5 | 7 | 9 | 10 | 11, Value::Bytes(data)) = field? {
+                for point in wire::children(data, 1) {
+                    self.point(point?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every kind of data point has its times in the same fields.
+    fn point(&mut self, point: &[u8]) -> Result<(), Malformed> {
+        let (mut start, mut time) = (0, 0);
+        for field in wire::fields(point) {
+            match field? {
+                (2, Value::Fixed64(nanos)) => start = nanos,
+                (3, Value::Fixed64(nanos)) => time = nanos,
+                _ => {}
+            }
+        }
+        self.item(SpanKey::of_point(start, time));
+        Ok(())
+    }
+
+    fn item(&mut self, key: Option<SpanKey>) {
         self.items += 1;
-        match (SpanKey::read(trace_id, span_id), self.numbered.last_mut()) {
+        match (key, self.numbered.last_mut()) {
             (Some(key), Some((run, range))) if key.run == *run && key.seq == range.end => range.end += 1,
             (Some(key), _) => self.numbered.push((key.run, key.seq..key.seq + 1)),
-            (None, _) => self.foreign += 1,
+            (None, _) => self.foreign += u64::from(self.signal == Signal::Traces),
         }
     }
 }
@@ -197,20 +227,6 @@ impl Batch {
 fn hex(digits: &str) -> Vec<u8> {
     let bytes = digits.as_bytes().chunks(2);
     bytes.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
-}
-
-/// Data points of one metric: field 1 of whichever arm of `data` it has.
-fn points(metric: &[u8]) -> Result<u64, Malformed> {
-    let mut points = 0;
-    for field in wire::fields(metric) {
-        if let (5 | 7 | 9 | 10 | 11, Value::Bytes(data)) = field? {
-            for point in wire::children(data, 1) {
-                point?;
-                points += 1;
-            }
-        }
-    }
-    Ok(points)
 }
 
 #[cfg(test)]
@@ -223,6 +239,9 @@ mod tests {
         let points = Batch::read(Signal::Metrics, &requests::metrics(31)).unwrap();
         let logs = Batch::read(Signal::Logs, &requests::logs(17)).unwrap();
         assert_eq!((points.items, logs.items), (31, 17));
+        for batch in [points, logs] {
+            assert_eq!((batch.numbered, batch.foreign), (Vec::new(), 0), "only spans are numbered always");
+        }
     }
 
     #[test]

@@ -15,7 +15,11 @@ use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
+use crate::net::{H2, HTTP1};
+use crate::web::Io;
 use crate::{LoadReport, Verdict, verdict};
 pub use answer::{Answer, Arrival};
 use answer::{Plan, Rule};
@@ -39,6 +43,7 @@ struct Listening {
 struct Shared {
     state: Mutex<State>,
     changed: Notify,
+    tls: Option<TlsAcceptor>,
 }
 
 struct State {
@@ -51,11 +56,22 @@ struct State {
 impl Sink {
     /// Listens on `addr` (port 0 for any) and answers "ok" to everything.
     pub async fn start(addr: impl ToSocketAddrs) -> io::Result<Sink> {
+        Sink::open(addr, None).await
+    }
+
+    /// As [`Sink::start`], over TLS. The protocols to agree on are the sink's to fill in.
+    pub async fn start_tls(addr: impl ToSocketAddrs, config: Arc<ServerConfig>) -> io::Result<Sink> {
+        let mut config = ServerConfig::clone(&config);
+        config.alpn_protocols = vec![H2.to_vec(), HTTP1.to_vec()];
+        Sink::open(addr, Some(Arc::new(config).into())).await
+    }
+
+    async fn open(addr: impl ToSocketAddrs, tls: Option<TlsAcceptor>) -> io::Result<Sink> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
         let state =
             State { plan: Plan::default(), counts: SinkSnapshot::default(), busy_until: Instant::now() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() });
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), tls });
         let listening = Some(listen(listener, shared.clone())).into();
         Ok(Sink { shared, addr, listening })
     }
@@ -98,7 +114,7 @@ impl Sink {
         self.with(|state| state.plan = Plan { queue: Default::default(), rule: Rule::By(Box::new(script)) });
     }
 
-    /// Items that have arrived, copies of numbered spans not counted: see [`SinkSnapshot::arrived`].
+    /// Items that have arrived, copies of numbered ones not counted: see [`SinkSnapshot::arrived`].
     pub fn arrived(&self) -> u64 {
         self.with(|state| state.counts.arrived())
     }
@@ -176,13 +192,21 @@ impl Shared {
     }
 }
 
-/// Serves what the first bytes ask for.
+/// Serves what the first bytes ask for, or what was agreed on.
 async fn connection(shared: Arc<Shared>, tcp: TcpStream) {
-    let mut start = [0; 3];
-    match tcp.peek(&mut start).await {
-        Ok(_) if start == *b"POS" => web::connection(shared, tcp).await,
-        _ => serve::connection(shared, tcp).await,
-    }
+    let _ = tcp.set_nodelay(true);
+    let (http2, io): (bool, Box<dyn Io>) = match &shared.tls {
+        None => {
+            let mut start = [0; 3];
+            let read = tcp.peek(&mut start).await;
+            (read.is_err() || start != *b"POS", Box::new(tcp))
+        }
+        Some(acceptor) => {
+            let Ok(tls) = acceptor.accept(tcp).await else { return };
+            (tls.get_ref().1.alpn_protocol() == Some(H2), Box::new(tls))
+        }
+    };
+    if http2 { serve::connection(shared, io).await } else { web::connection(shared, io).await }
 }
 
 fn listen(listener: TcpListener, shared: Arc<Shared>) -> Listening {

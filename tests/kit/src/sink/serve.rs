@@ -12,12 +12,12 @@ use futures_util::stream::FuturesUnordered;
 use h2::RecvStream;
 use h2::server::{self, SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::count::Batch;
 use super::{Answer, Arrival, Shared, SinkSnapshot};
 use crate::grpc::{Code, FRAME_HEADER, Signal, Status};
+use crate::web::Io;
 
 /// The largest message taken, before and after decompression.
 const LIMIT: usize = 64 << 20;
@@ -79,14 +79,13 @@ impl Drop for Pending<'_> {
     }
 }
 
-pub(super) async fn connection(shared: Arc<Shared>, tcp: TcpStream) {
+pub(super) async fn connection(shared: Arc<Shared>, io: Box<dyn Io>) {
     let open = Open::new(shared);
-    let _ = tcp.set_nodelay(true);
     let handshake = server::Builder::new()
         .initial_window_size(8 << 20)
         .initial_connection_window_size(128 << 20)
         .max_concurrent_streams(10_000)
-        .handshake::<_, Bytes>(tcp);
+        .handshake::<_, Bytes>(io);
     let Ok(mut connection) = handshake.await else { return };
     let mut calls = FuturesUnordered::new();
     loop {

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, BufReader};
 
 use super::count::Batch;
 use super::serve::{Open, Pending, decompress, turn};
 use super::{Answer, Arrival, Shared, SinkSnapshot};
 use crate::grpc::{Code, Signal, Status};
-use crate::web::{self, JSON, Message, PROTOBUF};
+use crate::web::{self, Io, JSON, Message, PROTOBUF};
 
 /// What is written back.
 enum Said {
@@ -21,10 +20,9 @@ enum Said {
     Close,
 }
 
-pub(super) async fn connection(shared: Arc<Shared>, tcp: TcpStream) {
+pub(super) async fn connection(shared: Arc<Shared>, io: Box<dyn Io>) {
     let open = Open::new(shared);
-    let _ = tcp.set_nodelay(true);
-    let mut io = BufReader::with_capacity(64 << 10, tcp);
+    let mut io = BufReader::with_capacity(64 << 10, io);
     while let Ok(Some(message)) = web::read(&mut io).await {
         // Whoever leaves meanwhile takes the request with it.
         let said = tokio::select! {
@@ -43,7 +41,7 @@ pub(super) async fn connection(shared: Arc<Shared>, tcp: TcpStream) {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
-        if io.get_mut().write_all(&[head.as_bytes(), &body].concat()).await.is_err() || last {
+        if web::write(io.get_mut(), &[head.as_bytes(), &body].concat()).await.is_err() || last {
             return;
         }
     }
@@ -190,7 +188,7 @@ fn is_json(message: &Message) -> bool {
 
 /// Ready when the other end has closed. A request that comes before the last is answered is not HTTP as it is used
 /// here.
-async fn gone(tcp: &mut TcpStream) {
+async fn gone(io: &mut Box<dyn Io>) {
     let mut byte = [0; 1];
-    let _ = tcp.read(&mut byte).await;
+    let _ = io.read(&mut byte).await;
 }
