@@ -250,7 +250,7 @@ impl Surveyed {
         let own = seen..upto.min(gap.start);
         if own.is_empty() {
             // What follows a gap was told when the gap was noted.
-            self.torn = if gap.start < upto { 0 } else { rest };
+            self.torn = if self.replay.gap.is_some() { 0 } else { rest };
         } else if own.end - own.start <= rest / HEADER as u64 {
             self.miss(own, Reason::Damaged, self.scan.end..self.scan.size);
         } else {
