@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use serde::Serialize;
 use watershed_testkit::reserve;
 
+use crate::case::{Case, PLAIN, Work};
 use crate::cli::{Cli, Relay};
 use crate::launch::RelayProcess;
 use crate::{table, throughput};
@@ -34,13 +35,13 @@ struct Outcome {
 /// Fills, kills, starts again and prints.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let nobody = reserve();
-    let mut relay = RelayProcess::start(Relay::Journal, cli, nobody, 1)?;
-    let journal = relay.journal().context("a journal has a directory")?.to_owned();
+    let case = Case { work: Work::Journal, ..cli.adapt(PLAIN) };
+    let mut relay = RelayProcess::start(Relay::Watershed, case, cli, nobody, Path::new(""), 1)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (growing, spans) = runtime.block_on(fill(cli, &relay, &journal))?;
+    let (growing, spans) = runtime.block_on(fill(cli, case, &relay))?;
     let began = Instant::now();
     relay.restart()?;
-    let first = throughput::loader(cli, Relay::Journal, relay.addr).requests(1);
+    let first = throughput::loader(cli, case, relay.addr).requests(1);
     let first = runtime.block_on(first.timeout(PATIENCE).run());
     ensure!(!first.acknowledged.is_empty(), "it does not serve: {first}");
     let restart = began.elapsed();
@@ -68,8 +69,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
 }
 
 /// Loads until the journal is as large as it shall be; memory at each eighth of it.
-async fn fill(cli: &Cli, relay: &RelayProcess, journal: &Path) -> anyhow::Result<(Vec<Seen>, u64)> {
-    let load = throughput::loader(cli, Relay::Journal, relay.addr).duration(PATIENCE).start();
+async fn fill(cli: &Cli, case: Case, relay: &RelayProcess) -> anyhow::Result<(Vec<Seen>, u64)> {
+    let load = throughput::loader(cli, case, relay.addr).duration(PATIENCE).start();
     let mut growing: Vec<Seen> = Vec::new();
     let all = cli.backlog_mib << 20;
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -80,7 +81,7 @@ async fn fill(cli: &Cli, relay: &RelayProcess, journal: &Path) -> anyhow::Result
             cli.backlog_mib
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let journal_bytes = size(journal)?;
+        let journal_bytes = size(relay.directory())?;
         if journal_bytes >= all / 8 * (growing.len() as u64 + 1) {
             growing.push(Seen { journal_bytes, rss_bytes: relay.usage()?.rss });
         }

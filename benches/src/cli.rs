@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::case::{CASES, Case};
 use crate::relay::Options;
 
 /// Watershed beside the floor and the conventional relay: CPU per span, peak memory, latency, exact delivery.
@@ -18,9 +19,15 @@ pub struct Cli {
     /// What to measure
     #[arg(long, value_enum, default_value_t = Scenario::Throughput)]
     pub scenario: Scenario,
-    /// Which relays, in the order of their turns (overload: watershed alone)
+    /// Which relays, in the order of their turns; by default all that are there (overload: watershed alone)
     #[arg(long, value_enum, value_delimiter = ',')]
     pub relay: Vec<Relay>,
+    /// Throughput: which loads; see `benches/README.md`
+    #[arg(long, value_delimiter = ',', default_value = "relay")]
+    pub case: Vec<Case>,
+    /// Throughput: every load
+    #[arg(long, conflicts_with = "case")]
+    pub all: bool,
     /// Rounds; every relay has one turn in each
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
@@ -30,15 +37,15 @@ pub struct Cli {
     /// Seconds of unmeasured load before it
     #[arg(long, default_value_t = 0.5)]
     pub warmup: f64,
-    /// Connections of the loader (throughput: 4, overload: 100)
+    /// Connections of the loader, in place of the case's (overload: 100)
     #[arg(long)]
     pub connections: Option<usize>,
     /// Requests in flight: per connection under throughput (4), in total under overload (4000)
     #[arg(long)]
     pub in_flight: Option<usize>,
-    /// Spans in a request, about 404 B each
-    #[arg(long, default_value_t = 100)]
-    pub spans: usize,
+    /// Items in a request, in place of the case's
+    #[arg(long)]
+    pub items: Option<usize>,
     /// Requests that floor and conventional merge into one; by default as many as watershed merged in the
     /// same round, or 8 without watershed
     #[arg(long)]
@@ -56,9 +63,9 @@ pub struct Cli {
     #[arg(long, default_value_t = 256)]
     pub budget_mib: u64,
 
-    /// What Watershed's "ok" means; floor and conventional always say it when a request is queued
-    #[arg(long, value_name = "ACK", value_parser = ["accepted", "delivered"], default_value = "accepted")]
-    pub ack: String,
+    /// "Ok" means that the sink has it, whatever the case says
+    #[arg(long)]
+    pub delivered: bool,
     /// Keys of the journal's table, in TOML: `sync = "interval"`
     #[arg(long, value_name = "TOML", default_value = "")]
     pub journal: String,
@@ -71,6 +78,9 @@ pub struct Cli {
     /// Print JSON in place of tables
     #[arg(long)]
     pub json: bool,
+    /// Throughput: write what was measured to this file as JSON too, and a chart of it beside that as SVG
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
 
     /// Play a part in place of driving
     #[arg(long = "as", value_enum)]
@@ -84,6 +94,12 @@ pub struct Cli {
     /// Of the part watershed: its TOML file
     #[arg(long)]
     pub config: Option<PathBuf>,
+    /// Of the part sink: its certificates; without them it speaks plain text
+    #[arg(long)]
+    pub certificates: Option<PathBuf>,
+    /// Of the part sink: clients need a certificate too
+    #[arg(long)]
+    pub mutual: bool,
 }
 
 /// What is measured.
@@ -104,36 +120,26 @@ pub enum Scenario {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Relay {
+    /// The product
+    Watershed,
     /// Bytes in, bytes out, over bare tonic
     Floor,
     /// Decodes and re-encodes with prost
     Conventional,
-    /// The product
-    Watershed,
-    /// The product, over HTTP/1.1 with protobuf at both ends
-    Http,
-    /// The product, with three attribute actions on every span
-    Attributes,
-    /// The product, with a journal at the head: on the disk before it says "ok"
-    Journal,
-}
-
-impl Relay {
-    /// Whether it is Watershed, however configured.
-    pub fn is_watershed(self) -> bool {
-        matches!(self, Relay::Watershed | Relay::Http | Relay::Attributes | Relay::Journal)
-    }
+    /// The OpenTelemetry Collector, if `tests/peers/install otelcol` has been run
+    Otelcol,
+    /// rotel, if `tests/peers/install rotel` has been run
+    Rotel,
 }
 
 impl fmt::Display for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Relay::Watershed => "watershed",
             Relay::Floor => "floor",
             Relay::Conventional => "conventional",
-            Relay::Watershed => "watershed",
-            Relay::Http => "http",
-            Relay::Attributes => "attributes",
-            Relay::Journal => "journal",
+            Relay::Otelcol => "otelcol",
+            Relay::Rotel => "rotel",
         })
     }
 }
@@ -171,6 +177,22 @@ impl Cli {
         if self.relay.is_empty() { default.to_vec() } else { self.relay.clone() }
     }
 
+    /// The loads to measure.
+    pub fn cases(&self) -> Vec<Case> {
+        let cases = if self.all { CASES.to_vec() } else { self.case.clone() };
+        cases.into_iter().map(|case| self.adapt(case)).collect()
+    }
+
+    /// A case with what the command line says otherwise.
+    pub fn adapt(&self, case: Case) -> Case {
+        Case {
+            items: self.items.unwrap_or(case.items),
+            connections: self.connections.unwrap_or(case.connections),
+            delivered: self.delivered || case.delivered,
+            ..case
+        }
+    }
+
     /// How long a turn's load lasts.
     pub fn duration(&self, default: f64) -> Duration {
         Duration::from_secs_f64(self.seconds.unwrap_or(default))
@@ -178,11 +200,14 @@ impl Cli {
 
     /// What a relay's part needs.
     pub fn relay_options(&self) -> anyhow::Result<Options> {
+        let [case] = self.cases()[..] else { anyhow::bail!("a relay plays one case") };
         Ok(Options {
             listen: self.listen.context("--listen is missing")?,
             target: self.target.context("--target is missing")?,
             merge: self.merge.unwrap_or(8).max(1),
             shape: self.shape,
+            signal: case.signal,
+            waits: case.delivered,
         })
     }
 

@@ -1,13 +1,15 @@
 //! What a relay costs that has nothing to do.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::case::PLAIN;
 use crate::cli::{Cli, Relay};
 use crate::launch::RelayProcess;
 use crate::sink::SinkProcess;
-use crate::table;
+use crate::{peers, table};
 
 const WAIT: Duration = Duration::from_secs(3);
 
@@ -24,10 +26,12 @@ struct Outcome {
 
 /// Measures each relay alone and prints.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
-    let sink = SinkProcess::start()?;
+    let nowhere = Path::new("");
+    let sink = SinkProcess::start(PLAIN.tls, nowhere)?;
+    let relays: Vec<Relay> = [Relay::Watershed, Relay::Floor].into_iter().chain(peers::installed()).collect();
     let mut outcomes = Vec::new();
-    for relay in cli.relays(&[Relay::Watershed, Relay::Floor, Relay::Conventional]) {
-        let process = RelayProcess::start(relay, cli, sink.addr, cli.merge.unwrap_or(8))?;
+    for relay in cli.relays(&relays) {
+        let process = RelayProcess::start(relay, PLAIN, cli, sink.addr, nowhere, cli.merge.unwrap_or(8))?;
         // Waiting is the measurement.
         std::thread::sleep(WAIT / 3);
         let settled = process.usage()?;

@@ -1,69 +1,99 @@
 //! Starting the relay that is measured.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::TempDir;
 
+use crate::case::{Case, Tls, Work};
 use crate::cli::{Cli, Relay};
-use crate::process::{Child, Usage};
-use crate::watershed;
+use crate::process::{Child, Usage, own};
+use crate::sink::SinkProcess;
+use crate::{peers, watershed};
+
+/// What a relay stands between, and where its files are.
+pub struct Site<'a> {
+    pub listen: SocketAddr,
+    pub sink: SocketAddr,
+    /// Where the second of three destinations is.
+    pub second: SocketAddr,
+    pub certificates: &'a Path,
+    /// Whatever it writes, gone after its turn.
+    pub directory: &'a Path,
+}
 
 /// A relay in a process of its own.
 pub struct RelayProcess {
     child: Child,
-    arguments: Vec<String>,
+    command: Command,
     /// Where it listens.
     pub addr: SocketAddr,
-    /// Kept as long as the child may read its configuration or write to its journal.
-    kept: Option<(NamedTempFile, TempDir)>,
+    /// Its configuration and its journal.
+    directory: TempDir,
+    /// The second destination, of a case that has one.
+    _second: Option<SinkProcess>,
 }
 
 impl RelayProcess {
     /// Starts `relay` in front of `sink` and waits until it listens.
-    pub fn start(relay: Relay, cli: &Cli, sink: SocketAddr, merge: usize) -> anyhow::Result<RelayProcess> {
-        let addr = watershed_testkit::reserve();
-        let part = if relay.is_watershed() { Relay::Watershed } else { relay };
-        let mut arguments = vec!["--as".to_string(), part.to_string()];
-        let mut option = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
-        let mut kept = None;
-        match relay {
-            Relay::Watershed | Relay::Http | Relay::Attributes | Relay::Journal => {
-                let mut config = tempfile::Builder::new().suffix(".toml").tempfile()?;
-                let directory =
-                    tempfile::Builder::new().prefix("journal").tempdir_in(&cli.journal_directory)?;
-                let text = watershed::config(relay, addr, sink, cli, directory.path());
-                config.write_all(text.as_bytes())?;
-                option("config", config.path().display().to_string());
-                kept = Some((config, directory));
+    pub fn start(
+        relay: Relay,
+        case: Case,
+        cli: &Cli,
+        sink: SocketAddr,
+        certificates: &Path,
+        merge: usize,
+    ) -> anyhow::Result<RelayProcess> {
+        let listen = watershed_testkit::reserve();
+        let directory = tempfile::Builder::new().prefix("bench").tempdir_in(&cli.journal_directory)?;
+        let second =
+            (case.work == Work::Branches).then(|| SinkProcess::start(Tls::Off, certificates)).transpose()?;
+        let site = Site {
+            listen,
+            sink,
+            second: second.as_ref().map_or(sink, |second| second.addr),
+            certificates,
+            directory: directory.path(),
+        };
+        let mut command = match relay {
+            Relay::Watershed => {
+                let config = directory.path().join("watershed.toml");
+                std::fs::write(&config, watershed::config(case, cli, &site))?;
+                let mut command = own(relay)?;
+                command.arg("--config").arg(config);
+                command
             }
             Relay::Floor | Relay::Conventional => {
-                option("listen", addr.to_string());
-                option("target", sink.to_string());
-                option("merge", merge.to_string());
                 let shape = cli.shape.to_possible_value().context("every shape has a name")?;
-                option("shape", shape.get_name().to_string());
+                let mut command = own(relay)?;
+                command.args(["--listen", &listen.to_string(), "--target", &sink.to_string()]);
+                command.args(["--merge", &merge.to_string(), "--shape", shape.get_name()]);
+                command.args(["--case", case.name]);
+                command.args(case.delivered.then_some("--delivered"));
+                command
             }
-        }
-        let mut child = Child::spawn(&arguments)?;
-        child.wait_until_it_listens(addr, Duration::from_secs(10)).with_context(|| format!("{relay}"))?;
-        Ok(RelayProcess { child, arguments, addr, kept })
+            Relay::Otelcol => peers::otelcol(case, &site),
+            Relay::Rotel => peers::rotel(&site)?,
+        };
+        let mut child = Child::spawn(&mut command)?;
+        child.wait_until_it_listens(listen, Duration::from_secs(10)).with_context(|| format!("{relay}"))?;
+        Ok(RelayProcess { child, command, addr: listen, directory, _second: second })
     }
 
     /// Kills it and starts it anew, with the same configuration and journal.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;
-        self.child = Child::spawn(&self.arguments)?;
+        self.child = Child::spawn(&mut self.command)?;
         Ok(())
     }
 
     /// Where its journal is.
-    pub fn journal(&self) -> Option<&Path> {
-        self.kept.as_ref().map(|(_, directory)| directory.path())
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// What it has cost so far.

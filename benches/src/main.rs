@@ -9,12 +9,16 @@
 )]
 
 mod backlog;
+mod case;
+mod certificates;
 mod cli;
 mod idle;
 mod launch;
 mod overload;
+mod peers;
 mod process;
 mod relay;
+mod report;
 mod sink;
 mod table;
 mod throughput;
@@ -49,9 +53,11 @@ fn main() -> ExitCode {
 fn play(role: &Role, cli: &Cli) -> anyhow::Result<()> {
     if matches!(role, Role::Floor | Role::Conventional | Role::Watershed) {
         process::exit_with_stdin();
+        // Whoever runs a relay collects its log. Without that, `tracing` asks the `log` crate at every step of HTTP/2.
+        tracing::subscriber::set_global_default(tracing::subscriber::NoSubscriber::new())?;
     }
     match role {
-        Role::Sink => sink::serve(),
+        Role::Sink => sink::serve(cli),
         Role::Load => throughput::load_alone(cli),
         Role::Floor => relay::run::<relay::Raw>(&cli.relay_options()?),
         Role::Conventional => relay::run::<relay::Decoded>(&cli.relay_options()?),

@@ -1,11 +1,13 @@
 //! Ten times more than the sink takes, from thousands of callers that do not slow down.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::ensure;
 use serde::Serialize;
 use watershed_testkit::{Answer, Loader, Refusal, Verdict};
 
+use crate::case::PLAIN;
 use crate::cli::{Cli, Relay};
 use crate::launch::RelayProcess;
 use crate::sink::SinkProcess;
@@ -60,15 +62,17 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
 }
 
 fn overload(cli: &Cli, runtime: &tokio::runtime::Runtime, relay: Relay) -> anyhow::Result<Outcome> {
-    let mut sink = SinkProcess::start()?;
+    let case = cli.adapt(PLAIN);
+    let nowhere = Path::new("");
+    let mut sink = SinkProcess::start(case.tls, nowhere)?;
     let spans_per_sec = (cli.rate / 10.0) as u64;
     sink.answer(Answer::RateLimited { spans_per_sec })?;
-    let process = RelayProcess::start(relay, cli, sink.addr, cli.merge.unwrap_or(8))?;
+    let process = RelayProcess::start(relay, case, cli, sink.addr, nowhere, cli.merge.unwrap_or(8))?;
     let before = process.usage()?;
     let duration = cli.duration(10.0);
     let load = Loader::new(process.addr)
         .open(cli.connections.unwrap_or(100), cli.in_flight.unwrap_or(4_000), cli.rate)
-        .spans_per_request(cli.spans)
+        .spans_per_request(case.items)
         .frame(cli.frame_kib << 10)
         .duration(duration);
     let report = runtime.block_on(load.run());

@@ -1,5 +1,6 @@
 //! Children, and what they cost as `/proc` knows it.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-/// Another process of this binary. Killed when dropped.
+/// Another process. Killed when dropped.
 pub struct Child {
     process: std::process::Child,
-    answers: BufReader<std::process::ChildStdout>,
+    answers: Option<BufReader<std::process::ChildStdout>>,
 }
 
 /// What a process has cost since it started.
@@ -25,17 +26,18 @@ pub struct Usage {
     pub rss: u64,
 }
 
+/// This binary in the part `role`, to be talked with.
+pub fn own(role: impl Display) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("where is this binary?")?);
+    command.arg("--as").arg(role.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    Ok(command)
+}
+
 impl Child {
-    /// Starts this binary with `arguments`.
-    pub fn spawn(arguments: &[String]) -> anyhow::Result<Child> {
-        let own = std::env::current_exe().context("where is this binary?")?;
-        let mut process = Command::new(own)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start a child")?;
-        let answers = BufReader::new(process.stdout.take().context("a child without stdout")?);
+    /// Starts `command`.
+    pub fn spawn(command: &mut Command) -> anyhow::Result<Child> {
+        let mut process = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let answers = process.stdout.take().map(BufReader::new);
         Ok(Child { process, answers })
     }
 
@@ -49,7 +51,7 @@ impl Child {
     /// Reads one line of the child's.
     pub fn read_line(&mut self) -> anyhow::Result<String> {
         let mut answer = String::new();
-        self.answers.read_line(&mut answer)?;
+        self.answers.as_mut().context("a child without stdout")?.read_line(&mut answer)?;
         if answer.is_empty() {
             bail!("a child ended without an answer");
         }

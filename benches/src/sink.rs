@@ -2,13 +2,17 @@
 
 use std::io::BufRead;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use watershed_testkit::{Answer, LoadReport, Sink, SinkSnapshot, Verdict, verdict};
 
-use crate::process::{Child, Usage};
+use crate::case::Tls;
+use crate::certificates;
+use crate::cli::Cli;
+use crate::process::{Child, Usage, own};
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -20,10 +24,16 @@ enum Command {
 }
 
 /// Plays the sink until stdin ends.
-pub fn serve() -> anyhow::Result<()> {
+pub fn serve(cli: &Cli) -> anyhow::Result<()> {
     // One thread: the sink's work is a walk over ids, and it shares the machine with what is measured.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let sink = runtime.block_on(Sink::start("127.0.0.1:0"))?;
+    let sink = match &cli.certificates {
+        None => runtime.block_on(Sink::start("127.0.0.1:0"))?,
+        Some(directory) => {
+            let tls = certificates::server(directory, cli.mutual)?;
+            runtime.block_on(Sink::start_tls("127.0.0.1:0", tls))?
+        }
+    };
     println!("{}", sink.addr());
     for line in std::io::stdin().lock().lines() {
         match serde_json::from_str(&line?)? {
@@ -52,9 +62,14 @@ pub struct SinkProcess {
 }
 
 impl SinkProcess {
-    /// Starts it.
-    pub fn start() -> anyhow::Result<SinkProcess> {
-        let mut child = Child::spawn(&["--as".into(), "sink".into()])?;
+    /// Starts it, with certificates where it is to speak TLS.
+    pub fn start(tls: Tls, certificates: &Path) -> anyhow::Result<SinkProcess> {
+        let mut command = own("sink")?;
+        if tls != Tls::Off {
+            command.arg("--certificates").arg(certificates);
+        }
+        command.args((tls == Tls::Mutual).then_some("--mutual"));
+        let mut child = Child::spawn(&mut command)?;
         let addr = child.read_line()?.trim().parse().context("the sink names no address")?;
         Ok(SinkProcess { child, addr })
     }

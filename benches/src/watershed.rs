@@ -1,9 +1,12 @@
 //! Watershed as a child process of the bench, and the configuration it is measured with.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::cli::{Cli, Relay};
+use watershed_testkit::Coding;
+
+use crate::case::{Case, Tls, Way, Work};
+use crate::cli::Cli;
+use crate::launch::Site;
 use watershed::engine::Engine;
 use watershed::engine::config::{Sources, load};
 
@@ -16,23 +19,50 @@ pub fn run_watershed(config: &Path) -> anyhow::Result<()> {
     anyhow::bail!("watershed ended by itself: {ended:?}")
 }
 
-/// An agent's configuration: OTLP in, memory limiter, batch, OTLP out to the sink; over HTTP, with three actions
-/// on every span, or with a journal in `directory`, as `relay` says.
-///
-/// With `ack` "accepted" its answers mean what those of floor and conventional mean.
-pub fn config(relay: Relay, listen: SocketAddr, sink: SocketAddr, cli: &Cli, directory: &Path) -> String {
-    let (protocol, exporter) = if relay == Relay::Http { ("http", "otlphttp") } else { ("grpc", "otlp") };
-    let more = match relay {
-        Relay::Attributes => ", \"attributes\"",
-        Relay::Journal => ", \"journal\"",
-        _ => "",
-    };
+/// An agent's configuration: OTLP in, memory limiter, batch, OTLP out to the sink, with what `case` adds.
+pub fn config(case: Case, cli: &Cli, site: &Site<'_>) -> String {
+    let Site { listen, sink, second, certificates, directory } = site;
     let Cli { budget_mib, journal, .. } = cli;
-    let ack = if relay == Relay::Journal { "journaled" } else { &cli.ack };
-    let queue_size = cli.queue_size();
+    let protocol = if case.way_in == Way::Grpc { "grpc" } else { "http" };
+    let exporter = if case.way_out == Way::Grpc { "otlp" } else { "otlphttp" };
+    let pem = |name: &str| certificates.join(name).display().to_string();
+    let [ca, cert, key] = ["ca.pem", "server.pem", "server.key"].map(pem);
+    let [client_cert, client_key] = ["client.pem", "client.key"].map(pem);
+    let (server, client) = match case.tls {
+        Tls::Off => (String::new(), "{ insecure = true }".to_owned()),
+        Tls::Server => (
+            format!("tls = {{ cert_file = {cert:?}, key_file = {key:?} }}"),
+            format!("{{ ca_file = {ca:?} }}"),
+        ),
+        Tls::Mutual => (
+            format!("tls = {{ cert_file = {cert:?}, key_file = {key:?}, client_ca_file = {ca:?} }}"),
+            format!("{{ ca_file = {ca:?}, cert_file = {client_cert:?}, key_file = {client_key:?} }}"),
+        ),
+    };
+    let scheme = if case.tls == Tls::Off { "http" } else { "https" };
+    let compression = case.coding_out.map_or("none", Coding::name);
+    let batch = if case.delivered { "" } else { "\"batch\"" };
+    let (work, more) = match case.work {
+        Work::Relay => ("", ""),
+        Work::Attributes => ("\"attributes\"", ""),
+        Work::Journal => ("\"journal\"", ""),
+        Work::Branches => ("", "\"otlp/second\", \"otlp/dead\""),
+    };
+    let ack = match case.work {
+        Work::Journal => "journaled",
+        _ if case.delivered => "delivered",
+        _ => "accepted",
+    };
+    let dead = watershed_testkit::reserve();
+    let lanes = case.lanes.map_or(String::new(), |lanes| format!("lanes = {lanes}"));
+    let (queue_size, signal) = (cli.queue_size(), format!("{:?}", case.signal).to_lowercase());
     format!(
-        r#"[receivers.otlp.protocols.{protocol}]
+        r#"[service]
+{lanes}
+
+[receivers.otlp.protocols.{protocol}]
 endpoint = "{listen}"
+{server}
 
 [processors.memory_limiter]
 check_interval = "1s"
@@ -55,16 +85,33 @@ max_size = "16GiB"
 {journal}
 
 [exporters.{exporter}]
-endpoint = "http://{sink}"
-compression = "none"
-tls = {{ insecure = true }}
-sending_queue = {{ queue_size = {queue_size} }}
+endpoint = "{scheme}://{sink}"
+compression = "{compression}"
+tls = {client}
+sending_queue = {{ queue_size = {queue_size}, required = true }}
 
-[pipelines.traces]
+[exporters."otlp/second"]
+endpoint = "http://{second}"
+compression = "none"
+sending_queue = {{ queue_size = 100, required = false, on_full = "drop" }}
+
+[exporters."otlp/dead"]
+endpoint = "http://{dead}"
+compression = "none"
+sending_queue = {{ queue_size = 100, required = false, on_full = "drop" }}
+
+[pipelines.{signal}]
 receivers = ["otlp"]
-processors = ["memory_limiter", "batch"{more}]
-exporters = ["{exporter}"]
+processors = [{processors}]
+exporters = [{exporters}]
 ack = "{ack}"
-"#
+"#,
+        processors = list(["\"memory_limiter\"", batch, work]),
+        exporters = list([&format!("{exporter:?}"), more]),
     )
+}
+
+/// The elements that there are.
+fn list<const N: usize>(elements: [&str; N]) -> String {
+    elements.into_iter().filter(|element| !element.is_empty()).collect::<Vec<_>>().join(", ")
 }

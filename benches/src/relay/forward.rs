@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::Request;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
@@ -19,17 +19,32 @@ const IN_FLIGHT: usize = 4;
 /// slow relay merges in full.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// A request to be sent on, and who waits for that, if anybody does.
+pub type Queued<P> = (P, Option<oneshot::Sender<()>>);
+
 /// Merges `merge` requests at a time and sends them until the queue closes.
-pub async fn forward<P: Payload>(mut queue: mpsc::Receiver<P>, channel: Channel, merge: usize) {
+pub async fn forward<P: Payload>(
+    mut queue: mpsc::Receiver<Queued<P>>,
+    channel: Channel,
+    merge: usize,
+    signal: Signal,
+) {
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
     while let Some(merged) = gather(&mut queue, merge).await {
         // The semaphore is never closed.
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let client = Grpc::new(channel.clone());
         tokio::spawn(async move {
-            if let Err(status) = send(client, merged).await {
-                // The caller has its "ok" already: this is a loss, and the verdict will say so.
-                eprintln!("a relay could not send: {status}");
+            let (merged, waiting): (Vec<_>, Vec<_>) = merged.into_iter().unzip();
+            match send(client, merged, signal).await {
+                Ok(()) => {
+                    for waiting in waiting.into_iter().flatten() {
+                        // Whoever has left wants no answer.
+                        let _ = waiting.send(());
+                    }
+                }
+                // A caller that has its "ok" already has lost this, and the verdict will say so.
+                Err(status) => eprintln!("a relay could not send: {status}"),
             }
             drop(permit);
         });
@@ -61,8 +76,12 @@ async fn gather<P>(queue: &mut mpsc::Receiver<P>, merge: usize) -> Option<Vec<P>
     Some(merged)
 }
 
-async fn send<P: Payload>(mut client: Grpc<Channel>, merged: Vec<P>) -> Result<(), tonic::Status> {
+async fn send<P: Payload>(
+    mut client: Grpc<Channel>,
+    merged: Vec<P>,
+    signal: Signal,
+) -> Result<(), tonic::Status> {
     client.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-    let path = PathAndQuery::from_static(Signal::Traces.path());
+    let path = PathAndQuery::from_static(signal.path());
     client.unary(Request::new(merged), path, ClientCodec::default()).await.map(drop)
 }

@@ -1,16 +1,17 @@
-//! The receiving side: a request is answered as soon as it is queued.
+//! The receiving side: a request is answered as soon as it is queued, or as soon as it has been sent on.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::body::Body;
 use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 use tower_service::Service;
 
+use super::forward::Queued;
 use super::payload::{Payload, ServerCodec};
 
 /// OTLP's recommended limit of a request.
@@ -18,12 +19,17 @@ const LIMIT: usize = 64 << 20;
 
 type Answer<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
-/// The service, whatever the path: only the trace service is ever called.
-pub struct Ingress<P>(pub mpsc::Sender<P>);
+/// The service, whatever the path: only that of the case is ever called.
+pub struct Ingress<P> {
+    /// Where requests go.
+    pub queue: mpsc::Sender<Queued<P>>,
+    /// Whether they are answered only when they have been sent on.
+    pub waits: bool,
+}
 
 impl<P> Clone for Ingress<P> {
     fn clone(&self) -> Self {
-        Ingress(self.0.clone())
+        Ingress { queue: self.queue.clone(), waits: self.waits }
     }
 }
 
@@ -37,7 +43,7 @@ impl<P: Payload> Service<http::Request<Body>> for Ingress<P> {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let enqueue = Enqueue(self.0.clone());
+        let enqueue = Enqueue(self.clone());
         Box::pin(async move {
             let mut grpc = Grpc::new(ServerCodec::default()).max_decoding_message_size(LIMIT);
             Ok(grpc.unary(enqueue, request).await)
@@ -45,17 +51,21 @@ impl<P: Payload> Service<http::Request<Body>> for Ingress<P> {
     }
 }
 
-struct Enqueue<P>(mpsc::Sender<P>);
+struct Enqueue<P>(Ingress<P>);
 
 impl<P: Payload> UnaryService<P> for Enqueue<P> {
     type Response = ();
     type Future = Answer<Response<()>, Status>;
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        let queue = self.0.clone();
+        let Ingress { queue, waits } = self.0.clone();
         Box::pin(async move {
-            let queued = queue.send(request.into_inner()).await;
-            queued.map_err(|_| Status::unavailable("the relay is ending"))?;
+            let ending = || Status::unavailable("the relay is ending");
+            let (sent, wait) = waits.then(oneshot::channel).unzip();
+            queue.send((request.into_inner(), sent)).await.map_err(|_| ending())?;
+            if let Some(wait) = wait {
+                wait.await.map_err(|_| ending())?;
+            }
             Ok(Response::new(()))
         })
     }

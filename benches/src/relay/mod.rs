@@ -1,7 +1,7 @@
 //! The two hand-written relays. They differ in one thing, the [`Payload`]: bytes or decoded structs.
 //!
-//! Both answer "ok" as soon as a request is queued, merge a fixed number of requests and send them on with
-//! tonic: the same promise as Watershed's `ack = "accepted"`, without supervision, budget, retries or checks.
+//! Both merge a fixed number of requests and send them on with tonic, and answer "ok" as soon as a request is queued, or
+//! as soon as the sink has it: the same promise as Watershed's, without supervision, budget, retries or checks.
 
 mod forward;
 mod ingress;
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Endpoint, Server};
+use watershed_testkit::grpc::Signal;
 
 use crate::cli::Shape;
 use ingress::Ingress;
@@ -33,6 +34,10 @@ pub struct Options {
     pub merge: usize,
     /// Threads.
     pub shape: Shape,
+    /// What comes.
+    pub signal: Signal,
+    /// "Ok" is said when the sink has said it.
+    pub waits: bool,
 }
 
 /// Relays until the process is killed.
@@ -73,13 +78,13 @@ async fn serve<P: Payload>(
     incoming: mpsc::Receiver<std::net::TcpStream>,
     options: &Options,
 ) -> anyhow::Result<()> {
-    let Options { target, merge, .. } = *options;
+    let Options { target, merge, signal, waits, .. } = *options;
     let channel = Endpoint::from_shared(format!("http://{target}"))?
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(5))
         .connect_lazy();
     let (queue, queued) = mpsc::channel(QUEUE);
-    tokio::spawn(forward::forward::<P>(queued, channel, merge));
+    tokio::spawn(forward::forward::<P>(queued, channel, merge, signal));
     let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(incoming), TcpStream::from_std);
     Server::builder()
         // Room for all that a connection has in flight, so that no sender waits for a window update.
@@ -87,7 +92,7 @@ async fn serve<P: Payload>(
         .initial_connection_window_size(8 << 20)
         // How large frames are is left to the loader.
         .max_frame_size(1 << 20)
-        .serve_with_incoming(Ingress::<P>(queue), incoming)
+        .serve_with_incoming(Ingress::<P> { queue, waits }, incoming)
         .await?;
     Ok(())
 }

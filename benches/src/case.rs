@@ -1,0 +1,152 @@
+//! What is sent, what is done to it and how it goes out: the rows of the table.
+
+use std::str::FromStr;
+
+use anyhow::Context;
+use serde::Serialize;
+use watershed_testkit::Coding;
+use watershed_testkit::grpc::Signal;
+
+/// One row of the table for each relay that can do it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Case {
+    pub name: &'static str,
+    /// What differs from the plain relay.
+    pub about: &'static str,
+    pub signal: Signal,
+    pub way_in: Way,
+    pub way_out: Way,
+    pub coding_in: Option<Coding>,
+    pub coding_out: Option<Coding>,
+    pub tls: Tls,
+    /// What is done besides the memory limit and batches.
+    pub work: Work,
+    /// Items in a request.
+    pub items: usize,
+    pub connections: usize,
+    /// Items a second at a fixed rate, instead of as many as are answered.
+    pub rate: Option<f64>,
+    /// "Ok" means that the sink has it, and nothing waits to be merged.
+    pub delivered: bool,
+    /// Watershed's lanes, where they are not one for each core.
+    pub lanes: Option<u32>,
+}
+
+/// A protocol at one end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Way {
+    Grpc,
+    /// HTTP/1.1 with protobuf.
+    Http,
+    /// HTTP/1.1 with JSON.
+    Json,
+}
+
+/// Whether both ends are encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    Off,
+    /// Servers prove who they are.
+    Server,
+    /// Clients do too.
+    Mutual,
+}
+
+/// What a relay does besides relaying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    Relay,
+    /// Three actions on the attributes of every span.
+    Attributes,
+    /// On the disk before the "ok".
+    Journal,
+    /// Two more destinations, of which one hangs and one is gone; their queues drop.
+    Branches,
+}
+
+/// What the others differ from.
+pub const PLAIN: Case = Case {
+    name: "relay",
+    about: "gRPC in and out, not compressed, 100 spans of 404 B in a request",
+    signal: Signal::Traces,
+    way_in: Way::Grpc,
+    way_out: Way::Grpc,
+    coding_in: None,
+    coding_out: None,
+    tls: Tls::Off,
+    work: Work::Relay,
+    items: 100,
+    connections: 4,
+    rate: None,
+    delivered: false,
+    lanes: None,
+};
+
+const fn coded(coding: Coding, name: &'static str, about: &'static str) -> Case {
+    Case { name, about, coding_in: Some(coding), coding_out: Some(coding), ..PLAIN }
+}
+
+/// Every case, in the order of the table.
+pub const CASES: [Case; 23] = [
+    PLAIN,
+    Case { name: "lanes-1", about: "one lane", lanes: Some(1), ..PLAIN },
+    Case { name: "attributes", about: "three actions on every span", work: Work::Attributes, ..PLAIN },
+    Case { name: "gzip-in", about: "gzip in", coding_in: Some(Coding::Gzip), ..PLAIN },
+    Case { name: "gzip-out", about: "gzip out", coding_out: Some(Coding::Gzip), ..PLAIN },
+    coded(Coding::Gzip, "gzip", "gzip in and out"),
+    coded(Coding::Zstd, "zstd", "zstd in and out"),
+    Case { name: "tls", about: "TLS at both ends", tls: Tls::Server, ..PLAIN },
+    Case { name: "mtls", about: "mutual TLS at both ends", tls: Tls::Mutual, ..PLAIN },
+    Case {
+        name: "http",
+        about: "HTTP/1.1 with protobuf at both ends",
+        way_in: Way::Http,
+        way_out: Way::Http,
+        ..PLAIN
+    },
+    Case { name: "json", about: "HTTP/1.1 with JSON in", way_in: Way::Json, ..PLAIN },
+    Case { name: "spans-1", about: "1 span in a request", items: 1, ..PLAIN },
+    Case { name: "spans-10", about: "10 spans in a request", items: 10, ..PLAIN },
+    Case { name: "spans-5000", about: "5,000 spans in a request", items: 5_000, ..PLAIN },
+    Case { name: "logs", about: "log records", signal: Signal::Logs, ..PLAIN },
+    Case { name: "metrics", about: "data points", signal: Signal::Metrics, ..PLAIN },
+    Case { name: "branches", about: "three destinations, two of them dead", work: Work::Branches, ..PLAIN },
+    Case { name: "journal", about: "on the disk before the \"ok\"", work: Work::Journal, ..PLAIN },
+    Case { name: "connections-100", about: "100 connections", connections: 100, ..PLAIN },
+    Case { name: "steady", about: "50,000 spans a second", rate: Some(50_000.0), ..PLAIN },
+    Case {
+        name: "steady-delivered",
+        about: "50,000 spans a second, \"ok\" when the sink has them, no batches",
+        rate: Some(50_000.0),
+        delivered: true,
+        ..PLAIN
+    },
+    Case { name: "grpc-10k", about: "10,000 spans a second", items: 10, rate: Some(10_000.0), ..PLAIN },
+    Case {
+        name: "http-5k",
+        about: "5,000 spans a second over HTTP/1.1",
+        way_in: Way::Http,
+        way_out: Way::Http,
+        items: 10,
+        rate: Some(5_000.0),
+        ..PLAIN
+    },
+];
+
+impl Case {
+    /// The same load for a relay that does nothing but relay, over plain gRPC.
+    pub fn bare(self) -> Case {
+        let Case { name, about, signal, items, connections, rate, delivered, .. } = self;
+        Case { name, about, signal, items, connections, rate, delivered, ..PLAIN }
+    }
+}
+
+impl FromStr for Case {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> anyhow::Result<Case> {
+        let known = || CASES.map(|case| case.name).join(", ");
+        let found = CASES.into_iter().find(|case| case.name == name);
+        found.with_context(|| format!("no such case; there are: {}", known()))
+    }
+}

@@ -1,0 +1,85 @@
+//! Other collectors, with the configurations of `benches/peers`.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use watershed_testkit::Coding;
+
+use crate::case::{Case, Tls, Way, Work};
+use crate::cli::Relay;
+use crate::launch::Site;
+
+/// Where the configurations are.
+const CONFIGURATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
+
+/// The program that becomes a peer.
+const START: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/peers/start");
+
+/// What it ends with where there is none.
+const ABSENT: i32 = 69;
+
+/// 80 % of the memory limit, as the collector's documentation asks for.
+const GO_MEMORY: &str = "205MiB";
+
+/// Those that are installed.
+pub fn installed() -> Vec<Relay> {
+    let has = |relay: &Relay| {
+        let asked = Command::new(START).arg(relay.to_string()).arg("--version").stdin(Stdio::null()).output();
+        let there = asked.is_ok_and(|output| output.status.code() != Some(ABSENT));
+        if !there {
+            eprintln!("{relay} is left out: `tests/peers/install {relay}` installs it");
+        }
+        there
+    };
+    [Relay::Otelcol, Relay::Rotel].into_iter().filter(has).collect()
+}
+
+/// Whether a peer can do what a case asks.
+pub fn can(relay: Relay, case: Case) -> bool {
+    match relay {
+        // It compresses whatever it is told, and knows no other way.
+        Relay::Rotel => case.coding_out == Some(Coding::Gzip),
+        _ => case.lanes.is_none() && !matches!(case.work, Work::Journal | Work::Branches),
+    }
+}
+
+/// The OpenTelemetry Collector: the base, and what is another in this case.
+pub fn otelcol(case: Case, site: &Site<'_>) -> Command {
+    let mut command = peer(Relay::Otelcol);
+    let configuration = |name: &str| format!("{CONFIGURATIONS}/otelcol/{name}.yaml");
+    command.args(["--config", &configuration("relay")]);
+    let overlays = [
+        (case.work == Work::Attributes, "attributes"),
+        (case.tls == Tls::Server, "tls"),
+        (case.tls == Tls::Mutual, "mtls"),
+        (case.way_in == Way::Http, "http"),
+        (case.way_in == Way::Json, "json"),
+        (case.delivered, "deliver"),
+    ];
+    let overlays = overlays.into_iter().filter(|(is, _)| *is).map(|(_, name)| name);
+    for overlay in overlays.chain(case.coding_out.map(Coding::name)) {
+        command.args(["--config", &configuration(overlay)]);
+    }
+    command.env("LISTEN", site.listen.to_string()).env("SINK", site.sink.to_string());
+    command.env("CERTS", site.certificates).env("GOMEMLIMIT", GO_MEMORY);
+    command
+}
+
+/// rotel, by its environment.
+pub fn rotel(site: &Site<'_>) -> anyhow::Result<Command> {
+    let mut command = peer(Relay::Rotel);
+    let settings = Path::new(CONFIGURATIONS).join("rotel/gzip.env");
+    let settings = std::fs::read_to_string(&settings).with_context(|| settings.display().to_string())?;
+    let settings =
+        settings.replace("$LISTEN", &site.listen.to_string()).replace("$SINK", &site.sink.to_string());
+    command
+        .envs(settings.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')));
+    Ok(command)
+}
+
+fn peer(relay: Relay) -> Command {
+    let mut command = Command::new(START);
+    command.arg(relay.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
