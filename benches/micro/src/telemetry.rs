@@ -39,6 +39,7 @@ pub fn cases() -> Vec<Case> {
         .bytes(request.len())
         .foreign(),
         on("view: trace id, status, duration", SPANS, &traces, view),
+        on("view: the same, one by one", SPANS, &traces, getters),
         on("view: one attribute by key", SPANS, &traces, find),
         on("split in the middle", SPANS, &traces, |payload| payload.clone().split_by_items(ITEMS / 2)),
         on("concatenate 82 requests", (BATCH, "request"), &traces, |payload| {
@@ -74,6 +75,13 @@ fn validated(signal: Signal, request: &Bytes) -> Payload {
 
 /// What a sampler looks at.
 fn view(payload: &Payload) {
+    for span in payload.resources().flat_map(|group| group.scopes()).flat_map(|scope| scope.spans()) {
+        let outline = span.outline();
+        black_box((outline.trace_id, outline.status.code(), outline.duration()));
+    }
+}
+
+fn getters(payload: &Payload) {
     for span in payload.resources().flat_map(|group| group.scopes()).flat_map(|scope| scope.spans()) {
         let duration = span.end_time_unix_nano().saturating_sub(span.start_time_unix_nano());
         black_box((span.trace_id(), span.status().code(), duration));

@@ -4,7 +4,7 @@
 //! is laying the pieces' fields end to end, so a [`Message`] need not be contiguous: it is either one run of bytes
 //! or all occurrences of a field in another message. No producer does this; every reader must be right about it.
 
-use crate::wire::{Field, Fields, Value};
+use crate::wire::{self, Field, Fields, Value};
 
 /// A message: the fields of one run of bytes, or of the pieces found in it along a path of at most two fields.
 ///
@@ -17,6 +17,22 @@ pub(crate) struct Message<'a> {
     path: [u32; 2],
     /// How many of the pieces a later arm of the same oneof superseded.
     superseded: usize,
+}
+
+/// How often a message field was seen, and its last value.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Occurrences<'a> {
+    count: usize,
+    last: &'a [u8],
+}
+
+impl<'a> Occurrences<'a> {
+    #[inline(always)]
+    pub(crate) fn push(&mut self, value: Value<'a>) {
+        if let Value::Bytes(bytes) = value {
+            (self.count, self.last) = (self.count + 1, bytes);
+        }
+    }
 }
 
 impl<'a> Message<'a> {
@@ -37,18 +53,37 @@ impl<'a> Message<'a> {
     /// The last occurrence of a field.
     #[inline]
     pub(crate) fn last(&self, number: u32) -> Option<Value<'a>> {
-        self.fields().filter(|field| field.number == number).last().map(|field| field.value)
+        let mut last = None;
+        self.walk(1 << number, |_, value| last = Some(value));
+        last
     }
 
     /// The merge of all occurrences of a message field, empty if there is none.
     pub(crate) fn child<V: From<Message<'a>>>(&self, number: u32) -> V {
-        let mut occurrences = self.fields().filter(|field| field.number == number).filter_map(|f| f.bytes());
-        let message = match (occurrences.next(), occurrences.next()) {
-            (None, _) => Message::default(),
-            (Some(only), None) => Message::new(only),
-            (Some(_), Some(_)) => self.pieces(number, 0),
-        };
-        message.into()
+        let mut pieces = Occurrences::default();
+        self.walk(1 << number, |_, value| pieces.push(value));
+        self.merge(number, pieces).into()
+    }
+
+    /// The merge of all occurrences of a message field.
+    pub(crate) fn merge(&self, number: u32, Occurrences { count, last }: Occurrences<'a>) -> Message<'a> {
+        if count < 2 { Message::new(last) } else { self.pieces(number, 0) }
+    }
+
+    /// Calls `each` with number and value of the fields whose bits are set in `wanted`, up to the first field that cannot
+    /// be read. Numbers are below 64: no message of OTLP has a larger one.
+    #[inline(always)]
+    pub(crate) fn walk(&self, wanted: u64, mut each: impl FnMut(u32, Value<'a>)) {
+        match self.path {
+            [0, _] => wire::walk(self.bytes, wanted, each),
+            _ => self.walk_pieces(wanted, &mut each),
+        }
+    }
+
+    #[cold]
+    fn walk_pieces(&self, wanted: u64, each: &mut dyn FnMut(u32, Value<'a>)) {
+        let wanted = |field: &Field<'_>| field.number < 64 && wanted >> field.number & 1 == 1;
+        self.fields().filter(wanted).for_each(|field| each(field.number, field.value));
     }
 
     /// The arm of a oneof that holds: the last one's number, and, where it is a message, the merge of its

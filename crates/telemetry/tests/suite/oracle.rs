@@ -308,6 +308,15 @@ fn span(view: view::SpanView<'_>) -> Span {
         dropped_attributes_count: view.dropped_attributes_count(),
         flags: view.flags(),
     };
+    let outline = view.outline();
+    assert_eq!(
+        (outline.trace_id, outline.parent_span_id, outline.status.code(), outline.status.message()),
+        (view.trace_id(), view.parent_span_id(), view.status().code(), view.status().message())
+    );
+    assert_eq!(
+        (outline.start_time_unix_nano, outline.end_time_unix_nano),
+        (view.start_time_unix_nano(), view.end_time_unix_nano())
+    );
     Span {
         trace_id: view.trace_id().to_owned(),
         span_id: view.span_id().to_owned(),
