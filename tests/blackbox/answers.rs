@@ -266,14 +266,39 @@ async fn one_poisonous_member_does_not_take_the_others_with_it() {
     assert_eq!(counts.spans, 50, "nothing twice: {sizes:?}");
 }
 
+/// Where messages are merged the queue counts batches, however little of one a sender sends at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_of_batches_does_not_count_small_requests() {
+    let _turn = beside_others().await;
+    let sink = sink().await;
+    sink.answer(Answer::Hang);
+    let queue = "sending_queue = { queue_size = 2, batch = { min_size = 50, flush_timeout = \"60s\" } }";
+    let engine = start(&relay(sink.addr(), "accepted", queue)).await;
+    let mut client = client(&engine).await;
+    let message: Bytes = TraceTemplate::new(1, 10).message(0);
+    for number in 0..10 {
+        let (reply, _) = send(&mut client, &message).await;
+        assert_eq!(reply, Reply::Accepted, "request {number}");
+    }
+    let (reply, _) = send(&mut client, &message).await;
+    assert_eq!(refusal(reply).code, Code::UNAVAILABLE);
+    let metrics = engine.metrics().render();
+    let queue = ["size", "capacity"].map(|what| {
+        let name = format!("otelcol_exporter_queue_{what}{{exporter=\"otlp\"}}");
+        metric(&metrics, &name)
+    });
+    assert_eq!(queue, [2.0, 2.0], "{metrics}");
+    let _ = engine.drain(Duration::from_millis(100)).await;
+}
+
 /// No room: refused at once, with a time to wait, and counted by name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overload_is_a_retryable_refusal() {
     let _turn = beside_others().await;
     let sink = sink().await;
     sink.answer(Answer::Hang);
-    let engine =
-        start(&relay(sink.addr(), "accepted", "timeout = \"1s\"\nsending_queue = { queue_size = 3 }")).await;
+    let queue = "timeout = \"1s\"\nsending_queue = { queue_size = 30, sizer = \"items\" }";
+    let engine = start(&relay(sink.addr(), "accepted", queue)).await;
     let mut client = client(&engine).await;
     let message: Bytes = TraceTemplate::new(1, 10).message(0);
     let mut answers = Vec::new();

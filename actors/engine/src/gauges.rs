@@ -66,11 +66,11 @@ pub(crate) fn actor<M: Mail>(metrics: &Metrics, cell: &Cell<M>) {
     }
 }
 
-/// The gauges of an exporter's queue, over all lanes.
-pub(crate) fn queue(metrics: &Metrics, exporter: &str, quota: &Arc<Quota>) {
+/// The gauges of an exporter's queue, over all lanes. `unit` of the quota's are one of the sizer's.
+pub(crate) fn queue(metrics: &Metrics, exporter: &str, quota: &Arc<Quota>, unit: usize) {
     let labels = [("exporter", exporter)];
     let limits = quota.limits();
-    let capacity = limits.requests.or(limits.items).or(limits.bytes).unwrap_or(0);
+    let capacity = limits.requests.or(limits.items).or(limits.bytes).unwrap_or(0) / unit;
     let used = {
         let quota = quota.clone();
         move || {
@@ -80,7 +80,7 @@ pub(crate) fn queue(metrics: &Metrics, exporter: &str, quota: &Arc<Quota>) {
                 (None, Some(_)) => used.items,
                 (None, None) => used.bytes,
             };
-            size as f64
+            size.div_ceil(unit) as f64
         }
     };
     let help = "What the sending queue holds, what is in flight included, in its sizer's units.";

@@ -15,8 +15,8 @@ use watershed_delivery::{Budget, Share};
 use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
     Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Letters, Listener, Message,
-    Metrics, Part, PerSignal, Placement, QueueSettings, ReceiverParts, Request, Serve, Signal, Sizer,
-    StageSpec, Tail, Tracing, exporter_ended, processor_ended,
+    Metrics, Part, PerSignal, Placement, ReceiverParts, Request, Serve, Signal, StageSpec, Tail, Tracing,
+    exporter_ended, processor_ended,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
 
@@ -285,7 +285,8 @@ impl<'a> Builder<'a> {
     ) -> Result<ExporterCells, StartError> {
         let exporter = &self.plan.exporters[index];
         let name = format!("{}/exporters/{}", self.plan.name, exporter.id);
-        let quota = Quota::new(queue_limits(&exporter.sending.queue));
+        let (limits, unit) = exporter.queue_limits();
+        let quota = Quota::new(limits);
         let batching = Arc::new(exporter.batching.clone());
         let copies = self.copies(exporter.spec.placement());
         let mut cells = Vec::new();
@@ -298,7 +299,7 @@ impl<'a> Builder<'a> {
             ids.push(self.start(&cell, &name, exporter.critical, lane, launch).await?);
             cells.push(cell);
         }
-        gauges::queue(&self.metrics, &exporter.id, &quota);
+        gauges::queue(&self.metrics, &exporter.id, &quota, unit);
         // Half of the memory is promised, in equal parts; the other half is for whoever needs it first.
         let share = self.budget.share(self.budget.limit() / 2 / self.plan.exporters.len().max(1) as u64);
         let mut by_lane = self.every_lane(&cells);
@@ -531,18 +532,5 @@ impl<'a> Builder<'a> {
         (0..self.site.lanes.len())
             .filter_map(|lane| cells.get(lane).or_else(|| cells.first()).cloned())
             .collect()
-    }
-}
-
-fn queue_limits(queue: &QueueSettings) -> Limits {
-    if !queue.enabled {
-        // Without a queue, what is held is what is in flight.
-        return Limits { requests: Some(queue.num_consumers), ..Limits::default() };
-    }
-    let size = Some(queue.queue_size);
-    match queue.sizer {
-        Sizer::Requests => Limits { requests: size, ..Limits::default() },
-        Sizer::Items => Limits { items: size, ..Limits::default() },
-        Sizer::Bytes => Limits { bytes: size, ..Limits::default() },
     }
 }

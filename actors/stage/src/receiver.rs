@@ -25,6 +25,10 @@ use crate::metrics::by_signal;
 use crate::registry::{Env, Error, Placement, ReceiverSpec, Settings};
 use crate::route::{Entry, Refusal, Rooms, Way, by_deadline};
 
+/// What a message takes besides its bytes, about: its slots, its guard, its context. Many small ones would otherwise
+/// take more than the budget.
+const SLIP: usize = 1024;
+
 /// A source of telemetry.
 pub trait Receiver: Sized + 'static {
     /// Its settings.
@@ -320,7 +324,7 @@ impl<R: Receiver> Host<R> {
         let Request { body, origin, guard, permit, .. } = taken.mail;
         drop(body);
         // What was transcoded has gone; what was kept of the head stays.
-        let held = (payload.bytes() + origin.bytes()) as u64;
+        let held = (payload.bytes() + origin.bytes() + SLIP) as u64;
         permit.cover(held);
         permit.trim(held);
         let guards = guard.split(entries.len());

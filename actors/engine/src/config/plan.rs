@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use watershed_stage::{
     Ack, BudgetLimit, BudgetSettings, ExporterSpec, ExtensionSpec, OnFull, PipelineBatch, ProcessorSpec,
-    ReceiverSpec, Sending, Signal,
+    ReceiverSpec, Sending, Signal, Sizer,
 };
+use watershed_supervise::Limits;
 
 use super::diagnostic::Diagnostic;
 use super::memory::MIB;
@@ -224,6 +225,32 @@ impl BudgetPlan {
                 Ok(Self { limit, admission, check_interval: settings.check_interval, limiter: Some(limiter) })
             }
         }
+    }
+}
+
+// === impl ExporterPlan ===
+
+impl ExporterPlan {
+    /// The bound of an exporter's queue, and how many of its units are one of the sizer's.
+    ///
+    /// What is merged waits as batches do in otelcol: a request is then as much as a batch, and not whatever small part of
+    /// one a sender has sent.
+    pub(crate) fn queue_limits(&self) -> (Limits, usize) {
+        let queue = &self.sending.queue;
+        if !queue.enabled {
+            // Without a queue, what is held is what is in flight.
+            return (Limits { requests: Some(queue.num_consumers), ..Limits::default() }, 1);
+        }
+        let batches = queue.batch.iter().chain(self.batching.values().map(|batch| &batch.settings));
+        let least = batches.min_by_key(|batch| batch.min_size).filter(|_| queue.sizer == Sizer::Requests);
+        let (sizer, unit) = least.map_or((queue.sizer, 1), |batch| (batch.sizer, batch.min_size.max(1)));
+        let size = Some(queue.queue_size.saturating_mul(unit));
+        let limits = match sizer {
+            Sizer::Requests => Limits { requests: size, ..Limits::default() },
+            Sizer::Items => Limits { items: size, ..Limits::default() },
+            Sizer::Bytes => Limits { bytes: size, ..Limits::default() },
+        };
+        (limits, unit)
     }
 }
 

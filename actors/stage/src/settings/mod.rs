@@ -68,7 +68,7 @@ pub enum OnFull {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sizer {
-    /// Messages.
+    /// Messages; where they are merged, as many batches of the least size.
     Requests,
     /// Spans, data points, log records.
     Items,

@@ -41,11 +41,16 @@ async fn branches(run: &Run) -> anyhow::Result<Outcome> {
     let (healthy_branch, slow_branch, dead_branch) = if run.custody.is_stored() {
         (branch("healthy", &healthy), branch("slow", &slow), branch("dead", &dead))
     } else {
-        let dropping = |name, sink| branch(name, sink).queue("required = false").queue("on_full = \"drop\"");
+        let dropping = |name, sink| {
+            branch(name, sink)
+                .queue("required = false")
+                .queue("on_full = \"drop\"")
+                .queue("sizer = \"items\"")
+        };
         (
             branch("healthy", &healthy).queue("required = true"),
-            dropping("slow", &slow).queue("queue_size = 5"),
-            dropping("dead", &dead).queue("queue_size = 50"),
+            dropping("slow", &slow).queue("queue_size = 500"),
+            dropping("dead", &dead).queue("queue_size = 5_000"),
         )
     };
     let ids = [slow_branch.id(), dead_branch.id()];
