@@ -7,7 +7,7 @@ FROM rust:1-slim-trixie AS build
 WORKDIR /src
 COPY . .
 # The demo needs the OpenTelemetry SDK; a collector does not.
-RUN cargo build --release --locked -p watershed --no-default-features --features cli \
+RUN cargo build --release --locked -p watershed --no-default-features --features cli,mimalloc \
     && cp target/release/watershed /watershed
 
 FROM debian:trixie-slim

@@ -3,6 +3,11 @@
 
 use std::process::ExitCode;
 
+/// The system's would keep for ever what a full queue has taken once; see docs/performance.md.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     watershed::program(std::env::args_os(), watershed::kinds()).into()
 }

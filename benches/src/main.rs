@@ -30,6 +30,10 @@ use clap::Parser;
 
 use cli::{Cli, Role, Scenario};
 
+/// The product's, for all parts. The floor costs with it what it costs with the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.role {

@@ -105,8 +105,8 @@ pub fn loader(cli: &Cli, case: Case, target: std::net::SocketAddr) -> Loader {
         .retry(true);
     let loader = match case.rate {
         None => loader.closed(case.connections, in_flight),
-        // Room for as many as wait while a batch fills.
-        Some(rate) => loader.open(case.connections, 1_000, rate),
+        // Over HTTP/1.1 each request on its way has a connection of its own.
+        Some(rate) => loader.open(case.connections, if case.way_in == Way::Grpc { 1_000 } else { 16 }, rate),
     };
     match case.way_in {
         Way::Grpc => loader,
