@@ -76,6 +76,32 @@ async fn a_pipeline_that_hangs_does_not_hold_up_the_other() {
     lives_on("sending_queue = { queue_size = 20, required = false }", TWO_PIPELINES).await;
 }
 
+/// Small requests take more than their bytes, and the queue of batches is long: the dead branch must still not take the
+/// memory that the other needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_that_hangs_does_not_take_the_memory_of_the_other() {
+    let _turn = beside_others().await;
+    let (lives, hangs) = (sink().await, sink().await);
+    hangs.answer(Answer::Hang);
+    let limits =
+        "processors.memory_limiter = { check_interval = \"1s\", limit_mib = 40 }\nprocessors.batch = {}";
+    let pipelines =
+        ONE_PIPELINE.replace("exporters =", "processors = [\"memory_limiter\", \"batch\"]\nexporters =");
+    let text = two_exporters(lives.addr(), hangs.addr(), "sending_queue = { required = false }", &pipelines);
+    let text = text.replace(
+        "[exporters.\"otlp/hangs\"]",
+        "sending_queue = { required = true }\n[exporters.\"otlp/hangs\"]",
+    );
+    let engine = start(&format!("{limits}\n{text}")).await;
+    let load = Loader::new(otlp(&engine)).spans_per_request(1).closed(2, 4).requests(25_000).run().await;
+    assert_eq!((load.acknowledged.len(), load.refusals()), (25_000, 0), "{load}");
+    assert!(lives.wait_for(25_000, PATIENCE).await, "{}", lives.snapshot());
+    let metrics = engine.metrics().render();
+    let dropped = metric(&metrics, "otelcol_exporter_enqueue_failed_spans{exporter=\"otlp/hangs\"}");
+    assert!(dropped > 1_000.0, "{metrics}");
+    let _ = engine.drain(Duration::from_millis(500)).await;
+}
+
 /// A required branch that is full refuses, and then no branch has been given the message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_required_branch_that_is_full_refuses_before_any_is_given_it() {

@@ -37,7 +37,7 @@ pub use extension::{
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use hold::Hold;
 pub use intake::{Intake, TurnedAway};
-pub use message::{Body, Context, Message, Request, wall_clock};
+pub use message::{Body, Context, Message, OVERHEAD, Request, wall_clock};
 pub use metrics::{Counter, Gauge, Held, Histogram, Kind, Labels, Level, Metrics, PerSignal, Reading, Value};
 pub use network::{
     CompressionSetting, CorsSettings, Credentials, Door, GrpcClientSettings, GrpcServerSettings,

@@ -103,6 +103,10 @@ impl Mail for Message {
     }
 }
 
+/// What a message takes besides its bytes, about: its slots, its guard, its context. Many small ones would otherwise
+/// take more than the budget.
+pub const OVERHEAD: usize = 1024;
+
 /// What a payload weighs in a queue.
 pub(crate) fn weight_of(payload: &Payload) -> Weight {
     Weight { requests: 1, items: payload.items(), bytes: payload.bytes() }

@@ -20,14 +20,10 @@ use watershed_telemetry::{Payload, Signal};
 
 use crate::extension::Reference;
 use crate::intake::Intake;
-use crate::message::{Body, Context, Message, Request, wall_clock, weight_of};
+use crate::message::{Body, Context, Message, OVERHEAD, Request, wall_clock, weight_of};
 use crate::metrics::by_signal;
 use crate::registry::{Env, Error, Placement, ReceiverSpec, Settings};
 use crate::route::{Entry, Refusal, Rooms, Way, by_deadline};
-
-/// What a message takes besides its bytes, about: its slots, its guard, its context. Many small ones would otherwise
-/// take more than the budget.
-const SLIP: usize = 1024;
 
 /// A source of telemetry.
 pub trait Receiver: Sized + 'static {
@@ -324,7 +320,7 @@ impl<R: Receiver> Host<R> {
         let Request { body, origin, guard, permit, .. } = taken.mail;
         drop(body);
         // What was transcoded has gone; what was kept of the head stays.
-        let held = (payload.bytes() + origin.bytes() + SLIP) as u64;
+        let held = (payload.bytes() + origin.bytes() + OVERHEAD) as u64;
         permit.cover(held);
         permit.trim(held);
         let guards = guard.split(entries.len());

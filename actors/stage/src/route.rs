@@ -15,7 +15,7 @@ use watershed_telemetry::Payload;
 
 use crate::edge::{DISK, Edge, MEMORY, QUEUE_FULL};
 use crate::extension::{DeadLetter, Letters};
-use crate::message::{Context, Message, weight_of};
+use crate::message::{Context, Message, OVERHEAD, weight_of};
 use crate::metrics::{Counter, Metrics, PerSignal};
 use crate::registry::{Env, StageSpec};
 use crate::settings::OnFull;
@@ -397,7 +397,7 @@ impl Branch {
     }
 
     fn charged(&self, room: Room<Message>, weight: Weight) -> Result<Reserved, Full> {
-        match self.share.try_charge(weight.bytes as u64) {
+        match self.share.try_charge((weight.bytes + OVERHEAD) as u64) {
             Some(charge) => Ok((room, Some(charge))),
             None => Err(Full::Memory),
         }

@@ -21,6 +21,9 @@ pub struct Limits {
     pub items: Option<usize>,
     /// Bytes.
     pub bytes: Option<usize>,
+    /// What one message counts at the most in the dimension that is bounded by items or bytes, so that there is always
+    /// room for a number of them.
+    pub each: Option<usize>,
 }
 
 /// A bound shared by the lanes of one component.
@@ -67,6 +70,17 @@ pub(crate) struct Place {
 // === impl Limits ===
 
 impl Limits {
+    /// What a message counts.
+    fn counted(&self, weight: Weight) -> Weight {
+        let Some(each) = self.each else { return weight };
+        let counted = |limit: Option<usize>, size: usize| limit.map_or(size, |_| size.min(each));
+        Weight {
+            items: counted(self.items, weight.items),
+            bytes: counted(self.bytes, weight.bytes),
+            ..weight
+        }
+    }
+
     /// Whether `weight` fits beside `used`. What is alone in a dimension always fits: a message that was
     /// admitted must have a way through, however large it is.
     fn admit(&self, used: Weight, weight: Weight) -> bool {
@@ -99,6 +113,7 @@ impl Quota {
 
     /// Takes `weight` if it fits and nobody waits.
     pub fn try_take(self: &Arc<Self>, weight: Weight) -> Option<Grant> {
+        let weight = self.limits.counted(weight);
         let mut state = self.state.lock();
         if !state.waiters.is_empty() || !self.limits.admit(state.used, weight) {
             return None;
@@ -110,6 +125,7 @@ impl Quota {
 
     /// Takes `weight`, or a place in the queue for it.
     pub(crate) fn take_or_queue(self: &Arc<Self>, weight: Weight, waker: &Waker) -> Result<Grant, Place> {
+        let weight = self.limits.counted(weight);
         let mut state = self.state.lock();
         if state.waiters.is_empty() && self.limits.admit(state.used, weight) {
             state.used = state.used + weight;

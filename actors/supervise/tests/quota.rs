@@ -113,6 +113,7 @@ fn limits() -> impl Strategy<Value = Limits> {
         requests,
         items,
         bytes,
+        each: None,
     })
 }
 
@@ -223,7 +224,7 @@ const ONE: Weight = Weight { requests: 1, items: 1, bytes: 10 };
 
 #[test]
 fn what_is_too_large_passes_alone() {
-    let limits = Limits { requests: None, items: None, bytes: Some(100) };
+    let limits = Limits { bytes: Some(100), ..Limits::default() };
     let cell: Cell<Letter> = Cell::new("large", Quota::new(limits));
     let large = Weight { bytes: 1_000, ..ONE };
 
@@ -277,4 +278,16 @@ fn those_who_wait_for_a_closed_cell_are_told() {
     assert_eq!(log.end(1), Some(common::End::Refused("shutdown")));
     assert!(matches!(poll(&mut to_b, &second), Poll::Ready(Ok(_))));
     assert_eq!(log.letter(2).weight(), ONE);
+}
+
+/// What is large counts no more than one of those that there is room for.
+#[test]
+fn there_is_room_for_a_number_of_large_ones() {
+    let quota = Quota::new(Limits { items: Some(30), each: Some(10), ..Limits::default() });
+    let large = Weight { requests: 1, items: 1_000, bytes: 1 };
+    let mut grants: Vec<_> = (0..3).map(|_| quota.try_take(large).unwrap()).collect();
+    assert!(quota.try_take(Weight { items: 1, ..large }).is_none());
+    drop(grants.pop());
+    let small: Vec<_> = (0..10).map(|_| quota.try_take(Weight { items: 1, ..large }).unwrap()).collect();
+    assert_eq!((quota.used().items, small.len()), (30, 10));
 }

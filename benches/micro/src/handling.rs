@@ -63,7 +63,7 @@ fn two_branches() {
 
 /// Reserve, send, next, look, finish, on one thread.
 fn hop(name: &'static str, depth: usize) -> Case {
-    let limits = Limits { requests: Some(1_000), items: Some(1_000_000), bytes: Some(64 << 20) };
+    let limits = Limits { requests: Some(1_000), items: Some(1_000_000), bytes: Some(64 << 20), each: None };
     let cell = Cell::new("hop", Quota::new(limits));
     let mut lease = cell.lend();
     Case::new(name, (ROUNDS, "message"), move || {

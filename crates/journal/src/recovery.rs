@@ -84,7 +84,7 @@ impl<F: Files> Journal<F> {
             }
         }
         if let Some(last) = journal.segments.last_mut() {
-            // Numbers that the manifest has as given, and the power kept from the disk: nobody was promised them.
+            // Numbers that the manifest has as given, and of which nothing is on the disk or known to have been.
             last.note_gap(survey.next);
         }
         recovery.orphaned = orphaned.into_iter().collect();

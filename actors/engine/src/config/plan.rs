@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use watershed_stage::{
-    Ack, BudgetLimit, BudgetSettings, ExporterSpec, ExtensionSpec, OnFull, PipelineBatch, ProcessorSpec,
-    ReceiverSpec, Sending, Signal, Sizer,
+    Ack, BatchSettings, BudgetLimit, BudgetSettings, ExporterSpec, ExtensionSpec, OnFull, PipelineBatch,
+    ProcessorSpec, ReceiverSpec, Sending, Signal, Sizer,
 };
 use watershed_supervise::Limits;
 
@@ -84,6 +84,8 @@ pub struct ExporterPlan {
     /// How what comes from a pipeline is batched, where a `batch` processor says so and the exporter's own
     /// `sending_queue.batch` does not.
     pub batching: HashMap<Arc<str>, PipelineBatch>,
+    /// Whether what comes from some pipeline is sent as it came.
+    pub unmerged: bool,
 }
 
 /// An extension.
@@ -234,23 +236,33 @@ impl ExporterPlan {
     /// The bound of an exporter's queue, and how many of its units are one of the sizer's.
     ///
     /// What is merged waits as batches do in otelcol: a request is then as much as a batch, and not whatever small part of
-    /// one a sender has sent.
+    /// one a sender has sent. One that is larger than a batch is a request, too.
     pub(crate) fn queue_limits(&self) -> (Limits, usize) {
         let queue = &self.sending.queue;
         if !queue.enabled {
             // Without a queue, what is held is what is in flight.
             return (Limits { requests: Some(queue.num_consumers), ..Limits::default() }, 1);
         }
-        let batches = queue.batch.iter().chain(self.batching.values().map(|batch| &batch.settings));
-        let least = batches.min_by_key(|batch| batch.min_size).filter(|_| queue.sizer == Sizer::Requests);
-        let (sizer, unit) = least.map_or((queue.sizer, 1), |batch| (batch.sizer, batch.min_size.max(1)));
+        let batch = self.batch().filter(|_| queue.sizer == Sizer::Requests);
+        let (sizer, unit) = batch.map_or((queue.sizer, 1), |batch| (batch.sizer, batch.min_size));
         let size = Some(queue.queue_size.saturating_mul(unit));
+        let limits = Limits { each: batch.map(|_| unit), ..Limits::default() };
         let limits = match sizer {
-            Sizer::Requests => Limits { requests: size, ..Limits::default() },
-            Sizer::Items => Limits { items: size, ..Limits::default() },
-            Sizer::Bytes => Limits { bytes: size, ..Limits::default() },
+            Sizer::Requests => Limits { requests: size, ..limits },
+            Sizer::Items => Limits { items: size, ..limits },
+            Sizer::Bytes => Limits { bytes: size, ..limits },
         };
         (limits, unit)
+    }
+
+    /// The smallest batch, if everything that is sent is merged into batches of some size.
+    fn batch(&self) -> Option<&BatchSettings> {
+        let own = self.sending.queue.batch.as_ref();
+        let theirs = self.batching.values().map(|batch| &batch.settings);
+        let batches: Vec<_> = own.map_or_else(|| theirs.collect(), |own| vec![own]);
+        let least = *batches.iter().min_by_key(|batch| batch.min_size)?;
+        let alike = batches.iter().all(|batch| batch.min_size > 0 && batch.sizer == least.sizer);
+        (alike && (own.is_some() || !self.unmerged)).then_some(least)
     }
 }
 

@@ -228,9 +228,12 @@ impl Role<'_> {
     /// Hands a pipeline's batching to its exporters. One that batches by its own settings keeps to them.
     fn batch(&mut self, pipeline: &Pipeline, parts: &Parts, ends: &[End]) -> Vec<String> {
         let mut notes = Vec::new();
-        let Some((id, settings)) = &parts.batching else { return notes };
         for end in ends {
             let Some(exporter) = self.plan.exporters.get_mut(end.exporter) else { continue };
+            let Some((id, settings)) = &parts.batching else {
+                exporter.unmerged = true;
+                continue;
+            };
             if exporter.sending.queue.batch.is_some() {
                 let own = format!("the exporter's own `sending_queue.batch` wins over processor `{id}`");
                 notes.push(format!("exporter `{}`: {own}", exporter.id));
@@ -258,7 +261,14 @@ impl Role<'_> {
         exporters.iter().position(|exporter| exporter.id == member.id).unwrap_or_else(|| {
             let (id, spec, critical) = (member.id.clone(), member.spec.clone(), member.critical);
             let sending = spec.sending();
-            exporters.push(ExporterPlan { id, spec, critical, sending, batching: HashMap::new() });
+            exporters.push(ExporterPlan {
+                id,
+                spec,
+                critical,
+                sending,
+                batching: HashMap::new(),
+                unmerged: false,
+            });
             exporters.len() - 1
         })
     }

@@ -33,7 +33,7 @@ pub struct QueueSettings {
     pub num_consumers: usize,
     /// Whether fewer are in flight while the destination fails or slows down.
     pub adaptive_concurrency: bool,
-    /// The bound, in units of `sizer`.
+    /// The bound, in units of `sizer`. Where messages are merged, a request is a batch of the least size.
     pub queue_size: usize,
     /// What `queue_size` counts.
     pub sizer: Sizer,
@@ -68,7 +68,7 @@ pub enum OnFull {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sizer {
-    /// Messages; where they are merged, as many batches of the least size.
+    /// Messages.
     Requests,
     /// Spans, data points, log records.
     Items,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use watershed_delivery::{Budget, Cause, Outcome, Share};
-use watershed_stage::{Ack, Branch, Downstream, Ledger, Message, OnFull, Tail};
+use watershed_stage::{Ack, Branch, Downstream, Ledger, Message, OVERHEAD, OnFull, Tail};
 use watershed_supervise::Cell;
 
 use crate::common::{Bench, End, assert_refused, paused, secs, spans, until};
@@ -142,9 +142,10 @@ fn accepted_asks_for_memory_only_and_books_what_is_lost_later() {
         let bytes = payload.bytes() as u64;
         assert_eq!(bench.awaited(&cell, payload, secs(8)).await, Outcome::Delivered);
         // One buffer, in two queues.
-        assert_eq!((bench.budget.used(), bench.share.used()), (bytes, 2 * bytes));
+        let queued = bytes + OVERHEAD as u64;
+        assert_eq!((bench.budget.used(), bench.share.used()), (bytes, 2 * queued));
         a.finish(Outcome::Delivered).await;
-        assert_eq!((bench.budget.used(), bench.share.used()), (bytes, bytes));
+        assert_eq!((bench.budget.used(), bench.share.used()), (bytes, queued));
         drop(b.take().await);
         let lost = "watershed_pipeline_lost_items{pipeline=\"traces\",cause=\"abandoned\"}";
         assert_eq!(bench.metric(lost), 3);

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Exhausted, Fault, Outcome};
 use watershed_stage::{
-    Ack, Branch, Downstream, Entry, Intake, Ledger, OnFull, Origin, Payload, PerSignal, ReceiverParts,
-    Request, Signal, Tail,
+    Ack, Branch, Downstream, Entry, Intake, Ledger, OVERHEAD, OnFull, Origin, Payload, PerSignal,
+    ReceiverParts, Request, Signal, Tail,
 };
 use watershed_supervise::{Cell as StageCell, Weight};
 
@@ -78,7 +78,8 @@ fn every_pipeline_of_its_signal_has_the_message() {
         let outcome = rig.traces([1, 2]);
         let (one, room) = a.take().await.into_parts();
         assert_eq!((ids(&one.payload), &*one.context.pipeline), (vec![1, 2], "p1"));
-        assert_eq!((&*one.context.receiver, rig.bench.budget.used()), ("rx", one.payload.bytes() as u64));
+        let held = (one.payload.bytes() + OVERHEAD) as u64;
+        assert_eq!((&*one.context.receiver, rig.bench.budget.used()), ("rx", held));
         one.guard.resolve(Outcome::Delivered);
         drop((one.permit, room));
         assert!(!outcome.is_finished());
@@ -203,7 +204,8 @@ fn nobody_waits_beyond_its_deadline_and_keeps_memory() {
         assert_refused(&sent.await.unwrap(), Cause::Deadline);
         until("it is cut out", || rig.cell.quota().used() == Weight::default()).await;
         // The first lies in the pipeline's queue, withdrawn; the second has left nothing.
-        assert_eq!(rig.bench.budget.used(), request(Signal::Traces, [1], 0).len() as u64);
+        let held = request(Signal::Traces, [1], 0).len() + OVERHEAD;
+        assert_eq!(rig.bench.budget.used(), held as u64);
         let third = rig.traces([3]);
         assert_eq!(full.finish(Outcome::Delivered).await, [3]);
         assert_eq!(third.await.unwrap(), Outcome::Delivered);
