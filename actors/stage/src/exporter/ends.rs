@@ -8,6 +8,7 @@ use watershed_delivery::{Cause, Fault, Outcome};
 use watershed_supervise::{Failure, Mail as _};
 
 use super::batch::{Job, Member};
+use super::circuit::Stance;
 use super::counters::GivenUp;
 use super::lane::{Done, Lane};
 use super::{ExportError, Exporter, Partial};
@@ -101,6 +102,10 @@ impl<E: Exporter> Lane<E> {
         let random = self.random.next();
         let settings = self.sending.retry.clone();
         let mut interval = settings.interval(job.attempts, random);
+        if let Stance::Resting(until) = self.stance(now) {
+            // There is no attempt before the circuit's next probe, and that may come too late.
+            interval = interval.max(until.duration_since(now));
+        }
         if self.drain_deadline().is_some() {
             // What is left of a drain is for trying, not for waiting.
             interval = interval.min(DRAIN_INTERVAL);
