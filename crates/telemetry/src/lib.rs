@@ -7,6 +7,7 @@
 //! * [`Payload::concat`] and the `split_*` methods batch and cut without decoding;
 //! * [`edit`] writes what changed and copies the ranges around it;
 //! * [`json`] reads OTLP/JSON into wire bytes and writes it from them;
+//! * [`build`] writes wire bytes of what comes in another format;
 //! * [`retain`] takes items out;
 //! * [`trace_state`] reads and writes what W3C `tracestate` says of sampling;
 //! * [`wire`] is the protobuf encoding itself, for the few small messages that are read or written whole.
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod build;
 mod count;
 pub mod edit;
 pub mod json;

@@ -1,12 +1,12 @@
 //! JSON to wire bytes.
 
 use crate::Signal;
+use crate::build::{Output, Room};
 use crate::json::JsonError;
 use crate::json::binary::{read_base64, read_hex};
 use crate::json::error::{Fault, JsonFlaw};
 use crate::json::lexer::Lexer;
 use crate::json::number::{integer, number_len, short_decimal};
-use crate::json::output::{Output, Room};
 use crate::schema::{FieldShape, Kind, Number, Presence, Rule};
 use crate::wire::MAX_DEPTH;
 
@@ -43,7 +43,7 @@ fn request(
     let mut decoder = Decoder { lexer, scratch: Vec::new(), out };
     decoder.message(Kind::request(signal), 0)?;
     decoder.lexer.end()?;
-    decoder.out.finish()
+    Ok(decoder.out.finish()?)
 }
 
 struct Decoder<'d, 'a> {
@@ -113,23 +113,23 @@ impl<'a> Decoder<'_, 'a> {
             Rule::TraceId | Rule::SpanId => self.binary(number, always, HEX),
             Rule::Varint(form) => match self.number(form)? {
                 0 if !always => Ok(()),
-                value => self.out.put_varint_field(number, value),
+                value => Ok(self.out.put_varint_field(number, value)?),
             },
             Rule::Fixed64(form) => match self.number(form)? {
                 0 if !always => Ok(()),
-                value => self.out.put_fixed64_field(number, value),
+                value => Ok(self.out.put_fixed64_field(number, value)?),
             },
             Rule::Fixed32 => match self.number(Number::Uint32)? {
                 0 => Ok(()),
-                value => self.out.put_fixed32_field(number, value as u32),
+                value => Ok(self.out.put_fixed32_field(number, value as u32)?),
             },
             Rule::PackedVarint(form) => self.packed(number, |decoder| {
                 let value = decoder.number(form)?;
-                decoder.out.put_varint(value)
+                Ok(decoder.out.put_varint(value)?)
             }),
             Rule::PackedFixed64(form) => self.packed(number, |decoder| {
                 let value = decoder.number(form)?;
-                decoder.out.put_fixed64(value)
+                Ok(decoder.out.put_fixed64(value)?)
             }),
             Rule::Unknown => self.lexer.skip(),
         }
@@ -160,7 +160,7 @@ impl<'a> Decoder<'_, 'a> {
             }
             element(decoder)
         })?;
-        open.map_or(Ok(()), |open| self.out.close(open))
+        open.map_or(Ok(()), |open| Ok(self.out.close(open)?))
     }
 
     fn child(&mut self, number: u32, kind: Kind, depth: usize) -> Result<(), Fault> {
@@ -169,12 +169,12 @@ impl<'a> Decoder<'_, 'a> {
         }
         let open = self.out.open(number)?;
         self.message(kind, depth + 1)?;
-        self.out.close(open)
+        Ok(self.out.close(open)?)
     }
 
     fn text(&mut self, number: u32, always: bool) -> Result<(), Fault> {
         let text = self.lexer.string("a string", &mut self.scratch, &mut self.out.room)?;
-        if text.is_empty() && !always { Ok(()) } else { self.out.put_bytes_field(number, text) }
+        if text.is_empty() && !always { Ok(()) } else { Ok(self.out.put_bytes_field(number, text)?) }
     }
 
     fn binary(&mut self, number: u32, always: bool, coding: Coding) -> Result<(), Fault> {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use thiserror::Error;
 
 use crate::Signal;
+use crate::build::NoRoom;
 use crate::wire::MAX_DEPTH;
 
 /// What is wrong with a JSON request.
@@ -129,12 +130,6 @@ impl Fault {
         Self(Box::new(Details { flaw, offset, path: Vec::new() }))
     }
 
-    /// Room was refused; where, the end of the way out knows.
-    #[cold]
-    pub(super) fn no_room() -> Self {
-        Self::new(JsonFlaw::NoRoom, usize::MAX)
-    }
-
     #[cold]
     pub(super) fn within(mut self, name: &'static str) -> Self {
         self.0.path.push(Step::Name(name));
@@ -173,5 +168,13 @@ impl Fault {
         let in_line = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
         let column = 1 + in_line.iter().filter(|byte| !matches!(byte, 0x80..=0xBF)).count();
         JsonError { flaw, path, offset, line, column }
+    }
+}
+
+/// Where, the end of the way out knows.
+impl From<NoRoom> for Fault {
+    #[cold]
+    fn from(_: NoRoom) -> Self {
+        Self::new(JsonFlaw::NoRoom, usize::MAX)
     }
 }

@@ -1,8 +1,8 @@
 //! JSON's own syntax: what a value is made of, not what it means.
 
+use crate::build::Room;
 use crate::json::error::{Fault, JsonFlaw};
 use crate::json::number::{digits, number_len};
-use crate::json::output::Room;
 use crate::json::plain_len;
 use crate::wire::MAX_DEPTH;
 

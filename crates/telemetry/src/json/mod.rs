@@ -36,7 +36,6 @@ mod encode;
 mod error;
 mod lexer;
 mod number;
-mod output;
 
 pub use decode::decode;
 pub use encode::{encode, encode_payload};
