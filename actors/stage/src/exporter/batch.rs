@@ -11,6 +11,7 @@ use watershed_supervise::{Lease, Ticket};
 use watershed_telemetry::Payload;
 
 use super::counters::BatchProcessor;
+use super::lane::Consumer;
 use crate::extension::Dependence;
 use crate::message::{Context, Message};
 use crate::metrics::Held;
@@ -55,6 +56,8 @@ pub(super) struct Job {
     pub(super) started: Option<Instant>,
     /// What the parts before it came to.
     pub(super) outcome: Outcome,
+    /// While it is sent or waits for another attempt; a circuit's probe may do without.
+    pub(super) consumer: Option<Consumer>,
 }
 
 // === impl Member ===
@@ -167,7 +170,8 @@ impl Job {
 
     fn new(members: Vec<Member>, bounds: Option<(usize, usize)>) -> Self {
         let parts = VecDeque::new();
-        let mut job = Self { members, parts, attempts: 0, started: None, outcome: Outcome::Delivered };
+        let mut job =
+            Self { members, parts, attempts: 0, started: None, outcome: Outcome::Delivered, consumer: None };
         job.assemble();
         // Only a single message can exceed the bounds; the batch was closed before.
         if let (Some((items, bytes)), Some(whole)) = (bounds, job.parts.front())

@@ -25,6 +25,8 @@ pub(super) struct Concurrency {
     doubles: bool,
     /// Whether the limit was reached since the last turn.
     reached: bool,
+    /// The most that were in flight since then. Other lanes may have left less than the limit.
+    peak: usize,
     /// When the limit was lowered: what began before then was sent under another.
     lowered: Option<Instant>,
     round: Round,
@@ -68,6 +70,7 @@ impl Concurrency {
             in_flight: 0,
             doubles: false,
             reached: false,
+            peak: 0,
             lowered: None,
             round: Round::default(),
             usual: None,
@@ -89,6 +92,7 @@ impl Concurrency {
     pub(super) fn begins(&mut self) {
         self.in_flight += 1;
         self.reached |= self.in_flight >= self.limit;
+        self.peak = self.peak.max(self.in_flight);
     }
 
     pub(super) fn ends(&mut self, began: Instant, now: Instant, trip: Trip) {
@@ -98,7 +102,7 @@ impl Concurrency {
         }
         match trip {
             Trip::Mute => {}
-            Trip::Failed => self.lower(now, self.limit / 2),
+            Trip::Failed => self.lower(now, self.limit.min(self.peak) / 2),
             Trip::Taken => {
                 self.round.add(began, now.saturating_duration_since(began));
                 // Once a round trip, and by as many answers as may be in flight: one that is late is no sign.
@@ -123,7 +127,7 @@ impl Concurrency {
             None => self.usual = Some(Usual { mean, variance: 0.0 }),
         }
         if is_slow {
-            self.lower(now, self.limit * 9 / 10);
+            self.lower(now, self.limit.min(self.peak) * 9 / 10);
         } else if self.reached {
             let more = if self.doubles { self.limit } else { 1 };
             self.limit = (self.limit + more).min(self.ceiling);
@@ -139,7 +143,7 @@ impl Concurrency {
     }
 
     fn begin_round(&mut self, now: Instant) {
-        self.reached = false;
+        (self.reached, self.peak) = (false, self.in_flight);
         self.round = Round { since: Some(now), ..Round::default() };
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use watershed_supervise::{Control, Failure, Lease, Next, Ticket, caught};
 
@@ -15,7 +15,7 @@ use super::batch::{Job, Member, Pending};
 use super::circuit::{Circuit, Stance, State};
 use super::concurrency::Concurrency;
 use super::counters::{Counters, Random, Trigger};
-use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending};
+use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending, Shared};
 use crate::extension::Dependence;
 use crate::message::Message;
 use crate::own::{Ended, Hush};
@@ -27,8 +27,9 @@ pub(super) struct Lane<E> {
     pub(super) sending: Sending,
     pub(super) parts: ExporterParts,
     pub(super) lease: Lease<Message>,
-    /// How many jobs may be in flight on this lane, or wait for another attempt.
-    pub(super) consumers: usize,
+    consumers: Arc<Semaphore>,
+    /// A consumer that was waited for.
+    spare: Option<Consumer>,
     pub(super) concurrency: Concurrency,
     pub(super) circuit: Arc<Circuit>,
     changes: watch::Receiver<State>,
@@ -45,6 +46,9 @@ pub(super) struct Lane<E> {
     pub(super) counters: Counters,
     pub(super) last_log: Option<Instant>,
 }
+
+/// The right to send a job, and to keep it until it may be tried again.
+pub(super) type Consumer = OwnedSemaphorePermit;
 
 /// What a future in flight comes back with.
 pub(super) enum Done {
@@ -64,16 +68,15 @@ impl<E: Exporter> Lane<E> {
         sending: Sending,
         parts: ExporterParts,
         lease: Lease<Message>,
-        circuit: Arc<Circuit>,
+        Shared { circuit, consumers }: Shared,
     ) -> Self {
-        let consumers = sending.queue.num_consumers.div_ceil(parts.env.copies.max(1));
-        let mut counters = Counters::new(&parts, &sending, &circuit);
-        counters.allow(consumers);
-        Self {
+        let counters = Counters::new(&parts, &sending, &circuit);
+        let mut lane = Self {
             depends: exporter.depends(),
             exporter: Rc::new(exporter),
             consumers,
-            concurrency: Concurrency::new(consumers, sending.queue.adaptive_concurrency),
+            spare: None,
+            concurrency: Concurrency::new(sending.queue.num_consumers, sending.queue.adaptive_concurrency),
             changes: circuit.changes(),
             circuit,
             sending,
@@ -87,7 +90,9 @@ impl<E: Exporter> Lane<E> {
             drain: watch::Sender::new(None),
             counters,
             last_log: None,
-        }
+        };
+        lane.show_concurrency();
+        lane
     }
 
     pub(super) async fn run(mut self) -> Result<(), Failure> {
@@ -97,8 +102,17 @@ impl<E: Exporter> Lane<E> {
             // A destination that answers at once must not keep the lane from its neighbours.
             tokio::task::coop::consume_budget().await;
             self.dispatch();
+            // It was waited for on behalf of what is here, not of what may come.
+            if self.spare.is_some()
+                && let Some(ticket) = self.lease.try_next()
+            {
+                self.take(ticket);
+                continue;
+            }
+            self.spare = None;
             let stance = self.stance(Instant::now());
             let sends = self.may_send(stance);
+            let wants_consumer = stance == Stance::Closed && !sends && self.has_room();
             // While nothing is sent, there still are those who wait, to be told.
             let takes = sends || stance != Stance::Closed;
             let wake_at = match stance {
@@ -129,6 +143,9 @@ impl<E: Exporter> Lane<E> {
                     Next::Drained if self.drain_deadline().is_none() => return Ok(()),
                     Next::Drained => drained = true,
                 },
+                Ok(consumer) = self.consumers.clone().acquire_owned(), if wants_consumer => {
+                    self.spare = Some(consumer);
+                }
                 () = sleep_until(wake_at), if wake_at.is_some() => {}
             }
         }
@@ -222,9 +239,20 @@ impl<E: Exporter> Lane<E> {
             }
         }
         while self.may_send(self.stance(now)) {
-            let Some(job) = self.ready.pop_front() else { break };
+            let Some(mut job) = self.ready.pop_front() else { break };
+            job.consumer = self.spare.take().or_else(|| self.consumers.clone().try_acquire_owned().ok());
+            if job.consumer.is_none() && self.stance(now) == Stance::Closed {
+                // Another lane was faster.
+                self.ready.push_front(job);
+                break;
+            }
             self.attempt(job);
         }
+    }
+
+    /// Whether there is a consumer to send with.
+    pub(super) fn has_consumer(&self) -> bool {
+        self.spare.is_some() || self.consumers.available_permits() > 0
     }
 
     /// Tries a job once more, unless nobody wants it any longer or the destination is to be left alone.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::sync::Semaphore;
 use watershed_supervise::{Failure, Launch};
 use watershed_telemetry::{Payload, Signal};
 
@@ -141,16 +142,30 @@ pub struct PipelineBatch {
 /// An exporter kind with its settings.
 pub(crate) struct Configured<E: Exporter> {
     settings: Arc<E::Settings>,
-    /// Its copies have one destination, so what one of them learns of it holds for all.
+    shared: Shared,
+}
+
+/// What an exporter's copies have in common, since they have one destination.
+#[derive(Clone)]
+struct Shared {
+    /// What one of them learns of it holds for all.
     circuit: Arc<Circuit>,
+    /// As many as `num_consumers`. Whoever has something to send takes one, so that none rests on a lane where little
+    /// comes in while another lane's messages wait; who waits for one is served in turn.
+    consumers: Arc<Semaphore>,
 }
 
 // === impl Configured ===
 
 impl<E: Exporter> Configured<E> {
     pub(crate) fn new(settings: E::Settings) -> Self {
-        let circuit = Arc::new(Circuit::new(&E::sending(&settings).retry));
-        Self { settings: Arc::new(settings), circuit }
+        let sending = E::sending(&settings);
+        let consumers = sending.queue.num_consumers.min(Semaphore::MAX_PERMITS);
+        let shared = Shared {
+            circuit: Arc::new(Circuit::new(&sending.retry)),
+            consumers: Arc::new(Semaphore::new(consumers)),
+        };
+        Self { settings: Arc::new(settings), shared }
     }
 }
 
@@ -176,12 +191,12 @@ impl<E: Exporter> ExporterSpec for Configured<E> {
     }
 
     fn launch(&self, parts: ExporterParts) -> Launch<Message> {
-        let (settings, circuit) = (self.settings.clone(), self.circuit.clone());
+        let (settings, shared) = (self.settings.clone(), self.shared.clone());
         Arc::new(move |lease| {
-            let (settings, circuit, parts) = (settings.clone(), circuit.clone(), parts.clone());
+            let (settings, shared, parts) = (settings.clone(), shared.clone(), parts.clone());
             async move {
                 let exporter = E::build(&settings, &parts.env)?;
-                lane::Lane::new(exporter, E::sending(&settings), parts, lease, circuit).run().await
+                lane::Lane::new(exporter, E::sending(&settings), parts, lease, shared).run().await
             }
             .boxed_local()
         })

@@ -23,14 +23,16 @@ impl<E: Exporter> Lane<E> {
 
     /// Whether another attempt may begin. A probe may while all others wait, and so do not stand in its way.
     pub(super) fn may_send(&self, stance: Stance) -> bool {
-        let draining = self.drain_deadline().is_some();
         match stance {
-            Stance::Closed => {
-                self.running.len() < self.consumers && (draining || self.concurrency.has_room())
-            }
-            Stance::Due => self.concurrency.in_flight() < self.consumers,
+            Stance::Closed => self.has_consumer() && self.has_room(),
+            Stance::Due => self.concurrency.in_flight() < self.sending.queue.num_consumers,
             Stance::Resting(_) => false,
         }
+    }
+
+    /// Whether the destination bears another request. What is left of a drain is for trying.
+    pub(super) fn has_room(&self) -> bool {
+        self.drain_deadline().is_some() || self.concurrency.has_room()
     }
 
     /// Whether this very attempt may begin.
@@ -41,6 +43,7 @@ impl<E: Exporter> Lane<E> {
 
     /// Lets a job wait for its turn, without those who can not wait.
     pub(super) fn again(&mut self, mut job: Job) {
+        job.consumer = None;
         self.turn_away(&mut job);
         if !job.members.is_empty() {
             self.ready.push_front(job);
@@ -64,7 +67,7 @@ impl<E: Exporter> Lane<E> {
             return;
         }
         self.concurrency.restart();
-        self.counters.allow(self.concurrency.limit());
+        self.show_concurrency();
         for pending in self.pending.extract_if(.., |pending| pending.is_awaited()).collect::<Vec<Pending>>() {
             self.close(pending, Trigger::Idle);
         }
@@ -74,6 +77,11 @@ impl<E: Exporter> Lane<E> {
                 self.ready.push_back(job);
             }
         }
+    }
+
+    /// Shows this lane's share of what may be in flight over all.
+    pub(super) fn show_concurrency(&mut self) {
+        self.counters.allow(self.concurrency.limit().div_ceil(self.parts.env.copies.max(1)));
     }
 
     /// What an attempt says of the destination.
@@ -87,7 +95,7 @@ impl<E: Exporter> Lane<E> {
             Err(_) => Trip::Mute,
         };
         self.concurrency.ends(began, now, trip);
-        self.counters.allow(self.concurrency.limit());
+        self.show_concurrency();
         match result {
             Err(ExportError::Retryable { reason, retry_after }) => {
                 if trip == Trip::Failed {

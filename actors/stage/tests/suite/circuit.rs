@@ -2,17 +2,16 @@
 
 use std::cell::Cell as Value;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Outcome};
-use watershed_stage::{ExporterParts, Message, Partial};
+use watershed_stage::{Message, Partial};
 use watershed_supervise::Cell;
 
 use crate::common::{Bench, Fate, assert_refused, ms, paused, secs, spans, until};
 use crate::kept::kept;
-use crate::kinds::{batches, exporter, most_in_flight, on_export, retryable, seen};
+use crate::kinds::{batches, exporter, exporters, most_in_flight, on_export, retryable, seen};
 
 /// Probes at exactly 10 seconds from each other.
 const EVEN: &str = "
@@ -260,15 +259,7 @@ fn senders_in_a_hurry_do_not_open_it() {
 fn all_copies_of_an_exporter_have_one() {
     paused(async {
         let bench = Bench::new();
-        let spec = Bench::registry().parse_exporter("sink", toml::from_str(EVEN).unwrap()).unwrap().unwrap();
-        let mut cells = Vec::new();
-        for lane in 0..2 {
-            let cell = bench.cell("sink", 1000);
-            let mut env = bench.env("sink");
-            (env.lane, env.copies) = (lane, 2);
-            bench.start(&cell, spec.launch(ExporterParts { env, batching: Arc::default() })).await;
-            cells.push(cell);
-        }
+        let cells: [_; 2] = exporters(&bench, EVEN).await;
         let down = destination();
         open(&bench, &cells[0]).await;
         let opened = Instant::now();

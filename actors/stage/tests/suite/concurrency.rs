@@ -7,7 +7,7 @@ use watershed_delivery::Outcome;
 use watershed_stage::Partial;
 
 use crate::common::{Bench, Fate, ms, paused, secs, spans};
-use crate::kinds::{exporter, in_flight, most_in_flight, on_export, retryable, seen};
+use crate::kinds::{exporter, exporters, in_flight, most_in_flight, on_export, retryable, seen};
 
 const LIMIT: &str = "watershed_exporter_concurrency{exporter=\"sink\"}";
 
@@ -104,4 +104,28 @@ fn a_healthy_destination_is_sent_to_as_fast_as_without_it() {
     }
     let (adaptive, fixed) = (time(""), time("sending_queue.adaptive_concurrency = false"));
     assert!(adaptive < fixed.mul_f64(1.01), "{adaptive:?} against {fixed:?}");
+}
+
+#[test]
+fn consumers_belong_to_all_lanes_and_are_taken_in_turn() {
+    paused(async {
+        let bench = Bench::new();
+        on_export(|_| async {
+            tokio::time::sleep(ms(100)).await;
+            Ok(Partial::default())
+        });
+        let before = seen().len();
+        let [busy, calm] = exporters(&bench, "sending_queue.num_consumers = 2").await;
+        let mut fates: Vec<Fate> = (0..6).map(|id| bench.held(&busy, spans([id]))).collect();
+        tokio::time::sleep(ms(50)).await;
+        assert_eq!(in_flight(), 2);
+        fates.push(bench.held(&calm, spans([99])));
+        for fate in fates {
+            assert_eq!(fate.end().await, Outcome::Delivered);
+        }
+        assert_eq!(most_in_flight(), 2);
+        let order: Vec<u32> = seen()[before..].iter().map(|seen| seen.ids[0]).collect();
+        assert!(order.iter().position(|id| *id == 99).is_some_and(|turn| turn < 4), "{order:?}");
+        bench.end().await;
+    });
 }

@@ -172,12 +172,25 @@ pub fn permanent() -> Result<Partial, ExportError> {
 
 /// An exporter on a bench, with room for a thousand messages.
 pub async fn exporter(bench: &Bench, settings: &str) -> StageCell<watershed_stage::Message> {
+    let [cell] = exporters(bench, settings).await;
+    cell
+}
+
+/// An exporter with a copy on each of so many lanes.
+pub async fn exporters<const N: usize>(
+    bench: &Bench,
+    settings: &str,
+) -> [StageCell<watershed_stage::Message>; N] {
     let settings = toml::from_str(settings).unwrap();
     let spec = Bench::registry().parse_exporter("sink", settings).unwrap().unwrap();
-    let cell = bench.cell("sink", 1000);
-    let parts = watershed_stage::ExporterParts { env: bench.env("sink"), batching: Arc::default() };
-    bench.start(&cell, spec.launch(parts)).await;
-    cell
+    let cells = std::array::from_fn(|_| bench.cell("sink", 1000));
+    for (lane, cell) in cells.iter().enumerate() {
+        let mut env = bench.env("sink");
+        (env.lane, env.copies) = (lane, N);
+        let parts = watershed_stage::ExporterParts { env, batching: Arc::default() };
+        bench.start(cell, spec.launch(parts)).await;
+    }
+    cells
 }
 
 // === processor ===
