@@ -57,8 +57,9 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     };
     let cases = cli.cases();
     let mut turns: Vec<Turn> = Vec::new();
-    for case in &cases {
-        for round in 0..cli.rounds {
+    // A disturbed minute is a round of many cases, not all rounds of one.
+    for round in 0..cli.rounds {
+        for case in &cases {
             for relay in relays.iter().copied().filter(|relay| can(*relay, *case)) {
                 let like =
                     turns.iter().rev().find(|turn| turn.relay == Relay::Watershed && turn.case == case.name);
