@@ -41,6 +41,16 @@ impl<'a> Message<'a> {
         Self { bytes, path: [0, 0], superseded: 0 }
     }
 
+    /// Takes off the first field, if it is of that number below 16 and has a value of so many bytes.
+    #[inline(always)]
+    pub(crate) fn strip_id<const LEN: usize>(&mut self, number: u32) -> Option<&'a [u8]> {
+        let [0, _] = self.path else { return None };
+        let tag = (number << 3 | 2) as u8;
+        let (id, rest) = self.bytes.strip_prefix(&[tag, LEN as u8])?.split_first_chunk::<LEN>()?;
+        self.bytes = rest;
+        Some(id)
+    }
+
     /// The fields, up to the first that cannot be read (there is none in validated bytes).
     #[inline]
     pub(crate) fn fields(&self) -> MessageFields<'a> {
@@ -184,6 +194,25 @@ impl<'a> Message<'a> {
 pub(crate) struct MessageFields<'a> {
     here: Fields<'a>,
     pieces: Pieces<'a>,
+}
+
+impl<'a> MessageFields<'a> {
+    /// The next length-delimited field of that number. What is before it is passed over.
+    #[inline]
+    pub(crate) fn next_message(&mut self, number: u32) -> Option<&'a [u8]> {
+        loop {
+            // Most messages of a kind lie one behind the other.
+            if let Some(value) = self.here.next_if(number) {
+                return Some(value);
+            }
+            let field = self.next()?;
+            if field.number == number
+                && let Some(value) = field.bytes()
+            {
+                return Some(value);
+            }
+        }
+    }
 }
 
 impl<'a> Iterator for MessageFields<'a> {

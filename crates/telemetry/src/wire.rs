@@ -113,6 +113,18 @@ impl<'a> Fields<'a> {
     pub fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
+
+    /// The next field's value, if the field is length-delimited and of that number, and its tag takes one byte.
+    #[inline]
+    pub(crate) fn next_if(&mut self, number: u32) -> Option<&'a [u8]> {
+        let (&tag, rest) = self.rest.split_first()?;
+        if tag >= 0x80 || u32::from(tag) != number << 3 | 2 {
+            return None;
+        }
+        let (value, rest) = read_bytes(rest).ok()?;
+        self.rest = rest;
+        Some(value)
+    }
 }
 
 impl<'a> Iterator for Fields<'a> {

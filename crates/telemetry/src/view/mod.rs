@@ -72,10 +72,7 @@ impl<'a, V: From<Message<'a>>> Iterator for Repeated<'a, V> {
 
     #[inline]
     fn next(&mut self) -> Option<V> {
-        let number = self.number;
-        let element =
-            self.fields.by_ref().filter(|field| field.number == number).find_map(|field| field.bytes());
-        element.map(|bytes| Message::new(bytes).into())
+        self.fields.next_message(self.number).map(|bytes| Message::new(bytes).into())
     }
 }
 

@@ -63,7 +63,17 @@ impl<'a> SpanView<'a> {
         let mut outline = SpanOutline::default();
         let mut status = Occurrences::default();
         const WANTED: u64 = 1 << 1 | 1 << 4 | 1 << 7 | 1 << 8 | 1 << 15;
-        self.0.walk(WANTED, |number, value| match (number, value) {
+        // Where a field begins is known when the length before it is read. Of ids it is known before: that is guessed
+        // right, and saves the wait.
+        let mut rest = self.0;
+        if let Some(id) = rest.strip_id::<16>(1) {
+            outline.trace_id = id;
+        }
+        rest.strip_id::<8>(2);
+        if let Some(id) = rest.strip_id::<8>(4) {
+            outline.parent_span_id = id;
+        }
+        rest.walk(WANTED, |number, value| match (number, value) {
             (1, Value::Bytes(id)) => outline.trace_id = id,
             (4, Value::Bytes(id)) => outline.parent_span_id = id,
             (7, Value::Fixed64(time)) => outline.start_time_unix_nano = time,
