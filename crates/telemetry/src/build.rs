@@ -39,9 +39,19 @@ impl<'r> Room<'r> {
         Self { ask, total: 0 }
     }
 
+    /// Room for `bytes` that are taken elsewhere.
+    pub fn take(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let total = self.total.saturating_add(bytes);
+        if !(self.ask)(total) {
+            return Err(NoRoom);
+        }
+        self.total = total;
+        Ok(())
+    }
+
     /// Makes place for `more` elements.
     #[inline]
-    pub(crate) fn reserve<T>(&mut self, vec: &mut Vec<T>, more: usize) -> Result<(), NoRoom> {
+    pub fn reserve<T>(&mut self, vec: &mut Vec<T>, more: usize) -> Result<(), NoRoom> {
         if vec.capacity() - vec.len() >= more { Ok(()) } else { self.grow(vec, more) }
     }
 
@@ -49,11 +59,7 @@ impl<'r> Room<'r> {
     fn grow<T>(&mut self, vec: &mut Vec<T>, more: usize) -> Result<(), NoRoom> {
         let needed = vec.len().saturating_add(more);
         let capacity = needed.max(vec.capacity() + vec.capacity() / 2).max(64);
-        let total = self.total.saturating_add((capacity - vec.capacity()).saturating_mul(size_of::<T>()));
-        if !(self.ask)(total) {
-            return Err(NoRoom);
-        }
-        self.total = total;
+        self.take((capacity - vec.capacity()).saturating_mul(size_of::<T>()))?;
         vec.reserve_exact(capacity - vec.len());
         Ok(())
     }

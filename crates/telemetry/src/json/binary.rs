@@ -31,7 +31,23 @@ pub(super) fn read_hex(text: &[u8], out: &mut Vec<u8>) -> bool {
     seen <= 0x0F && rest.is_empty()
 }
 
-pub(super) fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
+/// The id that hex digits of either case are, filled up with zeros in front; `None` if they are none, or too many.
+pub fn read_hex_id<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    let mut id = [0; N];
+    let mut seen = 0;
+    for (byte, digits) in id.iter_mut().rev().zip(text.rchunks(2)) {
+        let (high, low) = match digits {
+            [high, low] => (FROM_HEX[usize::from(*high)], FROM_HEX[usize::from(*low)]),
+            digits => (0, digits.first().map_or(0xFF, |low| FROM_HEX[usize::from(*low)])),
+        };
+        seen |= high | low;
+        *byte = high << 4 | low;
+    }
+    (seen <= 0x0F && (1..=2 * N).contains(&text.len())).then_some(id)
+}
+
+/// Appends two hex digits a byte.
+pub fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
     let digit = |value: u8| HEX[usize::from(value & 0x0F)];
     // An id at a time.
     for chunk in bytes.chunks(16) {
@@ -66,7 +82,8 @@ pub(super) fn read_base64(text: &[u8], out: &mut Vec<u8>) -> bool {
     seen <= 0x3F && digits.len() % 4 != 1 && (padding == 0 || text.len().is_multiple_of(4))
 }
 
-pub(super) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
+/// Appends base64 with padding, in the standard alphabet.
+pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     for group in bytes.chunks(3) {
         let mut bits = [0; 4];
         for (place, byte) in bits.iter_mut().skip(1).zip(group) {

@@ -239,7 +239,8 @@ fn quoted(out: &mut Vec<u8>, inside: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
 }
 
-fn text(mut text: &[u8], out: &mut Vec<u8>) {
+/// Appends a string in quotation marks, with the escapes that it needs.
+pub fn text(mut text: &[u8], out: &mut Vec<u8>) {
     quoted(out, |out| {
         loop {
             let (plain, rest) = text.split_at(plain_len(text));

@@ -106,9 +106,9 @@ impl JsonError {
     }
 }
 
-/// A flaw on its way out of the decoder, which adds what lies around it. One word, so that success costs no more.
+/// A flaw on its way out of a decoder, which adds what lies around it. One word, so that success costs no more.
 #[derive(Debug)]
-pub(super) struct Fault(Box<Details>);
+pub struct Fault(Box<Details>);
 
 #[derive(Debug)]
 struct Details {
@@ -125,26 +125,29 @@ enum Step {
 }
 
 impl Fault {
+    /// A flaw at a byte of the text.
     #[cold]
-    pub(super) fn new(flaw: JsonFlaw, offset: usize) -> Self {
+    pub fn new(flaw: JsonFlaw, offset: usize) -> Self {
         Self(Box::new(Details { flaw, offset, path: Vec::new() }))
     }
 
+    /// The flaw is in this field.
     #[cold]
-    pub(super) fn within(mut self, name: &'static str) -> Self {
+    pub fn within(mut self, name: &'static str) -> Self {
         self.0.path.push(Step::Name(name));
         self
     }
 
+    /// The flaw is in this element.
     #[cold]
-    pub(super) fn at_index(mut self, index: usize) -> Self {
+    pub fn at_index(mut self, index: usize) -> Self {
         self.0.path.push(Step::Index(index));
         self
     }
 
     /// The error for `json`, of which `read` bytes were read.
     #[cold]
-    pub(super) fn into_error(self, json: &[u8], read: usize) -> JsonError {
+    pub fn into_error(self, json: &[u8], read: usize) -> JsonError {
         const MAX_PATH: usize = 240;
         let Details { flaw, offset, path: steps } = *self.0;
         let offset = if flaw == JsonFlaw::NoRoom { read } else { offset };

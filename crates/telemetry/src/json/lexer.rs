@@ -1,13 +1,18 @@
 //! JSON's own syntax: what a value is made of, not what it means.
 
+use std::borrow::Cow;
+
 use crate::build::Room;
 use crate::json::error::{Fault, JsonFlaw};
 use crate::json::number::{digits, number_len};
 use crate::json::plain_len;
 use crate::wire::MAX_DEPTH;
 
-/// Reads UTF-8 text from the front.
-pub(super) struct Lexer<'a> {
+/// Reads JSON from the front, token by token, for formats with a meaning of their own.
+///
+/// What is between quotation marks is not checked for UTF-8: that is cheaper over a whole text at once.
+#[derive(Debug)]
+pub struct Lexer<'a> {
     text: &'a [u8],
     pos: usize,
     /// Where the last key stands.
@@ -25,12 +30,13 @@ struct Quoted<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    pub(super) fn new(text: &'a [u8]) -> Self {
+    /// Starts at the beginning of `text`.
+    pub fn new(text: &'a [u8]) -> Self {
         Self { text, pos: 0, key_pos: 0 }
     }
 
     /// How many bytes were read.
-    pub(super) fn pos(&self) -> usize {
+    pub fn pos(&self) -> usize {
         self.pos
     }
 
@@ -45,7 +51,7 @@ impl<'a> Lexer<'a> {
 
     /// The first byte of the next token, which stays; `None` at the end.
     #[inline]
-    pub(super) fn peek(&mut self) -> Option<u8> {
+    pub fn peek(&mut self) -> Option<u8> {
         while let Some(&byte) = self.text.get(self.pos) {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
                 return Some(byte);
@@ -65,7 +71,7 @@ impl<'a> Lexer<'a> {
 
     /// The flaw that not `expected` but something else is next, or the end.
     #[cold]
-    pub(super) fn unexpected(&mut self, expected: JsonFlaw) -> Fault {
+    pub fn unexpected(&mut self, expected: JsonFlaw) -> Fault {
         match self.peek() {
             Some(_) => Fault::new(expected, self.pos),
             None => Fault::new(JsonFlaw::Truncated, self.pos),
@@ -73,7 +79,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// That nothing follows.
-    pub(super) fn end(&mut self) -> Result<(), Fault> {
+    pub fn end(&mut self) -> Result<(), Fault> {
         match self.peek() {
             Some(_) => Err(Fault::new(JsonFlaw::Trailing, self.pos)),
             None => Ok(()),
@@ -82,19 +88,19 @@ impl<'a> Lexer<'a> {
 
     /// Enters an object.
     #[inline]
-    pub(super) fn object(&mut self) -> Result<(), Fault> {
+    pub fn object(&mut self) -> Result<(), Fault> {
         if self.eat(b'{') { Ok(()) } else { Err(self.unexpected(JsonFlaw::Type("an object"))) }
     }
 
     /// Enters an array.
     #[inline]
-    pub(super) fn array(&mut self) -> Result<(), Fault> {
+    pub fn array(&mut self) -> Result<(), Fault> {
         if self.eat(b'[') { Ok(()) } else { Err(self.unexpected(JsonFlaw::Type("an array"))) }
     }
 
     /// Whether an array goes on, up to the next element.
     #[inline]
-    pub(super) fn element(&mut self, first: bool) -> Result<bool, Fault> {
+    pub fn element(&mut self, first: bool) -> Result<bool, Fault> {
         if self.eat(b']') {
             return Ok(false);
         }
@@ -135,6 +141,12 @@ impl<'a> Lexer<'a> {
         key.text(scratch, room).map(Some)
     }
 
+    /// As a key of its own, for keys that are not known before: borrowed unless there are escapes in it.
+    #[inline]
+    pub fn text_key(&mut self, first: bool) -> Result<Option<Cow<'a, [u8]>>, Fault> {
+        self.quoted_key(first)?.map(Quoted::owned).transpose()
+    }
+
     #[inline]
     fn quoted_key(&mut self, first: bool) -> Result<Option<Quoted<'a>>, Fault> {
         if self.eat(b'}') {
@@ -168,6 +180,15 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// The string that must be next, borrowed unless there are escapes in it. `what` says what should be there.
+    #[inline]
+    pub fn text(&mut self, what: &'static str) -> Result<Cow<'a, [u8]>, Fault> {
+        match self.peek() {
+            Some(b'"') => self.quoted()?.owned(),
+            _ => Err(self.unexpected(JsonFlaw::Type(what))),
+        }
+    }
+
     /// Reads the string whose opening mark is next.
     #[inline]
     fn quoted(&mut self) -> Result<Quoted<'a>, Fault> {
@@ -193,7 +214,7 @@ impl<'a> Lexer<'a> {
 
     /// The number that is next.
     #[inline]
-    pub(super) fn number(&mut self) -> Result<&'a [u8], Fault> {
+    pub fn number(&mut self) -> Result<&'a [u8], Fault> {
         let rest = self.rest();
         let len = number_len(rest).map_err(|at| {
             let flaw = if at < rest.len() { JsonFlaw::Number } else { JsonFlaw::Truncated };
@@ -205,7 +226,7 @@ impl<'a> Lexer<'a> {
 
     /// The number that is next, if it is nothing but some digits, in quotation marks perhaps; then it is read.
     #[inline]
-    pub(super) fn natural(&mut self, may_be_quoted: bool) -> Option<u64> {
+    pub fn natural(&mut self, may_be_quoted: bool) -> Option<u64> {
         let rest = self.rest();
         let (text, quoted) = match rest {
             [b'"', text @ ..] if may_be_quoted => (text, true),
@@ -223,14 +244,14 @@ impl<'a> Lexer<'a> {
 
     /// Whether `true`, `false` or `null` is next; then it is read.
     #[inline]
-    pub(super) fn literal(&mut self, literal: &str) -> bool {
+    pub fn literal(&mut self, literal: &str) -> bool {
         let found = self.rest().starts_with(literal.as_bytes());
         self.pos += if found { literal.len() } else { 0 };
         found
     }
 
     /// Reads any value, without recursion.
-    pub(super) fn skip(&mut self) -> Result<(), Fault> {
+    pub fn skip(&mut self) -> Result<(), Fault> {
         // Whether the value that is open at each depth is an object.
         let mut open = [false; MAX_DEPTH];
         let mut depth = 0;
@@ -295,6 +316,17 @@ impl<'a> Quoted<'a> {
         room.reserve(scratch, self.raw.len())?;
         self.unescape(&mut |part| scratch.extend_from_slice(part))?;
         Ok(scratch)
+    }
+
+    /// Without its escapes, which take memory of their own: less than the text.
+    #[inline]
+    fn owned(self) -> Result<Cow<'a, [u8]>, Fault> {
+        if !self.escaped {
+            return Ok(Cow::Borrowed(self.raw));
+        }
+        let mut text = Vec::with_capacity(self.raw.len());
+        self.unescape(&mut |part| text.extend_from_slice(part))?;
+        Ok(Cow::Owned(text))
     }
 
     /// Hands out the text part by part.

@@ -37,9 +37,11 @@ mod error;
 mod lexer;
 mod number;
 
+pub use binary::{read_hex_id, write_base64, write_hex};
 pub use decode::decode;
-pub use encode::{encode, encode_payload};
-pub use error::{JsonError, JsonFlaw};
+pub use encode::{encode, encode_payload, text as write_text};
+pub use error::{Fault, JsonError, JsonFlaw};
+pub use lexer::Lexer;
 
 /// How many bytes at the start of `text` can stand in a JSON string as they are: up to the first quotation mark,
 /// backslash or control character.
