@@ -42,9 +42,11 @@ pub struct Engine {
 pub struct Address {
     /// The role it belongs to.
     pub role: Arc<str>,
-    /// The receiver it belongs to.
-    pub receiver: Arc<str>,
-    /// The receiver's key that names it: `protocols.grpc.endpoint`.
+    /// What listens: `receiver` or `exporter`.
+    pub class: &'static str,
+    /// Its id.
+    pub component: Arc<str>,
+    /// Its key that names the address: `protocols.grpc.endpoint`.
     pub key: &'static str,
     /// The address, with the port the system chose where the configuration says 0.
     pub address: SocketAddr,
@@ -138,12 +140,13 @@ impl Engine {
         &self.addresses
     }
 
-    /// The address of a receiver, by its id and, where two roles have one of that id, its role.
-    pub fn address(&self, role: Option<&str>, receiver: &str) -> Option<SocketAddr> {
+    /// The address of a receiver or an exporter that listens, by its id and, where two roles have one of that id, its
+    /// role.
+    pub fn address(&self, role: Option<&str>, id: &str) -> Option<SocketAddr> {
         let found = self
             .addresses
             .iter()
-            .find(|address| &*address.receiver == receiver && role.is_none_or(|role| &*address.role == role));
+            .find(|address| &*address.component == id && role.is_none_or(|role| &*address.role == role));
         found.map(|address| address.address)
     }
 

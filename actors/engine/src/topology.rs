@@ -38,17 +38,19 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A socket could not be had.
-    #[error("receiver {receiver} ({key}): {source}")]
+    #[error("{class} {component} ({key}): {source}")]
     Bind {
-        /// The receiver that wants it.
-        receiver: Arc<str>,
+        /// What wants it: `receiver` or `exporter`.
+        class: &'static str,
+        /// Its id.
+        component: Arc<str>,
         /// The key that names it.
         key: &'static str,
         /// What stood in the way.
         source: BindError,
     },
-    /// Two receivers want one socket.
-    #[error("receivers {first} and {second} both listen on {address}: give one of them another address")]
+    /// Two components want one socket.
+    #[error("{first} and {second} both listen on {address}: give one of them another address")]
     Twice {
         /// The one that has it.
         first: Arc<str>,
@@ -111,14 +113,21 @@ struct Builder<'a> {
     extensions: Extensions,
 }
 
-/// A receiver's socket, and how what connects to it is served.
+/// A component's socket, and how what connects to it is served.
 struct Bound {
-    receiver: Arc<str>,
+    class: &'static str,
+    component: Arc<str>,
     address: String,
     key: &'static str,
     transport: &'static str,
-    serve: Arc<Serve>,
+    serving: Serving,
     socket: Arc<Socket>,
+}
+
+/// How connections are served: what comes by them goes into a receiver, and is for an exporter to answer.
+enum Serving {
+    Receiver(Arc<Serve>),
+    Exporter(Arc<Serve<()>>),
 }
 
 /// The stages of a role, started and not yet fed.
@@ -189,21 +198,36 @@ impl<'a> Builder<'a> {
         let mut bound = Vec::new();
         for receiver in &self.plan.receivers {
             for listener in receiver.spec.listeners() {
-                let socket = self.site.sockets.bind(&listener.address).map_err(|source| {
-                    StartError::Bind { receiver: receiver.id.clone(), key: listener.key, source }
-                })?;
-                let name: Arc<str> = format!("{}/receivers/{}", self.plan.name, receiver.id).into();
-                let address = socket.local_addr();
-                if let Some(first) = self.site.claims.borrow_mut().insert(address, name.clone()) {
-                    return Err(StartError::Twice { first, second: name, address });
-                }
-                let env = self.env(&receiver.id, None, 0, 1);
-                let serve = (listener.open)(&env).map_err(|source| StartError::Stage { name, source })?;
-                let Listener { address, key, transport, .. } = listener;
-                bound.push(Bound { receiver: receiver.id.clone(), address, key, transport, serve, socket });
+                bound.push(self.listen("receiver", &receiver.id, listener, Serving::Receiver)?);
+            }
+        }
+        for exporter in &self.plan.exporters {
+            for listener in exporter.spec.listeners() {
+                bound.push(self.listen("exporter", &exporter.id, listener, Serving::Exporter)?);
             }
         }
         Ok(bound)
+    }
+
+    fn listen<In>(
+        &self,
+        class: &'static str,
+        id: &Arc<str>,
+        listener: Listener<In>,
+        serving: fn(Arc<Serve<In>>) -> Serving,
+    ) -> Result<Bound, StartError> {
+        let Listener { address, key, transport, open, .. } = listener;
+        let component = id.clone();
+        let socket = self.site.sockets.bind(&address);
+        let socket = socket.map_err(|source| StartError::Bind { class, component, key, source })?;
+        let name: Arc<str> = format!("{}/{class}s/{id}", self.plan.name).into();
+        let at = socket.local_addr();
+        if let Some(first) = self.site.claims.borrow_mut().insert(at, name.clone()) {
+            return Err(StartError::Twice { first, second: name, address: at });
+        }
+        let serve = open(&self.env(id, None, 0, 1)).map_err(|source| StartError::Stage { name, source })?;
+        let serving = serving(serve);
+        Ok(Bound { class, component: id.clone(), address, key, transport, serving, socket })
     }
 
     async fn build(&self) -> Result<Built, StartError> {
@@ -241,23 +265,23 @@ impl<'a> Builder<'a> {
         let (alive, serving) = mpsc::channel(1);
         let mut addresses = Vec::new();
         let mut listening = Vec::new();
-        for Bound { receiver, address, key, transport, serve, socket } in bound {
-            addresses.push(Address {
-                role: self.plan.name.clone(),
-                receiver: receiver.clone(),
-                key,
-                address: socket.local_addr(),
-            });
+        for Bound { class, component, address, key, transport, serving, socket } in bound {
+            let (role, at) = (self.plan.name.clone(), socket.local_addr());
+            addresses.push(Address { role, class, component: component.clone(), key, address: at });
             listening.push(address);
-            if let Some(intakes) = built.intakes.get(&receiver) {
-                let intakes: Vec<Intake> = intakes.iter().map(|intake| intake.over(transport)).collect();
-                let lanes = self.lanes(&serve, &intakes, &stop, &alive);
-                let (stop, alive) = (stop.clone(), alive.clone());
-                actix_rt::spawn(async move {
-                    socket.deal(lanes, stop).await;
-                    drop(alive);
-                });
-            }
+            let lanes = match serving {
+                Serving::Receiver(serve) => {
+                    let Some(intakes) = built.intakes.get(&component) else { continue };
+                    let intakes: Vec<Intake> = intakes.iter().map(|intake| intake.over(transport)).collect();
+                    self.lanes(&serve, &intakes, &stop, &alive)
+                }
+                Serving::Exporter(serve) => self.lanes(&serve, &[()], &stop, &alive),
+            };
+            let (stop, alive) = (stop.clone(), alive.clone());
+            actix_rt::spawn(async move {
+                socket.deal(lanes, stop).await;
+                drop(alive);
+            });
         }
         let Built { receivers, processors, exporters, keepers, letters, .. } = built;
         let (name, budget) = (self.plan.name.clone(), self.budget);
@@ -458,10 +482,10 @@ impl<'a> Builder<'a> {
     }
 
     /// Serves a listener's connections on every lane; where to deal them.
-    fn lanes(
+    fn lanes<In: Clone + Send + 'static>(
         &self,
-        serve: &Arc<Serve>,
-        intakes: &[Intake],
+        serve: &Arc<Serve<In>>,
+        intakes: &[In],
         stop: &Stop,
         alive: &mpsc::Sender<()>,
     ) -> Vec<mpsc::Sender<TcpStream>> {

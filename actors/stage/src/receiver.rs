@@ -62,9 +62,11 @@ pub trait Receiver: Sized + 'static {
     }
 }
 
-/// One address a receiver listens on. The socket belongs to the engine and is lent: neither a restart of the
-/// stage nor a new name for it refuses a connection.
-pub struct Listener {
+/// One address a receiver or an exporter listens on. The socket belongs to the engine and is lent: neither a restart
+/// of the stage nor a new name for it refuses a connection.
+///
+/// What comes in goes into a receiver by its [`Intake`]. Into an exporter nothing does: its `In` is `()`.
+pub struct Listener<In = Intake> {
     /// `host:port`.
     pub address: String,
     /// The key that names it, for messages: `protocols.grpc.endpoint`.
@@ -74,7 +76,7 @@ pub struct Listener {
     /// Who can read along, and who may send.
     pub security: Security,
     /// Makes ready to serve: reads certificates, finds extensions. Called once, for all lanes.
-    pub open: Arc<Open>,
+    pub open: Arc<Open<In>>,
 }
 
 /// What stands between a listener and the network. The default is nothing.
@@ -87,10 +89,11 @@ pub struct Security {
 }
 
 /// Makes a listener ready.
-pub type Open = dyn Fn(&Env) -> Result<Arc<Serve>, Failure> + Send + Sync;
+pub type Open<In = Intake> = dyn Fn(&Env) -> Result<Arc<Serve<In>>, Failure> + Send + Sync;
 
 /// Serves the connections dealt to one lane until told to stop.
-pub type Serve = dyn Fn(Intake, mpsc::Receiver<TcpStream>, Stop) -> LocalBoxFuture<'static, ()> + Send + Sync;
+pub type Serve<In = Intake> =
+    dyn Fn(In, mpsc::Receiver<TcpStream>, Stop) -> LocalBoxFuture<'static, ()> + Send + Sync;
 
 /// What a receiver's copy runs with.
 #[derive(Clone)]

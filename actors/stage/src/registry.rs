@@ -182,6 +182,8 @@ pub trait ExporterSpec: Send + Sync {
     fn signals(&self) -> &'static [Signal];
     /// Where its copies stand.
     fn placement(&self) -> Placement;
+    /// The sockets it wants, owned by the engine.
+    fn listeners(&self) -> Vec<Listener<()>>;
     /// Queue, batching, retries and timeout.
     fn sending(&self) -> Sending;
     /// The extensions it names.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use watershed_stage::{Ack, BatchSettings, Listener, OnFull, Sizer};
 
 use super::memory::MIB;
-use super::plan::{BranchPlan, PipelinePlan, Plan, ReceiverPlan, RolePlan};
+use super::plan::{BranchPlan, PipelinePlan, Plan, RolePlan};
 use crate::engine::Address;
 
 /// Width of what stands before a line's text.
@@ -70,10 +70,13 @@ impl RolePlan {
     /// A pipeline in one line: where it listens, what it passes, where it ends, and what its "ok" means.
     fn route(&self, pipeline: &PipelinePlan, listening: &[Address]) -> String {
         let receivers = pipeline.receivers.iter().filter_map(|receiver| self.receivers.get(*receiver));
-        let receivers: Vec<String> = receivers.map(|receiver| self.listens(receiver, listening)).collect();
+        let receivers: Vec<String> = receivers
+            .map(|receiver| self.listens("receiver", &receiver.id, receiver.spec.listeners(), listening))
+            .collect();
         let exporter = |branch: &BranchPlan| {
-            let id = &self.exporters.get(branch.exporter)?.id;
-            Some(if branch.required { id.to_string() } else { format!("{id} (optional)") })
+            let exporter = self.exporters.get(branch.exporter)?;
+            let text = self.listens("exporter", &exporter.id, exporter.spec.listeners(), listening);
+            Some(if branch.required { text } else { format!("{text} (optional)") })
         };
         let exporters: Vec<String> = pipeline.exporters.iter().filter_map(exporter).collect();
         let mut way = receivers.join(", ");
@@ -84,20 +87,27 @@ impl RolePlan {
         format!("pipeline {id}: {way} -> {}; ack = {ack}: {why}", exporters.join(", "))
     }
 
-    /// A receiver and its addresses: those listened on, or else those that are configured.
-    fn listens(&self, receiver: &ReceiverPlan, listening: &[Address]) -> String {
-        let at = |listener: Listener| {
+    /// A component and its addresses: those listened on, or else those that are configured.
+    fn listens<In>(
+        &self,
+        class: &str,
+        id: &Arc<str>,
+        listeners: Vec<Listener<In>>,
+        listening: &[Address],
+    ) -> String {
+        let at = |listener: Listener<In>| {
             let found = listening.iter().find(|address| {
-                (&address.role, &address.receiver, address.key) == (&self.name, &receiver.id, listener.key)
+                (&address.role, address.class, &address.component, address.key)
+                    == (&self.name, class, id, listener.key)
             });
             let address = found.map_or(listener.address, |found| found.address.to_string());
             format!("{} {address}, {}", listener.transport, listener.security)
         };
-        let places: Vec<String> = receiver.spec.listeners().into_iter().map(at).collect();
+        let places: Vec<String> = listeners.into_iter().map(at).collect();
         if places.is_empty() {
-            return receiver.id.to_string();
+            return id.to_string();
         }
-        format!("{} ({})", receiver.id, places.join("; "))
+        format!("{id} ({})", places.join("; "))
     }
 
     fn branch(&self, pipeline: &PipelinePlan, branch: &BranchPlan) -> String {

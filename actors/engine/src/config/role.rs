@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use watershed_stage::{
-    BatchSettings, BudgetSettings, ExporterSpec, ExtensionSpec, Part, PipelineBatch, ProcessorSpec,
-    ReceiverSpec, Reference, Registry, Signal,
+    BatchSettings, BudgetSettings, ExporterSpec, ExtensionSpec, Listener, Part, PipelineBatch, ProcessorSpec,
+    ReceiverSpec, Reference, Registry, Security, Signal,
 };
 
 use super::components::Class;
@@ -332,38 +332,51 @@ impl Role<'_> {
         }
     }
 
-    /// Two receivers can not listen on the same address. Those of other roles may: roles may run apart.
+    /// Two components can not listen on the same address. Those of other roles may: roles may run apart.
     fn addresses(&self, report: &mut Report) {
-        let mut taken: HashMap<String, Arc<str>> = HashMap::new();
+        let mut taken: HashMap<String, String> = HashMap::new();
         for receiver in &self.plan.receivers {
-            for listener in receiver.spec.listeners() {
-                if !listener.security.tls && !is_loopback(&listener.address) {
-                    let at = self.receivers.key(&receiver.id, listener.key);
-                    let message = format!(
-                        "receiver `{}` takes plain text from other machines: anybody on the way can read it",
-                        receiver.id
-                    );
-                    let help =
-                        format!("give `{}` a `tls` beside it, if the network is not yours", listener.key);
-                    report.warn(at.as_ref(), message, Some(help));
-                }
-                if listener.address.ends_with(":0") {
-                    continue;
-                }
-                let at = self.receivers.key(&receiver.id, listener.key);
-                match taken.get(&listener.address) {
-                    Some(other) if *other != receiver.id => {
-                        let message =
-                            format!("receivers `{other}` and `{}` want the same address", receiver.id);
-                        if let Some(at) = at {
-                            report.error(&at, message, Some(format!("set another `{}`", listener.key)));
-                        }
-                    }
-                    _ => {
-                        taken.insert(listener.address, receiver.id.clone());
-                    }
-                }
+            let name = format!("receiver `{}`", receiver.id);
+            for Listener { address, key, security, .. } in receiver.spec.listeners() {
+                let at = self.receivers.key(&receiver.id, key);
+                listens(&name, "takes plain text from", (address, key, security), at, &mut taken, report);
             }
+        }
+        for exporter in &self.plan.exporters {
+            let name = format!("exporter `{}`", exporter.id);
+            for Listener { address, key, security, .. } in exporter.spec.listeners() {
+                let at = self.exporters.key(&exporter.id, key);
+                listens(&name, "speaks plain text to", (address, key, security), at, &mut taken, report);
+            }
+        }
+    }
+}
+
+/// Checks what a component listens on against what others do, and against who can read along.
+fn listens(
+    name: &str,
+    does: &str,
+    (address, key, security): (String, &str, Security),
+    at: Option<Spot>,
+    taken: &mut HashMap<String, String>,
+    report: &mut Report,
+) {
+    if !security.tls && !is_loopback(&address) {
+        let message = format!("{name} {does} other machines: anybody on the way can read it");
+        let help = format!("give `{key}` a `tls` beside it, if the network is not yours");
+        report.warn(at.as_ref(), message, Some(help));
+    }
+    if address.ends_with(":0") {
+        return;
+    }
+    match (taken.get(&address), at) {
+        (Some(other), Some(at)) if other != name => {
+            let message = format!("{other} and {name} want the same address");
+            report.error(&at, message, Some(format!("set another `{key}`")));
+        }
+        (Some(_), _) => {}
+        (None, _) => {
+            taken.insert(address, name.to_owned());
         }
     }
 }

@@ -171,7 +171,7 @@ fn a_promise_must_be_one_that_can_be_kept() {
 fn two_receivers_want_two_addresses() {
     let text = "[receivers.otlp.protocols.grpc]\nendpoint = \"localhost:4317\"\n[receivers.\"otlp/2\".protocols.http]\nendpoint = \"localhost:4317\"\n\
         [pipelines.traces]\nreceivers = [\"otlp\", \"otlp/2\"]\nexporters = [\"debug\"]";
-    assert_eq!(errors(text), ["f.toml:4:12 receivers `otlp` and `otlp/2` want the same address"]);
+    assert_eq!(errors(text), ["f.toml:4:12 receiver `otlp` and receiver `otlp/2` want the same address"]);
     assert_eq!(plan(&text.replace("4317", "0")).roles[0].receivers.len(), 2);
 }
 

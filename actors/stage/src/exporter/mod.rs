@@ -22,6 +22,7 @@ use self::circuit::Circuit;
 use crate::extension::{Dependence, Reference, Role};
 use crate::message::{Context, Message};
 use crate::origin::TraceContext;
+use crate::receiver::Listener;
 use crate::registry::{Env, ExporterSpec, Placement, Settings};
 use crate::settings::{BatchSettings, QueueSettings, RetrySettings};
 
@@ -41,6 +42,12 @@ pub trait Exporter: Sized + 'static {
     /// Where its copies stand.
     fn placement(_settings: &Self::Settings) -> Placement {
         Placement::Lane
+    }
+
+    /// The sockets it wants, where its destination comes to fetch rather than is sent to. What is fetched outlives the
+    /// exporter's incarnations, and is therefore shared by way of its settings.
+    fn listeners(_settings: &Arc<Self::Settings>) -> Vec<Listener<()>> {
+        Vec::new()
     }
 
     /// Queue, batching, retries and timeout.
@@ -176,6 +183,10 @@ impl<E: Exporter> ExporterSpec for Configured<E> {
 
     fn placement(&self) -> Placement {
         E::placement(&self.settings)
+    }
+
+    fn listeners(&self) -> Vec<Listener<()>> {
+        E::listeners(&self.settings)
     }
 
     fn sending(&self) -> Sending {

@@ -1,4 +1,4 @@
-//! The gate of a receiver: who may send, how often, and what is kept of what was sent along.
+//! The gate of a listener: who may come, how often, and what is kept of what was sent along.
 
 mod limit;
 
@@ -16,7 +16,7 @@ use crate::intake::{Intake, TurnedAway};
 use crate::origin::{Identity, Metadata, Origin, TraceContext};
 use crate::registry::Env;
 
-/// Stands before a receiver's sockets and decides on a request's headers, before its body is read. Clones share
+/// Stands before a listener's sockets and decides on a request's headers, before its body is read. Clones share
 /// what senders have left of their rates.
 #[derive(Clone, Default)]
 pub struct Gate {
@@ -51,19 +51,21 @@ impl Gate {
 
     /// Decides on the headers of a request; counts it with `intake` if it is turned away.
     pub fn pass(&self, intake: &Intake, headers: &HeaderMap, peer: Option<SocketAddr>) -> Result<(), Denied> {
+        self.decide(headers, peer).inspect_err(|denied| intake.turned_away(denied.into()))
+    }
+
+    /// Decides on the headers of a request.
+    pub fn decide(&self, headers: &HeaderMap, peer: Option<SocketAddr>) -> Result<(), Denied> {
         let limited = |identity: Option<&Identity>| {
             let passed = self.limit.as_ref().map_or(Ok(()), |limit| limit.pass(headers, peer, identity));
-            passed.map_err(|wait| {
-                intake.turned_away(TurnedAway::TooOften);
-                Denied::TooOften(wait)
-            })
+            passed.map_err(Denied::TooOften)
         };
         // To look at credentials may cost more than all the rest, so who guesses them is held back before that.
         let by_identity = self.limit.as_ref().is_some_and(|limit| limit.is_by_identity());
         if !by_identity {
             limited(None)?;
         }
-        let identity = self.identity(intake, headers)?;
+        let identity = self.identity(headers)?;
         if by_identity { limited(identity.as_ref()) } else { Ok(()) }
     }
 
@@ -75,20 +77,27 @@ impl Gate {
         peer: Option<SocketAddr>,
     ) -> Result<Origin, Denied> {
         // Asked again rather than kept while the body comes: authenticators answer at once.
-        let auth = self.identity(intake, &headers)?.map(Arc::new);
+        let identity = self.identity(&headers).inspect_err(|denied| intake.turned_away(denied.into()))?;
+        let auth = identity.map(Arc::new);
         let trace = TraceContext::from_headers(&headers);
         let metadata = if self.include_metadata { Metadata::new(headers) } else { Metadata::default() };
         Ok(Origin { peer, metadata, auth, trace })
     }
 
-    fn identity(&self, intake: &Intake, headers: &HeaderMap) -> Result<Option<Identity>, Denied> {
+    fn identity(&self, headers: &HeaderMap) -> Result<Option<Identity>, Denied> {
         let asked = self.auth.as_ref().map(|auth| auth.authenticate(headers)).transpose();
-        asked.map_err(|unauthenticated| {
-            intake.turned_away(TurnedAway::Unauthenticated);
-            match unauthenticated.retry_after {
-                Some(wait) => Denied::NotNow(unauthenticated.reason, wait),
-                None => Denied::Unauthenticated(unauthenticated),
-            }
+        asked.map_err(|unauthenticated| match unauthenticated.retry_after {
+            Some(wait) => Denied::NotNow(unauthenticated.reason, wait),
+            None => Denied::Unauthenticated(unauthenticated),
         })
+    }
+}
+
+impl From<&Denied> for TurnedAway {
+    fn from(denied: &Denied) -> Self {
+        match denied {
+            Denied::TooOften(_) => Self::TooOften,
+            Denied::NotNow(..) | Denied::Unauthenticated(_) => Self::Unauthenticated,
+        }
     }
 }
