@@ -9,6 +9,7 @@
 //! * [`json`] reads OTLP/JSON into wire bytes and writes it from them;
 //! * [`build`] writes wire bytes of what comes in another format;
 //! * [`retain`] takes items out;
+//! * [`sheaf`] takes requests apart into spans and puts some together anew;
 //! * [`trace_state`] reads and writes what W3C `tracestate` says of sampling;
 //! * [`wire`] is the protobuf encoding itself, for the few small messages that are read or written whole.
 //!
@@ -28,6 +29,7 @@ pub mod redact;
 pub mod retain;
 mod rewrite;
 mod schema;
+pub mod sheaf;
 mod signal;
 mod split;
 pub mod trace_state;

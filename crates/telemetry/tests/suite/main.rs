@@ -14,6 +14,7 @@ mod payload;
 mod redact;
 mod retain;
 mod select;
+mod sheaf;
 mod split;
 mod trace_state;
 mod view;
