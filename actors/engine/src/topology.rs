@@ -15,8 +15,8 @@ use watershed_delivery::{Budget, Share};
 use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
     Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Letters, Listener, Message,
-    Metrics, Part, PerSignal, Placement, ReceiverParts, Request, Serve, Signal, StageSpec, Tail, Tracing,
-    exporter_ended, processor_ended,
+    Metrics, Part, PerSignal, Placement, ReceiverParts, Request, Serve, Shelf, Signal, StageSpec, Tail,
+    Tracing, deal, exporter_ended, processor_ended,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
 
@@ -362,8 +362,7 @@ impl<'a> Builder<'a> {
         let name = format!("{}/queues/{}", self.plan.name, exporter.id);
         let mut cells = Vec::new();
         for (lane, next) in exporters.iter().enumerate() {
-            let limits = Limits { requests: Some(MAILBOX), ..Limits::default() };
-            let cell = Cell::new(format!("{name}@{lane}"), Quota::new(limits));
+            let cell = mailbox(format!("{name}@{lane}"));
             let ends = [exporter.id.clone()].into();
             let env = Env { ends, ..self.env(&exporter.id, None, lane, exporters.len()) };
             let launch = stage.clone().launch(env, Downstream::Cell(exporter.id.clone(), next.clone()));
@@ -422,20 +421,39 @@ impl<'a> Builder<'a> {
             let name = format!("{}/{}/{}", self.plan.name, pipeline.id, processor.id);
             let group = format!("{}/pipelines/{}", self.plan.name, pipeline.id);
             let copies = self.copies(stage.placement());
+            let before = pipeline.processors.iter().take(position);
+            let notes = before.rev().find_map(|processor| match processor.spec.part() {
+                Part::Stage(stage) => stage.notes(&pipeline.id),
+                _ => None,
+            });
+            let env = |lane: usize| Env {
+                ends: ends.clone(),
+                notes: notes.clone(),
+                ..self.env(&processor.id, Some(&pipeline.id), lane, copies)
+            };
+            // Of each position first those who deal, then those who are dealt to.
+            if ids.len() < 2 * position + 2 {
+                ids.resize_with(2 * position + 2, Vec::new);
+            }
             let mut cells = Vec::new();
             for (lane, next) in downstream.iter().enumerate().take(copies) {
-                let limits = Limits { requests: Some(MAILBOX), ..Limits::default() };
-                let cell = Cell::new(format!("{name}@{lane}"), Quota::new(limits));
-                let env =
-                    Env { ends: ends.clone(), ..self.env(&processor.id, Some(&pipeline.id), lane, copies) };
-                cell.on_ended(processor_ended(&env, &pipeline.id, next));
-                let launch = stage.clone().launch(env, next.clone());
-                let id = self.start(&cell, &group, processor.critical, lane, launch).await?;
-                if ids.len() <= position {
-                    ids.resize_with(position + 1, Vec::new);
-                }
-                ids[position].push(id);
+                let cell = mailbox(format!("{name}@{lane}"));
+                cell.on_ended(processor_ended(&env(lane), &pipeline.id, next));
+                let launch = stage.clone().launch(env(lane), next.clone());
+                ids[2 * position + 1]
+                    .push(self.start(&cell, &group, processor.critical, lane, launch).await?);
                 cells.push(cell);
+            }
+            if stage.placement() == Placement::Keyed && copies > 1 {
+                let shards: Arc<[Cell<Message>]> = std::mem::take(&mut cells).into();
+                for (lane, next) in downstream.iter().enumerate() {
+                    let cell = mailbox(format!("{name}/deal@{lane}"));
+                    cell.on_ended(processor_ended(&env(lane), &pipeline.id, next));
+                    let launch = deal(env(lane), shards.clone(), next.clone());
+                    ids[2 * position]
+                        .push(self.start(&cell, &group, processor.critical, lane, launch).await?);
+                    cells.push(cell);
+                }
             }
             let cells = self.every_lane(&cells).into_iter();
             downstream = cells.map(|cell| Downstream::Cell(processor.id.clone(), cell)).collect();
@@ -463,8 +481,7 @@ impl<'a> Builder<'a> {
         let copies = self.copies(receiver.spec.placement());
         let mut intakes = Vec::new();
         for lane in 0..copies {
-            let limits = Limits { requests: Some(MAILBOX), ..Limits::default() };
-            let cell: Cell<Request> = Cell::new(format!("{name}@{lane}"), Quota::new(limits));
+            let cell: Cell<Request> = mailbox(format!("{name}@{lane}"));
             let env = self.env(&receiver.id, None, lane, copies);
             let intake = Intake::new(env.clone(), cell.clone(), signals.clone());
             let entries = Signal::ALL.map(|signal| {
@@ -540,13 +557,15 @@ impl<'a> Builder<'a> {
             metrics: self.metrics.clone(),
             tracing: self.tracing.clone(),
             extensions: self.extensions.clone(),
+            shelf: Shelf::default(),
+            notes: None,
             ends: Arc::default(),
         }
     }
 
     fn copies(&self, placement: Placement) -> usize {
         match placement {
-            Placement::Lane => self.site.lanes.len(),
+            Placement::Lane | Placement::Keyed => self.site.lanes.len(),
             Placement::Single => 1,
         }
     }
@@ -557,4 +576,9 @@ impl<'a> Builder<'a> {
             .filter_map(|lane| cells.get(lane).or_else(|| cells.first()).cloned())
             .collect()
     }
+}
+
+/// The cell of a stage on one lane.
+fn mailbox<M: Mail>(name: String) -> Cell<M> {
+    Cell::new(name, Quota::new(Limits { requests: Some(MAILBOX), ..Limits::default() }))
 }

@@ -74,7 +74,7 @@ mod tests {
     use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
     use prost::Message;
     use watershed_delivery::Budget;
-    use watershed_stage::{Context, Extensions, Metrics, Origin, Payload, Registry, Signal, Tracing};
+    use watershed_stage::{Context, Extensions, Metrics, Origin, Payload, Registry, Shelf, Signal, Tracing};
 
     use super::*;
 
@@ -88,6 +88,8 @@ mod tests {
             metrics: Metrics::default(),
             tracing: Tracing::default(),
             extensions: Extensions::default(),
+            shelf: Shelf::default(),
+            notes: None,
             ends: Arc::default(),
         }
     }

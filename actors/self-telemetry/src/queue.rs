@@ -107,7 +107,7 @@ impl Losses {
 pub(crate) mod tests {
     use opentelemetry_proto::tonic::logs::v1::LogRecord;
     use watershed_stage::delivery::Budget;
-    use watershed_stage::{Extensions, Tracing};
+    use watershed_stage::{Extensions, Shelf, Tracing};
 
     use super::*;
 
@@ -121,6 +121,8 @@ pub(crate) mod tests {
             metrics: Metrics::default(),
             tracing: Tracing::default(),
             extensions: Extensions::default(),
+            shelf: Shelf::default(),
+            notes: None,
             ends: Arc::default(),
         }
     }

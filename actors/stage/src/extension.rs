@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use watershed_delivery::Rejection;
@@ -76,6 +77,22 @@ pub trait Letters: Send + Sync {
 
     /// Writes what was posted. Nothing may be posted any more.
     fn close(&self);
+}
+
+/// Keeps what a stage must remember for as long as a journal before it keeps what it was given, so that it does the same
+/// with what comes again.
+pub trait Notes: Send + Sync {
+    /// Everything that `stage` has noted and that may still be needed, oldest first, and until when.
+    fn read(&self, stage: &Arc<str>) -> Result<Vec<(u64, Bytes)>, Failure>;
+
+    /// Notes something about messages that came up to `until` (as [`Context::arrived`]). Once this resolves it outlives
+    /// the process, and it is forgotten when all those messages are done.
+    fn write(
+        &self,
+        stage: &Arc<str>,
+        note: Vec<u8>,
+        until: u64,
+    ) -> LocalBoxFuture<'static, Result<(), Failure>>;
 }
 
 /// A message that nobody will ever take.

@@ -1,47 +1,74 @@
 //! What a processor keeps beyond the call that handed it in, as a sampler does: who is owed it, until it is released.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use watershed_delivery::{Cause, Guard, Outcome, Permit};
-use watershed_telemetry::Payload;
+use watershed_telemetry::{Payload, Signal};
 
 use crate::message::{Context, Message};
-use crate::route::Ledger;
+use crate::route::{Custody, Ledger};
 
 /// Stands for a part of a message that a processor holds.
 #[derive(Debug, PartialEq, Eq, Hash)]
 #[must_use = "what is held and never released is owed until the stage ends"]
 pub struct Hold(u64);
 
-/// What a processor holds.
+/// What a processor holds. Outlives the incarnation that asked for it.
 #[derive(Default)]
 pub(crate) struct Holding {
     last: u64,
     /// Parts of the message in hand, with the number of their items.
-    asked: Vec<(Hold, usize)>,
-    parts: HashMap<Hold, Part>,
-    released: Vec<(Vec<Hold>, Option<Payload>)>,
+    asked: Vec<(u64, usize)>,
+    parts: HashMap<u64, Part>,
+    released: VecDeque<Release>,
 }
 
 struct Part {
-    guard: Guard,
+    debt: Debt,
     context: Arc<Context>,
+    signal: Signal,
+    /// How many items are still held.
     items: usize,
     /// What is held is most likely a slice of the message, whose memory it keeps.
     _permit: Permit,
 }
 
-/// What goes on, or is left out, of what was held.
-pub(crate) struct Release {
-    /// What is owed for it.
-    pub(crate) guard: Guard,
-    /// Where the first part of it came from.
-    pub(crate) context: Arc<Context>,
-    /// What goes on.
-    pub(crate) payload: Option<Payload>,
-    /// How many items were held.
-    pub(crate) items: usize,
+/// Who is owed a part.
+enum Debt {
+    /// Whoever has the message safe, for as long as any of it is owed.
+    Kept(Guard),
+    /// Nobody but the pipeline's ledger, which counts what is lost of it.
+    Ours(Arc<Custody>, Guard),
+}
+
+/// What a stage has asked for.
+enum Release {
+    /// So many items of each of these parts go on, as this.
+    Pass(Vec<(u64, usize)>, Payload),
+    /// The rest of them is left out.
+    End(Vec<u64>),
+}
+
+/// What becomes of something that was held.
+pub(crate) enum Released {
+    /// It goes on.
+    Pass {
+        /// What is owed for it.
+        guard: Guard,
+        /// Where the first part of it came from.
+        context: Arc<Context>,
+        /// What goes on.
+        payload: Payload,
+    },
+    /// Nothing is held of it any more.
+    End {
+        /// What is owed for it.
+        guard: Guard,
+        signal: Signal,
+        /// How many items are left out.
+        items: usize,
+    },
 }
 
 // === impl Holding ===
@@ -49,12 +76,24 @@ pub(crate) struct Release {
 impl Holding {
     pub(crate) fn hold(&mut self, items: usize) -> Hold {
         self.last += 1;
-        self.asked.push((Hold(self.last), items));
+        self.asked.push((self.last, items));
         Hold(self.last)
     }
 
-    pub(crate) fn release(&mut self, held: Vec<Hold>, payload: Option<Payload>) {
-        self.released.push((held, payload));
+    /// So many items of each of these go on as `payload`.
+    pub(crate) fn pass<'h>(&mut self, parts: impl IntoIterator<Item = (&'h Hold, usize)>, payload: Payload) {
+        let parts = parts.into_iter().map(|(hold, items)| (hold.0, items)).collect();
+        self.released.push_back(Release::Pass(parts, payload));
+    }
+
+    /// All of these goes on as `payload`, or nothing does.
+    pub(crate) fn release(&mut self, held: impl IntoIterator<Item = Hold>, payload: Option<Payload>) {
+        let held: Vec<u64> = held.into_iter().map(|hold| hold.0).collect();
+        if let Some(payload) = payload {
+            let all = held.iter().map(|hold| (*hold, usize::MAX)).collect();
+            self.released.push_back(Release::Pass(all, payload));
+        }
+        self.released.push_back(Release::End(held));
     }
 
     /// How many items of the message in hand are to be held.
@@ -65,40 +104,75 @@ impl Holding {
     /// Holds what was asked for of `message`. To a sender that waits this is the "ok".
     pub(crate) fn keep(&mut self, message: &Message, ledger: &Arc<Ledger>) {
         for (held, items) in self.asked.drain(..) {
-            let guard = if message.guard.is_awaited() { ledger.hold(items) } else { message.guard.fork() };
+            let debt = if message.guard.is_kept() {
+                let guard = message.guard.fork();
+                guard.park();
+                Debt::Kept(guard)
+            } else {
+                let custody = ledger.custody(items);
+                Debt::Ours(custody.clone(), Guard::held(custody))
+            };
             let (context, _permit) = (message.context.clone(), message.permit.clone());
-            self.parts.insert(held, Part { guard, context, items, _permit });
+            let signal = message.payload.signal();
+            self.parts.insert(held, Part { debt, context, signal, items, _permit });
         }
     }
 
-    /// A call has failed: what it asked for is not held, and what it released, which nobody has any more, is refused.
+    /// A call has failed or was broken off: what it asked for is not held, since its message comes again.
     pub(crate) fn forget(&mut self) {
         self.asked.clear();
-        let released = std::mem::take(&mut self.released).into_iter().flat_map(|(held, _)| held);
-        for part in released.filter_map(|held| self.parts.remove(&held)).collect::<Vec<_>>() {
-            part.guard.resolve(Outcome::refused(Cause::Failure, "its stage failed when it was released"));
+    }
+
+    /// What was released next.
+    pub(crate) fn next(&mut self, ledger: &Arc<Ledger>) -> Option<Released> {
+        loop {
+            match self.released.front_mut()? {
+                Release::Pass(parts, payload) => {
+                    let (parts, payload) = (std::mem::take(parts), payload.clone());
+                    self.released.pop_front();
+                    if let Some(passed) = self.passed(&parts, payload, ledger) {
+                        return Some(passed);
+                    }
+                }
+                Release::End(held) => match held.pop() {
+                    None => drop(self.released.pop_front()),
+                    Some(held) => {
+                        if let Some(Part { debt, signal, items, .. }) = self.parts.remove(&held) {
+                            let (Debt::Kept(guard) | Debt::Ours(_, guard)) = debt;
+                            return Some(Released::End { guard, signal, items });
+                        }
+                    }
+                },
+            }
         }
     }
 
-    /// What was released since the last call.
-    pub(crate) fn released(&mut self) -> Vec<Release> {
-        let mut all = Vec::new();
-        for (held, payload) in std::mem::take(&mut self.released) {
-            let parts: Vec<Part> = held.iter().filter_map(|held| self.parts.remove(held)).collect();
-            let items = parts.iter().map(|part| part.items).sum();
-            let context = parts.first().map(|part| part.context.clone());
-            let guard = Guard::merge(parts.into_iter().map(|part| part.guard));
-            if let (Some(guard), Some(context)) = (guard, context) {
-                all.push(Release { guard, context, payload, items });
+    fn passed(&mut self, parts: &[(u64, usize)], payload: Payload, ledger: &Arc<Ledger>) -> Option<Released> {
+        let (mut guards, mut context, mut ours) = (Vec::new(), None, 0);
+        for (held, items) in parts {
+            let Some(part) = self.parts.get_mut(held) else { continue };
+            let items = part.items.min(*items);
+            part.items -= items;
+            context = context.or_else(|| Some(part.context.clone()));
+            match &part.debt {
+                Debt::Kept(guard) => guards.push(guard.fork()),
+                Debt::Ours(custody, _) => {
+                    custody.hand_over(items);
+                    ours += items;
+                }
             }
         }
-        all
+        if ours > 0 {
+            guards.push(ledger.hold(ours));
+        }
+        Some(Released::Pass { guard: Guard::merge(guards)?, context: context?, payload })
     }
 
     /// Refuses what is still held: whoever has it safe hands it out again.
     pub(crate) fn give_back(&mut self) {
         for (_, part) in self.parts.drain() {
-            part.guard.resolve(Outcome::refused(Cause::Shutdown, "held when its stage ended"));
+            let (Debt::Kept(guard) | Debt::Ours(_, guard)) = part.debt;
+            guard.resolve(Outcome::refused(Cause::Shutdown, "held when its stage ended"));
         }
     }
 }

@@ -10,6 +10,7 @@
 // The settings macros name their types the same way inside and outside.
 extern crate self as watershed_stage;
 
+mod deal;
 mod edge;
 mod exporter;
 mod extension;
@@ -27,12 +28,14 @@ mod receiver;
 mod registry;
 mod route;
 mod settings;
+mod shelf;
 
+pub use deal::deal;
 pub use edge::exporter_ended;
 pub use exporter::{Batch, ExportError, Exporter, ExporterParts, Partial, PipelineBatch, Sending};
 pub use extension::{
     AuthError, AuthSettings, ClientAuth, DeadLetter, Dependence, Extension, ExtensionSpec, Extensions,
-    Headers, Letters, Provided, Reference, Role, ServerAuth, Storage, Unauthenticated,
+    Headers, Letters, Notes, Provided, Reference, Role, ServerAuth, Storage, Unauthenticated,
 };
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use hold::Hold;
@@ -57,6 +60,8 @@ pub use settings::{
     BatchSettings, ByteSize, CircuitBreakerSettings, Interval, OnFull, PartitionSettings, QueueSettings,
     RetrySettings, Sizer,
 };
+
+pub use shelf::{Lent, Shelf};
 
 pub use schemars::{self, JsonSchema};
 pub use watershed_delivery as delivery;

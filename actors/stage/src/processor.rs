@@ -9,7 +9,7 @@ use watershed_delivery::{Cause, Outcome, Permit};
 use watershed_supervise::{Failure, Launch, Lease, Next, Ticket, caught};
 use watershed_telemetry::{Payload, Signal};
 
-use crate::hold::{Hold, Holding, Release};
+use crate::hold::{Hold, Holding, Released};
 use crate::message::{Context, Message, wall_clock, weight_of};
 use crate::metrics::PerSignal;
 use crate::origin::Origin;
@@ -17,6 +17,7 @@ use crate::own::Hush;
 use crate::registry::{Env, Error, Placement, Settings, StageSpec};
 use crate::route::{Downstream, Ledger, Refusal, Rooms, Way, by_deadline};
 use crate::settings::later;
+use crate::shelf::{Lent, Shelf};
 
 /// A stage that stands in a pipeline: it is lent one message at a time and says what goes on.
 ///
@@ -77,11 +78,14 @@ pub trait Processor: Sized + 'static {
 
 /// Takes what a processor passes on. Nothing leaves before the call that gave it has returned, so a stage that
 /// is interrupted has sent nothing and can be handed the same message again.
-#[derive(Default)]
 pub struct Outlet {
     staged: Vec<Payload>,
-    holding: Holding,
+    /// What is held outlives a panic: the next incarnation has it back.
+    holding: Lent<Holding>,
 }
+
+/// How long what was held waits for a queue that is full.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// A processor kind with its settings.
 pub(crate) struct Configured<P: Processor>(pub(crate) Arc<P::Settings>);
@@ -113,14 +117,20 @@ impl Outlet {
 
     /// Keeps `items` items of the message in hand beyond [`Processor::handle`]. They are owed until what stands for
     /// them is [released](Outlet::release): where a journal has them, it has them for so long. A stage that does this
-    /// says so by [`Processor::holds`].
+    /// says so by [`Processor::holds`], and has what it holds on its [shelf](Env::shelf): what was held is owed by the
+    /// next incarnation after a panic.
     pub fn hold(&mut self, items: usize) -> Hold {
         self.holding.hold(items)
     }
 
+    /// So many items of each of these parts go on together, as `payload`. What else there is of them is still held.
+    pub fn pass<'h>(&mut self, parts: impl IntoIterator<Item = (&'h Hold, usize)>, payload: Payload) {
+        self.holding.pass(parts, payload);
+    }
+
     /// Ends what was held: `payload` goes on in its place, or nothing where it is left out.
     pub fn release(&mut self, held: impl IntoIterator<Item = Hold>, payload: Option<Payload>) {
-        self.holding.release(held.into_iter().collect(), payload);
+        self.holding.release(held, payload);
     }
 
     /// What was given, if it is anything.
@@ -153,11 +163,15 @@ impl<P: Processor> StageSpec for Configured<P> {
 
     fn launch(self: Arc<Self>, env: Env, downstream: Downstream) -> Launch<Message> {
         let settings = self.0.clone();
+        // Those of this cell alone, over all of its incarnations.
+        let (held, env) = (Shelf::default(), Env { shelf: Shelf::default(), ..env });
         Arc::new(move |lease| {
             let (settings, env, downstream) = (settings.clone(), env.clone(), downstream.clone());
+            let holding = held.take();
             async move {
+                let outlet = Outlet { staged: Vec::new(), holding };
                 let stage = P::build(&settings, &env)?;
-                Host::new(env, downstream).run(stage, lease).await
+                Host::new(env, downstream).run(stage, lease, outlet).await
             }
             .boxed_local()
         })
@@ -181,10 +195,17 @@ impl Host {
         Self { env, way, context, ledger, counters }
     }
 
-    async fn run<P: Processor>(self, mut stage: P, mut lease: Lease<Message>) -> Result<(), Failure> {
+    async fn run<P: Processor>(
+        self,
+        mut stage: P,
+        mut lease: Lease<Message>,
+        mut outlet: Outlet,
+    ) -> Result<(), Failure> {
         caught(stage.start()).await??;
         lease.started();
-        let mut outlet = Outlet::default();
+        // What the incarnation before had decided and not sent; what it was about to hold comes again.
+        outlet.holding.forget();
+        self.let_go(&mut outlet, &lease).await;
         let mut ticks = stage.interval().map(ticks);
         loop {
             // A queue that is never empty must not keep the lane from its neighbours.
@@ -331,14 +352,18 @@ impl Host {
         Ok(())
     }
 
-    /// Sends on what was released of what was held.
+    /// Sends on what was released of what was held. It is waited for room: whoever sent it has had its "ok".
     async fn let_go(&self, outlet: &mut Outlet, lease: &Lease<Message>) {
-        for Release { guard, context, payload, items } in outlet.holding.released() {
-            let Some(payload) = payload else {
-                let dropped = Outcome::Dropped { items: items as u64 };
-                self.way.ended(items, &dropped);
-                guard.resolve(dropped);
-                continue;
+        while let Some(released) = outlet.holding.next(&self.ledger) {
+            let (guard, context, payload) = match released {
+                Released::Pass { guard, context, payload } => (guard, context, payload),
+                Released::End { guard, signal, items } => {
+                    let dropped = Outcome::Dropped { items: items as u64 };
+                    self.counters.dropped.add(signal, items);
+                    self.way.ended(items, &dropped);
+                    guard.resolve(if items > 0 { dropped } else { Outcome::Delivered });
+                    continue;
+                }
             };
             let permit = self.env.budget.overdraw(payload.bytes() as u64);
             let message = Message { payload, context, guard, permit, charge: None };
@@ -347,11 +372,16 @@ impl Host {
                 self.way.offer(message);
                 continue;
             }
-            match self.reserve(&message.payload, lease, None).await {
-                Err(refusal) => message.guard.resolve(refusal),
-                Ok(rooms) => {
-                    self.count_out(&message.payload);
-                    self.way.send(rooms, message);
+            loop {
+                match self.reserve(&message.payload, lease, None).await {
+                    Err(Outcome::Refused(refusal)) if refusal.cause == Cause::Overload => {
+                        tokio::time::sleep(refusal.retry_after.unwrap_or(AGAIN)).await;
+                    }
+                    Err(refusal) => break message.guard.resolve(refusal),
+                    Ok(rooms) => {
+                        self.count_out(&message.payload);
+                        break self.way.send(rooms, message);
+                    }
                 }
             }
         }

@@ -12,7 +12,7 @@ use watershed_supervise::{Failure, Launch};
 use watershed_telemetry::Signal;
 
 use crate::exporter::{Exporter, ExporterParts, Sending};
-use crate::extension::{Extension, ExtensionSpec, Extensions, Reference};
+use crate::extension::{Extension, ExtensionSpec, Extensions, Notes, Reference};
 use crate::message::{Message, Request};
 use crate::metrics::Metrics;
 use crate::own::Tracing;
@@ -21,6 +21,7 @@ use crate::read::read;
 use crate::receiver::{Listener, Receiver, ReceiverParts};
 use crate::route::Downstream;
 use crate::settings::BatchSettings;
+use crate::shelf::Shelf;
 
 /// The kinds an engine knows, by type name. otelcol's other spellings of a name are aliases.
 #[derive(Clone, Default)]
@@ -73,6 +74,9 @@ pub enum Placement {
     Lane,
     /// One in all; messages of other lanes come to it.
     Single,
+    /// One on each lane, of which each has its share of the traces: the spans of a message that belong to others are
+    /// sent to them. Only for stages that handle nothing but traces.
+    Keyed,
 }
 
 /// What a stage is built with.
@@ -96,6 +100,11 @@ pub struct Env {
     pub tracing: Tracing,
     /// What is shared by id.
     pub extensions: Extensions,
+    /// What a processor's copy must not lose by a panic.
+    pub shelf: Shelf,
+    /// Where a processor can note what it must remember for as long as the messages that it is given are kept on
+    /// disk, if they are.
+    pub notes: Option<Arc<dyn Notes>>,
 }
 
 /// Why a stage did not take a message.
@@ -165,6 +174,10 @@ pub trait StageSpec: Send + Sync {
     /// Whether it keeps messages on disk until all that is behind it has them, and says "ok" for that.
     fn keeps(&self) -> bool {
         false
+    }
+    /// What stages behind it in `pipeline` note beside what it keeps.
+    fn notes(&self, _pipeline: &Arc<str>) -> Option<Arc<dyn Notes>> {
+        None
     }
     /// Whether there is no room on that disk.
     fn is_full(&self) -> bool {

@@ -5,6 +5,7 @@
 //! step has sent nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use smallvec::{SmallVec, smallvec};
@@ -92,9 +93,9 @@ pub struct Ledger {
 }
 
 /// The holder of a message whose sender has had its "ok".
-struct Custody {
+pub(crate) struct Custody {
     ledger: Arc<Ledger>,
-    items: u64,
+    items: AtomicU64,
     /// The message, and whom it is for, where dead letters are kept. It has the memory of the message that it is held
     /// for.
     letter: Option<(Arc<str>, Payload, Arc<Context>)>,
@@ -456,13 +457,19 @@ impl Ledger {
 
     /// A guard for `items` items whose sender has had its "ok": what is lost of them is counted here.
     pub(crate) fn hold(self: &Arc<Self>, items: usize) -> Guard {
-        Guard::held(Arc::new(Custody { ledger: self.clone(), items: items as u64, letter: None }))
+        Guard::held(self.custody(items))
+    }
+
+    /// The same, to be held for a while and [handed over](Custody::hand_over) in parts.
+    pub(crate) fn custody(self: &Arc<Self>, items: usize) -> Arc<Custody> {
+        Arc::new(Custody { ledger: self.clone(), items: AtomicU64::new(items as u64), letter: None })
     }
 
     /// The same for a message on its way to the exporter `to`.
     fn hold_for(self: &Arc<Self>, to: &Arc<str>, message: &Message) -> Guard {
         let letter = || (to.clone(), message.payload.clone(), message.context.clone());
-        let (items, letter) = (message.payload.items() as u64, self.letters.as_ref().map(|_| letter()));
+        let letter = self.letters.as_ref().map(|_| letter());
+        let items = AtomicU64::new(message.payload.items() as u64);
         Guard::held(Arc::new(Custody { ledger: self.clone(), items, letter }))
     }
 
@@ -484,10 +491,19 @@ impl Ledger {
     }
 }
 
+impl Custody {
+    /// So many items are somebody else's from now on.
+    pub(crate) fn hand_over(&self, items: usize) {
+        self.items.fetch_sub(items as u64, Ordering::Relaxed);
+    }
+}
+
 impl Holder for Custody {
     fn settled(&self, outcome: Outcome) {
         match outcome {
-            Outcome::Refused(refusal) => self.ledger.lost(refusal.cause.as_str()).add(self.items),
+            Outcome::Refused(refusal) => {
+                self.ledger.lost(refusal.cause.as_str()).add(self.items.load(Ordering::Relaxed));
+            }
             Outcome::Rejected(rejection) => {
                 let (fault, items) = (rejection.fault.as_str(), rejection.items);
                 let kept = match (&self.ledger.letters, self.letter.clone()) {

@@ -35,6 +35,10 @@ pub trait Holder: Send + Sync {
         false
     }
 
+    /// Called when somebody holds the message for a while by design, as a sampler does: it is no longer on its way. It
+    /// is still owed. May be called more than once, and must not block or panic.
+    fn parked(&self) {}
+
     /// What one branch of a fan-out owes it.
     fn branch(&self, _id: &str) -> Claim {
         Claim::Part
@@ -155,6 +159,11 @@ impl Guard {
     /// Whether all who are owed have the message safe, and hand it out again after a refusal.
     pub fn is_kept(&self) -> bool {
         self.roots.iter().all(|root| root.holder.as_ref().is_some_and(|holder| holder.keeps()))
+    }
+
+    /// Tells all who are owed that the message is [held for a while](Holder::parked).
+    pub fn park(&self) {
+        self.roots.iter().filter_map(|root| root.holder.as_ref()).for_each(|holder| holder.parked());
     }
 
     /// The earliest deadline of those who wait.

@@ -12,7 +12,7 @@ use super::Failed;
 use crate::stage::delivery::Budget;
 use crate::stage::{
     Batch, Context, Env, ExportError, Exporter, Extensions, Interval, KeyError, Metrics, Partial, Payload,
-    Settings, Tracing,
+    Settings, Shelf, Tracing,
 };
 
 /// The memory that answers may take, in bytes.
@@ -157,6 +157,8 @@ fn env() -> Env {
         metrics: Metrics::default(),
         tracing: Tracing::default(),
         extensions: Extensions::default(),
+        shelf: Shelf::default(),
+        notes: None,
     }
 }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Cause, Fault, Guard, Holder, Outcome, Receipt, Share};
 use watershed_stage::{
-    Context, Env, Extensions, Message, Metrics, Origin, Payload, Registry, Signal, Tracing,
+    Context, Env, Extensions, Message, Metrics, Origin, Payload, Registry, Shelf, Signal, Tracing,
 };
 use watershed_supervise::{
     Cell, ChildId, ChildSpec, DrainReport, Launch, Lease, Limits, Mail, Next, Policy, Quota, Supervisor,
@@ -193,6 +193,8 @@ impl Bench {
             metrics: self.metrics.clone(),
             tracing: Tracing::default(),
             extensions: Extensions::default(),
+            shelf: Shelf::default(),
+            notes: None,
             ends: Arc::default(),
         }
     }

@@ -8,6 +8,7 @@ mod concurrency;
 mod edges;
 mod fanout;
 mod gate;
+mod held;
 mod kept;
 mod kinds;
 mod metrics;
