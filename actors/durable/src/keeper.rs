@@ -12,15 +12,16 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use watershed_delivery::{Fault, Outcome};
 use watershed_stage::{
-    Counter, Downstream, Env, Extension, Failure, Letters as Post, Message, Placement, Provided, Role,
+    Counter, Downstream, Env, Extension, Failure, Letters as Post, Message, Notes, Placement, Provided, Role,
     Signal, StageSpec, Storage, Way,
 };
 use watershed_supervise::{Control, Launch, Lease, Next, Ticket};
 
 use crate::envelope;
 use crate::letters::{self, Letters};
+use crate::notes::NoteBooks;
 use crate::post::PostBox;
-use crate::settings::StoreSettings;
+use crate::settings::{StoreSettings, Sync};
 use crate::store::{Kept, Plan, Replay, Store, directory};
 
 /// How long a message waits that could not be written.
@@ -33,7 +34,9 @@ pub(crate) struct FileStorage(Arc<StoreSettings>);
 struct KeeperSpec {
     settings: StoreSettings,
     /// By directory; one for all lanes of a stage.
-    stores: Mutex<HashMap<PathBuf, Arc<Store>>>,
+    stores: Arc<Mutex<HashMap<PathBuf, Arc<Store>>>>,
+    /// By the directory of the store beside which they lie.
+    notes: Mutex<HashMap<PathBuf, Arc<NoteBooks>>>,
 }
 
 /// One copy of the stage.
@@ -86,7 +89,7 @@ impl From<StoreSettings> for Arc<dyn StageSpec> {
 
 impl KeeperSpec {
     fn new(settings: StoreSettings) -> Self {
-        Self { settings, stores: Mutex::default() }
+        Self { settings, stores: Arc::default(), notes: Mutex::default() }
     }
 }
 
@@ -134,7 +137,19 @@ impl StageSpec for KeeperSpec {
         })
     }
 
+    fn notes(&self, pipeline: &Arc<str>) -> Option<Arc<dyn Notes>> {
+        let place = directory(&self.settings.directory, "", pipeline);
+        let new = || {
+            let (stores, at) = (self.stores.clone(), place.clone());
+            let oldest = Arc::new(move || stores.lock().get(&at).map_or(0, |store| store.oldest()));
+            let StoreSettings { max_size, sync, .. } = &self.settings;
+            Arc::new(NoteBooks::new(place.clone(), max_size.0, *sync == Sync::Always, oldest))
+        };
+        Some(self.notes.lock().entry(place.clone()).or_insert_with(new).clone())
+    }
+
     fn close(&self) {
+        self.notes.lock().values().for_each(|notes| notes.close());
         let stores = std::mem::take(&mut *self.stores.lock());
         stores.values().for_each(|store| store.close());
     }

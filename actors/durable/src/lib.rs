@@ -9,12 +9,14 @@
 mod envelope;
 mod keeper;
 mod letters;
+mod notes;
 mod post;
 mod settings;
 mod store;
 
 pub use envelope::{Envelope, Letter, Unreadable, open, signal};
 pub use letters::{DIRECTORY as DEAD_LETTERS, READER};
+pub use notes::DIRECTORY as NOTES;
 pub use settings::StoreSettings;
 
 use watershed_stage::Registry;

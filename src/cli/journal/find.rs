@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use watershed_durable::DEAD_LETTERS;
+use watershed_durable::{DEAD_LETTERS, NOTES};
 
 use super::Failed;
 
@@ -55,7 +55,8 @@ fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<
         let entry = entry?;
         let path = entry.path();
         if entry.file_type()?.is_dir() {
-            below.push(path);
+            // What stages remember beside a journal is no telemetry.
+            below.extend(Some(path).filter(|_| entry.file_name() != NOTES));
         } else {
             let extension = path.extension().and_then(OsStr::to_str);
             is_journal |= entry.file_name() == "lock" || extension.is_some_and(|it| EXTENSIONS.contains(&it));

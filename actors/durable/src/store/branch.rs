@@ -62,14 +62,26 @@ impl Branch {
         self.in_hand.1 += bytes;
     }
 
+    /// It holds a message for a while, or somebody before it does: that takes nothing of the window, since what is held
+    /// may wait for what comes next.
+    pub(super) fn parked(&mut self, bytes: u64) {
+        self.returned(Some(bytes));
+    }
+
     /// It has ended a message for good.
-    pub(super) fn ended(&mut self, bytes: u64) {
+    pub(super) fn ended(&mut self, bytes: Option<u64>) {
         self.returned(bytes);
         (self.pause, self.refusals) = (None, 0);
     }
 
     /// It has refused a message, and asks perhaps to be left alone for so long.
-    pub(super) fn refused(&mut self, sequence: u64, bytes: u64, wish: Option<Duration>, now: Instant) {
+    pub(super) fn refused(
+        &mut self,
+        sequence: u64,
+        bytes: Option<u64>,
+        wish: Option<Duration>,
+        now: Instant,
+    ) {
         self.returned(bytes);
         self.again.push_back(sequence);
         let (first, longest) = PAUSES;
@@ -89,7 +101,9 @@ impl Branch {
         self.pause = Some(now + PAUSES.1);
     }
 
-    fn returned(&mut self, bytes: u64) {
+    /// `None` of what was returned when it was parked.
+    fn returned(&mut self, bytes: Option<u64>) {
+        let Some(bytes) = bytes else { return };
         self.in_hand.0 = self.in_hand.0.saturating_sub(1);
         self.in_hand.1 = self.in_hand.1.saturating_sub(bytes);
     }

@@ -1,11 +1,12 @@
 //! The debts of what is handed out: each ends on the desk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use watershed_delivery::{Claim, Guard, Holder, Outcome};
 
-use super::{Desk, Ended};
+use super::{Desk, Ended, Parked};
 
 /// One message, as one branch owes it.
 struct One {
@@ -13,6 +14,8 @@ struct One {
     sequence: u64,
     branch: usize,
     bytes: u64,
+    /// Somebody holds it for a while.
+    parked: AtomicBool,
 }
 
 /// One message, as several branches owe it. Each ends for itself: what is refused to one is handed out again to that
@@ -24,7 +27,15 @@ struct Several {
 
 /// The debt of the `branches` (bit n for branch n) of which each owes the message; `None` of none.
 pub(super) fn debt(desk: &Arc<Desk>, sequence: u64, bytes: u64, branches: u64) -> Option<Guard> {
-    let one = |branch| Guard::held(Arc::new(One { desk: desk.clone(), sequence, branch, bytes }));
+    let one = |branch| {
+        Guard::held(Arc::new(One {
+            desk: desk.clone(),
+            sequence,
+            branch,
+            bytes,
+            parked: AtomicBool::new(false),
+        }))
+    };
     match branches.count_ones() {
         0 => None,
         1 => Some(one(branches.trailing_zeros() as usize)),
@@ -40,8 +51,17 @@ pub(super) fn debt(desk: &Arc<Desk>, sequence: u64, bytes: u64, branches: u64) -
 
 impl Holder for One {
     fn settled(&self, outcome: Outcome) {
-        let Self { sequence, branch, bytes, .. } = *self;
+        let Self { sequence, branch, bytes, ref parked, .. } = *self;
+        // What was parked is out of hand already.
+        let bytes = (!parked.load(Ordering::Relaxed)).then_some(bytes);
         self.desk.end(Ended { sequence, branch: Some(branch), bytes, outcome });
+    }
+
+    fn parked(&self) {
+        if !self.parked.swap(true, Ordering::Relaxed) {
+            let Self { sequence, branch, bytes, .. } = *self;
+            self.desk.park(Parked { sequence, branch, bytes });
+        }
     }
 
     fn keeps(&self) -> bool {
@@ -60,6 +80,14 @@ impl Holder for Several {
         for (_, guard) in &self.branches {
             if let Some(guard) = guard.lock().take() {
                 guard.resolve(outcome.clone());
+            }
+        }
+    }
+
+    fn parked(&self) {
+        for (_, guard) in &self.branches {
+            if let Some(guard) = &*guard.lock() {
+                guard.park();
             }
         }
     }

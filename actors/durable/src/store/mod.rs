@@ -13,7 +13,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
@@ -62,6 +62,8 @@ struct Desk {
     /// Who is owed each message, by id.
     ends: Arc<[Arc<str>]>,
     full: AtomicBool,
+    /// When the oldest message came that is not done: 0 where that is not known, the end of time where there is none.
+    oldest: AtomicU64,
     /// The thread wants to know of every end at once, since it has more to hand out.
     eager: AtomicBool,
 }
@@ -71,6 +73,7 @@ struct Papers {
     new: Vec<New>,
     /// How many of them are worth a commit.
     worth: usize,
+    parked: Vec<Parked>,
     ended: Vec<Ended>,
     /// The thread sleeps until something happens: nothing is to be written down at a known time.
     idle: bool,
@@ -98,8 +101,16 @@ struct Ended {
     sequence: u64,
     /// Who, by its place in `ends`; `None` for all: nobody is to have it any more.
     branch: Option<usize>,
-    bytes: u64,
+    /// What was in hand of it; none where it was parked.
+    bytes: Option<u64>,
     outcome: Outcome,
+}
+
+/// A message that was handed out to a branch and is held on its way there by design.
+struct Parked {
+    sequence: u64,
+    branch: usize,
+    bytes: u64,
 }
 
 // === impl Store ===
@@ -120,6 +131,7 @@ impl Store {
             bell: Condvar::new(),
             ends: ends.clone(),
             full: AtomicBool::new(false),
+            oldest: AtomicU64::new(0),
             eager: AtomicBool::new(false),
         });
         let writer = Writer::open(files, plan, env, desk.clone()).map_err(|error| failure(&error))?;
@@ -162,7 +174,7 @@ impl Store {
     /// Nobody is to have a message any more: its sender was told to send it again.
     pub(crate) fn forget(&self, sequence: u64) {
         let outcome = Outcome::refused(Cause::Withdrawn, "its sender is gone");
-        self.desk.end(Ended { sequence, branch: None, bytes: 0, outcome });
+        self.desk.end(Ended { sequence, branch: None, bytes: None, outcome });
     }
 
     /// Hands out nothing more that has to be read: what follows is going down.
@@ -173,6 +185,11 @@ impl Store {
     /// Whether there is no room on its disk.
     pub(crate) fn is_full(&self) -> bool {
         self.desk.full.load(Ordering::Relaxed)
+    }
+
+    /// All messages are done that came before this, as of a moment ago.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.desk.oldest.load(Ordering::Relaxed)
     }
 
     /// Whether its thread has ended, so that it can only be opened anew.
@@ -203,11 +220,19 @@ impl Drop for Store {
 impl Desk {
     fn end(&self, ended: Ended) {
         let urgent = !ended.outcome.is_ok() || self.eager.load(Ordering::Relaxed);
+        self.leave(urgent, |papers| papers.ended.push(ended));
+    }
+
+    fn park(&self, parked: Parked) {
+        self.leave(self.eager.load(Ordering::Relaxed), |papers| papers.parked.push(parked));
+    }
+
+    fn leave(&self, urgent: bool, leave: impl FnOnce(&mut Papers)) {
         let mut papers = self.papers.lock();
         if papers.dead {
             return;
         }
-        papers.ended.push(ended);
+        leave(&mut papers);
         // The first of many sets the time by which all are written down.
         let first = std::mem::take(&mut papers.idle);
         drop(papers);

@@ -16,7 +16,7 @@ use watershed_stage::Env;
 use super::branch::Branch;
 use super::counters::Counters;
 use super::trial::Trial;
-use super::{Desk, Ended, Kept, New, Papers, Plan, window};
+use super::{Desk, Ended, Kept, New, Papers, Parked, Plan, window};
 use crate::envelope::{Envelope, record};
 use crate::letters::{self, Letters};
 use crate::settings::{self, StoreSettings, Sync};
@@ -107,7 +107,8 @@ impl Writer {
     pub(super) fn run(mut self) {
         let _last = Last(self.desk.clone());
         loop {
-            let Papers { new, ended, closing, quiet, .. } = self.wait();
+            let Papers { new, parked, ended, closing, quiet, .. } = self.wait();
+            parked.iter().for_each(|parked| self.park(parked));
             for ended in ended {
                 self.end(ended);
             }
@@ -147,7 +148,12 @@ impl Writer {
             papers.worth = 1;
         }
         papers.idle = self.changed.is_none();
-        while papers.new.is_empty() && papers.ended.is_empty() && !papers.closing && !papers.attached {
+        while papers.new.is_empty()
+            && papers.parked.is_empty()
+            && papers.ended.is_empty()
+            && !papers.closing
+            && !papers.attached
+        {
             match due {
                 None => self.desk.bell.wait(&mut papers),
                 Some(due) => {
@@ -157,10 +163,10 @@ impl Writer {
                 }
             }
         }
-        let Papers { new, ended, attached, idle, .. } = &mut *papers;
-        let (new, ended) = (std::mem::take(new), std::mem::take(ended));
+        let Papers { new, parked, ended, attached, idle, .. } = &mut *papers;
+        let (new, parked, ended) = (std::mem::take(new), std::mem::take(parked), std::mem::take(ended));
         (*attached, *idle) = (false, false);
-        Papers { new, ended, lanes: Vec::new(), ..*papers }
+        Papers { new, parked, ended, lanes: Vec::new(), ..*papers }
     }
 
     fn append(&mut self, new: Vec<New>) {
@@ -248,6 +254,19 @@ impl Writer {
         let _ = new.reply.send(Err(outcome));
     }
 
+    /// Somebody holds it by design, so it has killed nobody, and what comes next need not wait for it.
+    fn park(&mut self, parked: &Parked) {
+        let Parked { sequence, branch: place, bytes } = *parked;
+        self.trial.ended(sequence, place);
+        if self.marked.remove(&sequence) {
+            self.journal.acquit(sequence);
+            self.changed = self.changed.or(Some(Instant::now()));
+        }
+        if let Some(branch) = self.branches.get_mut(place) {
+            branch.parked(bytes);
+        }
+    }
+
     fn end(&mut self, ended: Ended) {
         let now = Instant::now();
         let Ended { sequence, branch: place, bytes, outcome } = ended;
@@ -320,6 +339,7 @@ impl Writer {
         }
         let usage = self.journal.usage();
         self.desk.full.store(is_full(&usage, &self.settings), Ordering::Relaxed);
+        self.desk.oldest.store(usage.oldest.unwrap_or(u64::MAX), Ordering::Relaxed);
         self.counters.show(usage);
     }
 
