@@ -48,6 +48,7 @@ pub fn kinds() -> Registry {
     let families: &[fn(Registry) -> Registry] = &[
         watershed_otlp::register,
         watershed_prometheus::register,
+        watershed_zipkin::register,
         watershed_shaping::register,
         watershed_sampling::register,
         watershed_debug::register,
