@@ -1,5 +1,7 @@
 //! The Prometheus family: a receiver that scrapes, an exporter that is scraped, and one that writes to remote storage.
 
+mod scrape;
+
 use watershed_stage::Registry;
 
 /// Adds the kinds of this family to a registry.
