@@ -1,11 +1,19 @@
 //! The Prometheus family: a receiver that scrapes, an exporter that is scraped, and one that writes to remote storage.
 
 mod scrape;
+mod export;
+#[cfg(test)]
+mod fixtures;
+mod labels;
+mod naming;
+mod native;
+mod proto;
+mod translate;
 
 use watershed_stage::Registry;
 
 /// Adds the kinds of this family to a registry.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    registry
+    registry.exporter::<export::Prometheus>("prometheus", &[])
 }

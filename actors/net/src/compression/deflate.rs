@@ -21,6 +21,7 @@ enum Context {
     Zstd(CCtx<'static>),
     /// Has none that could be kept.
     Snappy,
+    SnappyBlock(snap::raw::Encoder),
 }
 
 // === impl Deflater ===
@@ -40,6 +41,7 @@ impl Deflater {
                 ("zstd", Context::Zstd(context))
             }
             Compression::Snappy => ("snappy", Context::Snappy),
+            Compression::SnappyBlock => ("snappy", Context::SnappyBlock(snap::raw::Encoder::new())),
         };
         Some(Self { name, context: Mutex::new(context) })
     }
@@ -59,6 +61,9 @@ impl Deflater {
                 zstd(context, pieces, length as u64, &mut output).map_err(get_error_name)?;
             }
             Context::Snappy => snappy(pieces, &mut output).map_err(|_| "snappy")?,
+            Context::SnappyBlock(encoder) => {
+                output = block(encoder, pieces).map_err(|_| "snappy: larger than 4 GiB")?;
+            }
         }
         output.shrink_to_fit();
         Ok(output)
@@ -124,7 +129,15 @@ fn zstd(
     }
 }
 
-/// The framed format, as gRPC and otelcol have it; what wants blocks (remote write) makes them itself.
+/// One block is made of one piece.
+fn block(encoder: &mut snap::raw::Encoder, pieces: &[Bytes]) -> snap::Result<Vec<u8>> {
+    match pieces {
+        [piece] => encoder.compress_vec(piece),
+        pieces => encoder.compress_vec(&pieces.concat()),
+    }
+}
+
+/// The framed format, as gRPC and otelcol have it.
 fn snappy(pieces: &[Bytes], output: &mut Vec<u8>) -> std::io::Result<()> {
     let mut encoder = snap::write::FrameEncoder::new(output);
     for piece in pieces {

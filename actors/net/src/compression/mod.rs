@@ -23,4 +23,6 @@ pub enum Compression {
     Deflate(u32),
     /// snappy, framed.
     Snappy,
+    /// snappy, as one block: what Prometheus' remote write means by the same name.
+    SnappyBlock,
 }

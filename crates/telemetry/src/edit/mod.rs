@@ -15,6 +15,7 @@ mod value;
 use smallvec::SmallVec;
 
 pub use action::{Action, Conversion, Source};
+pub use text::text;
 pub use select::{Criteria, Library, Selection, Severity, Texts, Wanted};
 pub use value::AttributeValue;
 

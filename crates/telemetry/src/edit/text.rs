@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::view::{AnyValueView, Value};
 
 /// What a value is as text: numbers in decimal, bytes in base64, arrays and maps as JSON, no value as nothing.
-pub(super) fn text(value: AnyValueView<'_>) -> Cow<'_, str> {
+pub fn text(value: AnyValueView<'_>) -> Cow<'_, str> {
     match value.value() {
         Value::Empty => "".into(),
         Value::Str(text) => text.into(),
