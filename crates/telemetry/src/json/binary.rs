@@ -46,7 +46,7 @@ pub fn read_hex_id<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     (seen <= 0x0F && (1..=2 * N).contains(&text.len())).then_some(id)
 }
 
-/// Appends two hex digits a byte.
+/// Appends bytes as pairs of lower-case hex digits.
 pub fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
     let digit = |value: u8| HEX[usize::from(value & 0x0F)];
     // An id at a time.

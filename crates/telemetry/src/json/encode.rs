@@ -120,7 +120,7 @@ fn elements<'a>(shape: &FieldShape, fields: impl Iterator<Item = Field<'a>>, out
     match shape.rule.kind() {
         Some(Kind::KeyValue) => array(shape, values, out, attribute),
         Some(kind) => array(shape, values, out, |bytes, out| object(kind, Message::new(bytes), out)),
-        None => array(shape, values, out, text),
+        None => array(shape, values, out, write_text),
     }
 }
 
@@ -134,9 +134,9 @@ fn attribute(bytes: &[u8], out: &mut Vec<u8>) {
         && *value_len == len + 2
     {
         out.extend_from_slice(br#"{"key":"#);
-        text(key, out);
+        write_text(key, out);
         out.extend_from_slice(br#","value":{"stringValue":"#);
-        text(string, out);
+        write_text(string, out);
         out.extend_from_slice(b"}}");
     } else {
         object(Kind::KeyValue, Message::new(bytes), out);
@@ -181,7 +181,7 @@ fn scalar(shape: &FieldShape, value: Value<'_>, out: &mut Vec<u8>) {
     match (shape.rule, value) {
         (Rule::Bytes, Value::Bytes(bytes)) => quoted(out, |out| write_base64(bytes, out)),
         (Rule::TraceId | Rule::SpanId, Value::Bytes(bytes)) => quoted(out, |out| write_hex(bytes, out)),
-        (_, Value::Bytes(bytes)) => text(bytes, out),
+        (_, Value::Bytes(bytes)) => write_text(bytes, out),
         (Rule::Varint(form) | Rule::Fixed64(form), Value::Varint(bits) | Value::Fixed64(bits)) => {
             number(form, bits, out);
         }
@@ -239,8 +239,8 @@ fn quoted(out: &mut Vec<u8>, inside: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
 }
 
-/// Appends a string in quotation marks, with the escapes that it needs.
-pub fn text(mut text: &[u8], out: &mut Vec<u8>) {
+/// Appends UTF-8 as a JSON string, quotation marks included.
+pub fn write_text(mut text: &[u8], out: &mut Vec<u8>) {
     quoted(out, |out| {
         loop {
             let (plain, rest) = text.split_at(plain_len(text));

@@ -39,7 +39,7 @@ mod number;
 
 pub use binary::{read_hex_id, write_base64, write_hex};
 pub use decode::decode;
-pub use encode::{encode, encode_payload, text as write_text};
+pub use encode::{encode, encode_payload, write_text};
 pub use error::{Fault, JsonError, JsonFlaw};
 pub use lexer::Lexer;
 

@@ -1,0 +1,481 @@
+//! Documents: what a request becomes in a `_bulk` body, straight from its wire bytes.
+//!
+//! The documents of a request are numbered. What they are depends on nothing but its bytes, the settings and the
+//! request's mapping mode, so a number names the same document at each attempt.
+
+mod ecs;
+mod entries;
+mod json;
+mod metrics;
+mod otel;
+mod plain;
+mod route;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use watershed_telemetry::view::{
+    Attributes, LogRecordView, ResourceGroup, ResourceView, ScopeGroup, ScopeView, SpanView,
+};
+use watershed_telemetry::{Payload, Signal};
+
+use self::json::Out;
+use self::route::{Route, Says};
+
+/// Year, month and day, in UTC, of a time in nanoseconds since 1970.
+pub fn date(nanos: u64) -> (u64, u64, u64) {
+    json::civil(nanos / 86_400_000_000_000)
+}
+
+/// What documents look like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// As Elasticsearch's own templates for OpenTelemetry want it.
+    #[default]
+    Otel,
+    /// Elastic Common Schema: known attributes under its names, keys nested.
+    Ecs,
+    /// The fields of the OpenTelemetry data model, flat.
+    None,
+    /// As `none`, with attributes and events at the top.
+    Raw,
+    /// The body of a log record, which has to be a map, and nothing else.
+    Bodymap,
+}
+
+/// How documents are made.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// What they look like where nobody says.
+    pub mode: Mode,
+    /// What may be asked for.
+    pub allowed: Vec<Mode>,
+    /// Where they go, in the order of [`Signal::ALL`], whatever the attributes say.
+    pub indices: [Option<String>; 3],
+    /// Whether `elasticsearch.document_id` of a log record is its document's id.
+    pub logs_dynamic_id: bool,
+    /// The same for spans.
+    pub traces_dynamic_id: bool,
+    /// Whether `elasticsearch.ingest_pipeline` of a log record is its document's pipeline.
+    pub dynamic_pipeline: bool,
+    /// Whether logs and spans without an id get one that is made of their content.
+    pub content_ids: bool,
+    /// Whether documents may only go to data streams; unless told, those of mode `otel`.
+    pub require_data_stream: Option<bool>,
+    /// The destination is OpenSearch, which knows neither `require_data_stream` nor `dynamic_templates`.
+    pub opensearch: bool,
+}
+
+/// Writes documents of one batch.
+pub struct Scribe<'p> {
+    /// How.
+    pub plan: &'p Plan,
+    /// In which mode, where a scope says nothing else.
+    pub mode: Mode,
+    /// What names of indices (not of data streams) end with.
+    pub date_suffix: String,
+    /// The largest body, in bytes; a single document may be larger.
+    pub max_bytes: usize,
+}
+
+/// A `_bulk` body.
+#[derive(Debug, Default)]
+pub struct Bulk {
+    /// Pairs of lines.
+    pub body: Vec<u8>,
+    /// The documents in it, in order, among them those that cannot be written.
+    pub documents: Vec<Document>,
+    /// The items of those that have several.
+    points: Vec<u32>,
+}
+
+/// A document in a body.
+#[derive(Debug)]
+pub struct Document {
+    /// Its number in its request.
+    pub number: u32,
+    /// Where it ends in the body.
+    pub end: usize,
+    items: Items,
+    /// It has an id of its own, by which a second copy is known.
+    pub has_id: bool,
+    /// It cannot be written, and is not in the body.
+    pub flaw: Option<Flaw>,
+}
+
+/// Items by their number in the request.
+#[derive(Clone, Copy, Debug)]
+enum Items {
+    One(u32),
+    /// A range of [`Bulk::points`].
+    Several(u32, u32),
+}
+
+/// Why there is no document for an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// The mode is not among the allowed ones, or none at all.
+    Mode,
+    /// The mode has no form for this signal.
+    Signal,
+    /// The body is no map, and should be the document.
+    Body,
+    /// A histogram that accumulates: Elasticsearch's histograms are those of a span of time.
+    Temporality,
+    /// A data point of this name, with these attributes and this time is in the document already.
+    Twice,
+}
+
+/// The body is full, and this is the number of the first document that is not in it.
+struct Full(u32);
+
+/// A body in the making.
+struct Page<'b> {
+    bulk: &'b mut Bulk,
+    /// Documents so far, those that are left out included.
+    documents: u32,
+    /// Items so far.
+    items: u32,
+    from: u32,
+    is_done: &'b dyn Fn(u32) -> bool,
+    max_bytes: usize,
+}
+
+/// What the items of a scope have in common.
+struct Place<'a> {
+    mode: Result<Mode, Flaw>,
+    group: ResourceGroup<'a>,
+    resource: ResourceView<'a>,
+    scopes: ScopeGroup<'a>,
+    scope: ScopeView<'a>,
+    route: Route,
+    /// Where events of spans go.
+    event_route: Route,
+    /// `,"resource":{...},"scope":{...}` in mode `otel`.
+    tail: Out,
+}
+
+// === impl Mode ===
+
+impl Mode {
+    /// The mode of this name, in any case of letters.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [
+            ("otel", Self::Otel),
+            ("ecs", Self::Ecs),
+            ("none", Self::None),
+            ("raw", Self::Raw),
+            ("bodymap", Self::Bodymap),
+        ];
+        all.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|(_, mode)| *mode)
+    }
+}
+
+// === impl Flaw ===
+
+impl Flaw {
+    /// What to call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mode => "mapping_mode",
+            Self::Signal => "mapping_mode_signal",
+            Self::Body => "body_no_map",
+            Self::Temporality => "cumulative_histogram",
+            Self::Twice => "duplicate_data_point",
+        }
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn index(&self, signal: Signal) -> Option<&str> {
+        let [traces, metrics, logs] = &self.indices;
+        match signal {
+            Signal::Traces => traces.as_deref(),
+            Signal::Metrics => metrics.as_deref(),
+            Signal::Logs => logs.as_deref(),
+        }
+    }
+
+    fn requires_data_stream(&self, mode: Mode) -> bool {
+        self.require_data_stream.unwrap_or(mode == Mode::Otel) && !self.opensearch
+    }
+
+    fn dynamic_id(&self, signal: Signal) -> bool {
+        match signal {
+            Signal::Logs => self.logs_dynamic_id,
+            Signal::Traces => self.traces_dynamic_id,
+            Signal::Metrics => false,
+        }
+    }
+}
+
+// === impl Bulk ===
+
+impl Bulk {
+    /// The items that a document was made of, by their number in the request.
+    pub fn items<'a>(&'a self, document: &'a Document) -> &'a [u32] {
+        match &document.items {
+            Items::One(item) => std::slice::from_ref(item),
+            Items::Several(from, to) => self.points.get(*from as usize..*to as usize).unwrap_or_default(),
+        }
+    }
+}
+
+// === impl Scribe ===
+
+impl Scribe<'_> {
+    /// Appends the documents of `part`, which is one request, from number `from` on and without those that are done,
+    /// until the body is full; then the number of the first that is not in it.
+    pub fn write(
+        &self,
+        part: &Payload,
+        from: u32,
+        is_done: &dyn Fn(u32) -> bool,
+        bulk: &mut Bulk,
+    ) -> Option<u32> {
+        let mut page = Page { bulk, documents: 0, items: 0, from, is_done, max_bytes: self.max_bytes };
+        self.request(part, &mut page).err().map(|Full(number)| number)
+    }
+
+    fn request(&self, part: &Payload, page: &mut Page<'_>) -> Result<(), Full> {
+        let signal = part.signal();
+        for group in part.resources() {
+            let resource = group.resource();
+            for scopes in group.scopes() {
+                let place = self.place(signal, group, resource, scopes);
+                match signal {
+                    Signal::Logs => scopes.log_records().try_for_each(|log| self.log(&place, log, page))?,
+                    Signal::Traces => scopes.spans().try_for_each(|span| self.span(&place, span, page))?,
+                    Signal::Metrics => self.metrics(&place, page)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn place<'a>(
+        &self,
+        signal: Signal,
+        group: ResourceGroup<'a>,
+        resource: ResourceView<'a>,
+        scopes: ScopeGroup<'a>,
+    ) -> Place<'a> {
+        let scope = scopes.scope();
+        let mode = match scope.attributes().find(route::MODE).and_then(|mode| mode.as_str()) {
+            None => Ok(self.mode),
+            Some(name) => {
+                let named = Mode::named(name).filter(|mode| self.plan.allowed.contains(mode));
+                named.ok_or(Flaw::Mode)
+            }
+        };
+        let mode = mode.and_then(|mode| match (mode, signal) {
+            (Mode::Otel | Mode::Ecs, _) | (Mode::None | Mode::Raw, Signal::Traces) | (_, Signal::Logs) => {
+                Ok(mode)
+            }
+            _ => Err(Flaw::Signal),
+        });
+        let mut place = Place {
+            mode,
+            group,
+            resource,
+            scopes,
+            scope,
+            route: Route::default(),
+            event_route: Route::default(),
+            tail: Out::new(),
+        };
+        if let Ok(mode) = mode {
+            place.route = Route::of(self, mode, signal, place.says(None));
+            if mode == Mode::Otel {
+                place.tail = otel::tail(&place, signal);
+                if signal == Signal::Traces {
+                    place.event_route = Route::of(self, mode, Signal::Logs, place.says(None));
+                }
+            }
+        }
+        place
+    }
+
+    fn log(&self, place: &Place<'_>, log: LogRecordView<'_>, page: &mut Page<'_>) -> Result<(), Full> {
+        let item = page.item();
+        page.put(Items::One(item), |out, _| {
+            let attributes = log.attributes();
+            match place.mode? {
+                Mode::Otel => self.create(out, place, Signal::Logs, attributes, |out, route| {
+                    Ok(otel::log(out, place, route, log))
+                }),
+                Mode::Ecs => self.create(out, place, Signal::Logs, attributes, |out, route| {
+                    Ok(ecs::log(out, place, route, log))
+                }),
+                Mode::Bodymap => {
+                    self.create(out, place, Signal::Logs, attributes, |out, _| plain::body(out, log))
+                }
+                mode => self.create(out, place, Signal::Logs, attributes, |out, _| {
+                    Ok(plain::log(out, place, log, mode))
+                }),
+            }
+        })
+    }
+
+    /// A span, and in mode `otel` its events after it, as documents of their own among the logs.
+    fn span(&self, place: &Place<'_>, span: SpanView<'_>, page: &mut Page<'_>) -> Result<(), Full> {
+        let item = page.item();
+        page.put(Items::One(item), |out, _| {
+            let attributes = span.attributes();
+            match place.mode? {
+                Mode::Otel => self.create(out, place, Signal::Traces, attributes, |out, route| {
+                    Ok(otel::span(out, place, route, span))
+                }),
+                Mode::Ecs => self.create(out, place, Signal::Traces, attributes, |out, route| {
+                    Ok(ecs::span(out, place, route, span))
+                }),
+                mode => self.create(out, place, Signal::Traces, attributes, |out, _| {
+                    Ok(plain::span(out, place, span, mode))
+                }),
+            }
+        })?;
+        if place.mode != Ok(Mode::Otel) {
+            return Ok(());
+        }
+        span.events().try_for_each(|event| {
+            page.put(Items::One(item), |out, _| {
+                self.create(out, place, Signal::Logs, event.attributes(), |out, route| {
+                    Ok(otel::event(out, place, route, span, event))
+                })
+            })
+        })
+    }
+
+    /// Writes action and source of a document of `signal`, whose source `write` writes; whether it has an id.
+    ///
+    /// Most items say nothing of where they go, and `write` finds that out as it writes their attributes: only those
+    /// that do are written again.
+    fn create(
+        &self,
+        out: &mut Out,
+        place: &Place<'_>,
+        signal: Signal,
+        attributes: Attributes<'_>,
+        write: impl Fn(&mut Out, &Route) -> Result<bool, Flaw>,
+    ) -> Result<bool, Flaw> {
+        let mode = place.mode?;
+        let is_event = signal == Signal::Logs && !place.event_route.action.is_empty();
+        let common = if is_event { &place.event_route } else { &place.route };
+        let start = out.len();
+        let mut has_id = self.open(out, common, None);
+        let mut source = out.len();
+        if write(out, common)? {
+            out.truncate(start);
+            let route = Route::of(self, mode, signal, place.says(Some(attributes)));
+            has_id = self.open(out, &route, Some((signal, attributes)));
+            source = out.len();
+            write(out, &route)?;
+        }
+        out.extend_from_slice(b"}\n");
+        if has_id == Id::Content {
+            sign(out, source);
+        }
+        Ok(has_id != Id::None)
+    }
+
+    /// Writes an action's line.
+    fn open(&self, out: &mut Out, route: &Route, own: Option<(Signal, Attributes<'_>)>) -> Id {
+        out.extend_from_slice(&route.action);
+        let has_own = own.is_some_and(|(signal, attributes)| route::own(out, self.plan, signal, attributes));
+        let id = match (has_own, self.plan.content_ids) {
+            (true, _) => Id::Own,
+            (false, true) => Id::Content,
+            (false, false) => Id::None,
+        };
+        if id == Id::Content {
+            json::raw(out, ",\"_id\":\"");
+            out.resize(out.len() + CONTENT_ID, b'-');
+            out.push(b'"');
+        }
+        json::raw(out, "}}\n");
+        id
+    }
+}
+
+/// Whose id a document has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Id {
+    /// Elasticsearch's.
+    None,
+    /// Its sender's.
+    Own,
+    /// One that is made of its content.
+    Content,
+}
+
+/// The length of such an id: 120 bits.
+const CONTENT_ID: usize = 20;
+
+/// Puts the id that is made of the document's own bytes, from `source` to the end, into the action before it.
+fn sign(out: &mut Out, source: usize) {
+    let (action, document) = out.split_at_mut(source);
+    let digest = Sha256::digest(document);
+    let mut id = [0; CONTENT_ID];
+    let engine = &base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let written = digest.get(..CONTENT_ID * 3 / 4);
+    let written = written.and_then(|digest| base64::Engine::encode_slice(engine, digest, &mut id).ok());
+    // Before `"}}` and the line's end.
+    let end = action.len().saturating_sub("\"}}\n".len());
+    if written == Some(CONTENT_ID)
+        && let Some(place) = action.get_mut(end.saturating_sub(CONTENT_ID)..end)
+    {
+        place.copy_from_slice(&id);
+    }
+}
+
+// === impl Page ===
+
+impl Page<'_> {
+    /// The number of the next item.
+    fn item(&mut self) -> u32 {
+        self.items += 1;
+        self.items - 1
+    }
+
+    /// Takes a document into the body, unless it is done or has to wait for the next body.
+    fn put(
+        &mut self,
+        items: Items,
+        write: impl FnOnce(&mut Out, &[u32]) -> Result<bool, Flaw>,
+    ) -> Result<(), Full> {
+        let number = self.documents;
+        self.documents += 1;
+        if number < self.from || (self.is_done)(number) {
+            return Ok(());
+        }
+        let Bulk { body, documents, points } = &mut *self.bulk;
+        let start = body.len();
+        let written = write(body, points);
+        if written.is_err() {
+            body.truncate(start);
+        }
+        if body.len() > self.max_bytes && start > 0 {
+            body.truncate(start);
+            return Err(Full(number));
+        }
+        let (has_id, flaw) = (written == Ok(true), written.err());
+        documents.push(Document { number, end: body.len(), items, has_id, flaw });
+        Ok(())
+    }
+}
+
+// === impl Place ===
+
+impl<'a> Place<'a> {
+    fn says(&self, item: Option<Attributes<'a>>) -> Says<'a> {
+        Says {
+            item,
+            scope: self.scope.attributes(),
+            resource: self.resource.attributes(),
+            scope_name: self.scope.name(),
+        }
+    }
+}
