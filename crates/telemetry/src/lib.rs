@@ -5,6 +5,7 @@
 //!
 //! * [`view`] reads single fields out of the bytes, lazily and without allocating;
 //! * [`Payload::concat`] and the `split_*` methods batch and cut without decoding;
+//! * [`deal`] takes a payload apart by what its items are;
 //! * [`edit`] writes what changed and copies the ranges around it;
 //! * [`json`] reads OTLP/JSON into wire bytes and writes it from them;
 //! * [`build`] writes wire bytes of what comes in another format;
@@ -21,6 +22,7 @@
 
 pub mod build;
 mod count;
+pub mod deal;
 pub mod edit;
 pub mod json;
 mod message;

@@ -221,7 +221,7 @@ impl Splitter {
 
 /// What a container holds beside the list that can be cut, its header: it belongs to every element alike. The
 /// superseded arms of a metric are not part of it: they hold nothing.
-fn header_fields<'a>(kind: Kind, message: Message<'a>) -> impl Iterator<Item = Field<'a>> {
+pub(crate) fn header_fields<'a>(kind: Kind, message: Message<'a>) -> impl Iterator<Item = Field<'a>> {
     message
         .fields()
         .filter(move |field| !matches!(kind.rule(field.number), Rule::List(_) | Rule::Item(_) | Rule::Arm(_)))
