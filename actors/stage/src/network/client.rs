@@ -177,7 +177,17 @@ impl Settings for HttpClientSettings {
 impl HttpClientSettings {
     /// A client for one lane, and the headers of its requests.
     pub fn open(&self, env: &Env) -> Result<(HttpClient, Credentials), Failure> {
+        self.open_with(env, |_| {})
+    }
+
+    /// The same, where a kind has more to say of its requests than these keys.
+    pub fn open_with(
+        &self,
+        env: &Env,
+        tune: impl FnOnce(&mut HttpClientOptions),
+    ) -> Result<(HttpClient, Credentials), Failure> {
         let mut options = self.options();
+        tune(&mut options);
         options.tls = Some(self.tls.open()?);
         options.proxy = proxy(self.proxy_url.as_deref()).map_err(|error| Failure::from_error(&error))?;
         options.budget = Some(env.budget.clone());

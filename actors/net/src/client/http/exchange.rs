@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, PROXY_AUTHORIZATION, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -25,7 +25,7 @@ impl Shared {
         &self,
         target: &Target<'_>,
         route: &Route,
-        content_type: HeaderValue,
+        content_type: Option<HeaderValue>,
         call: &HeaderMap,
         outgoing: &Outgoing,
     ) -> Result<Request<Pieces>, HttpError> {
@@ -34,9 +34,14 @@ impl Shared {
         if !headers.contains_key(HOST) {
             headers.insert(HOST, target.host()?);
         }
-        headers.insert(CONTENT_TYPE, content_type);
-        // Also where it is zero, which hyper would leave out (RFC 9110, 8.6).
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.size_hint().lower()));
+        let method = if content_type.is_some() { Method::POST } else { Method::GET };
+        if let Some(content_type) = content_type {
+            headers.insert(CONTENT_TYPE, content_type);
+            // Also where it is zero, which hyper would leave out (RFC 9110, 8.6).
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.size_hint().lower()));
+        } else {
+            headers.remove(CONTENT_ENCODING);
+        }
         if let Some(via) = route.via.as_ref().filter(|_| route.forwarded)
             && let Some(authorization) = &via.authorization
         {
@@ -44,7 +49,7 @@ impl Shared {
         }
         override_headers(&mut headers, call, is_reserved);
         let mut request = Request::new(body);
-        *request.method_mut() = Method::POST;
+        *request.method_mut() = method;
         *request.uri_mut() = target.line(route);
         *request.headers_mut() = headers;
         Ok(request)

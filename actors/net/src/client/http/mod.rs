@@ -178,12 +178,29 @@ impl HttpClient {
         pieces: &[Bytes],
         timeout: Option<Duration>,
     ) -> Result<HttpAnswer, HttpError> {
-        let post = self.shared.post(url, content_type, headers, pieces);
+        let post = self.shared.exchange(url, Some(content_type), headers, pieces);
         let Some(timeout) = timeout else { return post.await };
-        tokio::time::timeout(timeout, post).await.unwrap_or_else(|_| {
-            Err(HttpError::new(HttpErrorKind::TimedOut, format!("no answer within {timeout:?}")))
-        })
+        in_time(timeout, post).await
     }
+
+    /// Gets what is at `url`, with `headers` beside those of the settings.
+    pub async fn get(
+        &self,
+        url: &Uri,
+        headers: &HeaderMap,
+        timeout: Duration,
+    ) -> Result<HttpAnswer, HttpError> {
+        in_time(timeout, self.shared.exchange(url, None, headers, &[])).await
+    }
+}
+
+async fn in_time(
+    timeout: Duration,
+    exchange: impl Future<Output = Result<HttpAnswer, HttpError>>,
+) -> Result<HttpAnswer, HttpError> {
+    tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| {
+        Err(HttpError::new(HttpErrorKind::TimedOut, format!("no answer within {timeout:?}")))
+    })
 }
 
 impl Default for HttpClientOptions {
@@ -208,17 +225,18 @@ impl Default for HttpClientOptions {
 // === impl Shared ===
 
 impl Shared {
-    async fn post(
+    /// Posts a body of that type, or gets, where there is none.
+    async fn exchange(
         &self,
         url: &Uri,
-        content_type: HeaderValue,
+        content_type: Option<HeaderValue>,
         headers: &HeaderMap,
         pieces: &[Bytes],
     ) -> Result<HttpAnswer, HttpError> {
         let target = Target::read(url).map_err(|error| HttpError::unsendable(&error))?;
         let route = self.route(&target)?;
         let _turn = self.pool.turn(&target.key).await;
-        let outgoing = self.outgoing(pieces)?;
+        let outgoing = self.outgoing(pieces, content_type.is_some())?;
         let request = || self.request(&target, &route, content_type.clone(), headers, &outgoing);
         if let Some(mut conn) = self.pool.take(&target.key) {
             match conn.send(request()?).await {
@@ -232,8 +250,8 @@ impl Shared {
         self.answer(&target, conn, response).await
     }
 
-    fn outgoing(&self, pieces: &[Bytes]) -> Result<Outgoing, HttpError> {
-        let Some(deflater) = &self.deflater else {
+    fn outgoing(&self, pieces: &[Bytes], has_body: bool) -> Result<Outgoing, HttpError> {
+        let Some(deflater) = self.deflater.as_ref().filter(|_| has_body) else {
             return Ok(Outgoing { pieces: pieces.into(), _permit: None });
         };
         let compressed = deflater.compress(pieces).map_err(|error| {
