@@ -227,7 +227,7 @@ mod tests {
     fn a_partial_success_is_read() {
         assert_eq!(partial(&[]), Partial::default());
         let response = [0x0a, 6, 0x08, 7, 0x12, 2, b'n', b'o'];
-        assert_eq!(partial(&response), Partial { rejected: 7, message: "no".into() });
+        assert_eq!(partial(&response), Partial { rejected: 7, message: "no".into(), which: None });
         assert_eq!(partial(&[0x0a, 200]), Partial::default(), "garbage is no reason to resend");
     }
 }

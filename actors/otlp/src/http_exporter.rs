@@ -235,7 +235,8 @@ fn partial_json(body: &[u8]) -> Partial {
         ["rejectedSpans", "rejectedDataPoints", "rejectedLogRecords"].iter().map(|key| &success[key]);
     // 64-bit numbers are strings in proto3's JSON, and may be numbers.
     let rejected = counts.filter_map(|count| count.as_u64().or_else(|| count.as_str()?.parse().ok())).sum();
-    Partial { rejected, message: success["errorMessage"].as_str().unwrap_or_default().to_owned() }
+    let message = success["errorMessage"].as_str().unwrap_or_default().to_owned();
+    Partial { rejected, message, which: None }
 }
 
 /// The message of a `google.rpc.Status` in JSON.

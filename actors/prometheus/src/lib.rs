@@ -1,6 +1,5 @@
 //! The Prometheus family: a receiver that scrapes, an exporter that is scraped, and one that writes to remote storage.
 
-mod scrape;
 mod export;
 #[cfg(test)]
 mod fixtures;
@@ -8,6 +7,7 @@ mod labels;
 mod naming;
 mod native;
 mod proto;
+mod scrape;
 mod translate;
 
 use watershed_stage::Registry;

@@ -12,7 +12,7 @@ use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Charge, Guard, Holder, Outcome, Share};
 use watershed_supervise::{Cell, NoRoom, Room, Weight};
-use watershed_telemetry::Payload;
+use watershed_telemetry::{Payload, retain};
 
 use crate::edge::{DISK, Edge, MEMORY, QUEUE_FULL};
 use crate::extension::{DeadLetter, Letters};
@@ -508,6 +508,10 @@ impl Holder for Custody {
                 let (fault, items) = (rejection.fault.as_str(), rejection.items);
                 let kept = match (&self.ledger.letters, self.letter.clone()) {
                     (Some(letters), Some((to, payload, context))) => {
+                        let payload = match &rejection.which {
+                            Some(which) => retain::only(&payload, which),
+                            None => payload,
+                        };
                         letters.post(DeadLetter { to, payload, context, rejection })
                     }
                     _ => false,

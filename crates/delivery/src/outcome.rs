@@ -1,6 +1,7 @@
 //! The outcome of a message, and how outcomes of its parts join.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a message ended.
@@ -61,6 +62,9 @@ pub struct Rejection {
     pub reason: Cow<'static, str>,
     /// How many items (spans, data points, log records) are rejected.
     pub items: u64,
+    /// Which those are, by their number in the message that was rejected, rising; `None` if that is all of it, or not
+    /// known. Whoever had the message in another form before can make nothing of it.
+    pub which: Option<Arc<[u32]>>,
 }
 
 /// What makes a rejection permanent.
@@ -123,7 +127,7 @@ impl Outcome {
 
     /// A permanent rejection of `items` items.
     pub fn rejected(fault: Fault, items: u64, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::Rejected(Rejection { fault, items, reason: reason.into() })
+        Self::Rejected(Rejection { fault, items, reason: reason.into(), which: None })
     }
 
     /// Whether the sender may take this as "ok": delivered, or dropped by a policy it agreed to.
@@ -142,11 +146,30 @@ impl Outcome {
                 Refused(Refusal { retry_after: a.retry_after.max(b.retry_after), ..a })
             }
             (Refused(a), _) | (_, Refused(a)) => Refused(a),
-            (Rejected(a), Rejected(b)) => Rejected(Rejection { items: a.items.saturating_add(b.items), ..a }),
+            (Rejected(a), Rejected(b)) => Rejected(a.join(b)),
             (Rejected(a), _) | (_, Rejected(a)) => Rejected(a),
             (Dropped { items: a }, Dropped { items: b }) => Dropped { items: a.saturating_add(b) },
             (Dropped { items }, _) | (_, Dropped { items }) => Dropped { items },
             (Delivered, Delivered) => Delivered,
         }
+    }
+}
+
+// === impl Rejection ===
+
+impl Rejection {
+    /// Names the items that are rejected.
+    #[must_use]
+    pub fn of(self, which: impl Into<Arc<[u32]>>) -> Self {
+        Self { which: Some(which.into()), ..self }
+    }
+
+    fn join(self, other: Self) -> Self {
+        let which = self.which.clone().zip(other.which).map(|(ours, theirs)| {
+            let mut all = [&*ours, &*theirs].concat();
+            all.sort_unstable();
+            all.into()
+        });
+        Self { items: self.items.saturating_add(other.items), which, ..self }
     }
 }

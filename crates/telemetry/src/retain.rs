@@ -157,6 +157,19 @@ pub fn retain<'a>(
     Payload::from_validated(payload.signal(), requests, sieve.items)
 }
 
+/// The items of these numbers, which rise: spans, data points or log records, counted over all requests.
+pub fn only(payload: &Payload, which: &[u32]) -> Payload {
+    let (mut item, mut which) = (0u32, which.iter().copied().peekable());
+    retain(payload, |_, element, _| {
+        if let Element::Metric(_) = element {
+            return Verdict::Enter;
+        }
+        let stays = which.next_if_eq(&item).is_some();
+        item += 1;
+        if stays { Verdict::Keep } else { Verdict::Drop }
+    })
+}
+
 struct Sieve<F> {
     signal: Signal,
     judge: F,

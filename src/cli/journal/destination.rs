@@ -130,7 +130,7 @@ impl Destination {
                 Self::Http(ready) => ready.send(part.clone(), context.clone()).await,
             };
             match sent {
-                Ok(Partial { rejected, message }) => {
+                Ok(Partial { rejected, message, .. }) => {
                     whole.rejected += rejected;
                     whole.message = message;
                 }

@@ -72,7 +72,7 @@ impl Writer {
     fn condemn(&mut self, sequence: u64) -> Result<(), Box<dyn std::error::Error>> {
         let Some(stored) = self.journal.get(sequence)? else { return Ok(()) };
         let reason = "the process died each time it was tried alone".into();
-        let rejection = Rejection { fault: Fault::Poison, reason, items: stored.items.into() };
+        let rejection = Rejection { fault: Fault::Poison, reason, items: stored.items.into(), which: None };
         tracing::error!(directory = %self.directory.display(), sequence, items = stored.items,
             "a record kills the process: it is a dead letter");
         self.keep_letter(&stored, "", &rejection)?;

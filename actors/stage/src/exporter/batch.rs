@@ -56,6 +56,8 @@ pub(super) struct Job {
     pub(super) started: Option<Instant>,
     /// What the parts before it came to.
     pub(super) outcome: Outcome,
+    /// How many items were in those.
+    pub(super) past: usize,
     /// While it is sent or waits for another attempt; a circuit's probe may do without.
     pub(super) consumer: Option<Consumer>,
 }
@@ -170,8 +172,15 @@ impl Job {
 
     fn new(members: Vec<Member>, bounds: Option<(usize, usize)>) -> Self {
         let parts = VecDeque::new();
-        let mut job =
-            Self { members, parts, attempts: 0, started: None, outcome: Outcome::Delivered, consumer: None };
+        let mut job = Self {
+            members,
+            parts,
+            attempts: 0,
+            started: None,
+            outcome: Outcome::Delivered,
+            past: 0,
+            consumer: None,
+        };
         job.assemble();
         // Only a single message can exceed the bounds; the batch was closed before.
         if let (Some((items, bytes)), Some(whole)) = (bounds, job.parts.front())

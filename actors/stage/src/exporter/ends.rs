@@ -1,10 +1,11 @@
 //! What becomes of a job: sent, tried again, given up or cut short, and each of its messages settled by it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use watershed_delivery::{Cause, Fault, Outcome};
+use watershed_delivery::{Cause, Fault, Outcome, Rejection};
 use watershed_supervise::{Failure, Mail as _};
 
 use super::batch::{Job, Member};
@@ -56,8 +57,10 @@ impl<E: Exporter> Lane<E> {
             self.counters.sent.add(part.signal(), part.items() - rejected);
             self.counters.failed(part.signal(), rejected, GivenUp::Partial);
             if rejected > 0 {
-                self.untaken(&mut job, rejected);
+                let which = partial.which.as_deref().filter(|which| which.len() == rejected);
+                self.untaken(&mut job, rejected, which);
             }
+            job.past += part.items();
             if (rejected > 0 || !partial.message.is_empty()) && self.may_log() {
                 tracing::warn!(exporter = %self.parts.env.id, rejected, message = %partial.message,
                     "the destination took only a part, or warned");
@@ -67,14 +70,34 @@ impl<E: Exporter> Lane<E> {
     }
 
     /// Books what a destination took no part of with those that nobody waits for: their senders have had an "ok".
-    fn untaken(&self, job: &mut Job, mut rejected: usize) {
-        let lost = |items: usize| {
-            let reason = "the destination took only a part";
-            Outcome::rejected(Fault::Destination(INVALID_ARGUMENT), items as u64, reason)
+    fn untaken(&self, job: &mut Job, mut rejected: usize, which: Option<&[u32]>) {
+        let lost = |items: usize, which: Option<Arc<[u32]>>| {
+            let reason = "the destination took only a part".into();
+            let fault = Fault::Destination(INVALID_ARGUMENT);
+            Outcome::Rejected(Rejection { fault, reason, items: items as u64, which })
         };
         if let [member] = &job.members[..] {
             if !member.awaited {
-                job.outcome = job.outcome.clone().join(lost(rejected));
+                let past = job.past as u32;
+                let which = which.map(|which| which.iter().map(|item| past + item).collect());
+                job.outcome = job.outcome.clone().join(lost(rejected, which));
+            }
+            return;
+        }
+        if let Some(which) = which {
+            let mut end = 0;
+            let mut theirs = |member: &Member| -> Arc<[u32]> {
+                let start = end;
+                end += member.payload.items() as u32;
+                which.iter().filter(|item| (start..end).contains(item)).map(|item| item - start).collect()
+            };
+            let blamed: Vec<_> = job.members.iter().map(&mut theirs).collect();
+            let mut blamed = blamed.into_iter();
+            for member in std::mem::take(&mut job.members) {
+                let which = blamed.next().unwrap_or_default();
+                let clean = member.awaited || which.is_empty();
+                let outcome = if clean { job.outcome.clone() } else { lost(which.len(), Some(which)) };
+                self.finish(member, outcome);
             }
             return;
         }
@@ -86,7 +109,7 @@ impl<E: Exporter> Lane<E> {
             }
             let items = rejected.min(member.payload.items());
             rejected -= items;
-            self.finish(member, lost(items));
+            self.finish(member, lost(items, None));
         }
     }
 
@@ -172,12 +195,17 @@ impl<E: Exporter> Lane<E> {
         }
         if let Some(part) = job.parts.pop_front() {
             let items = part.items();
+            let (first, whole) = (job.past as u32, job.past == 0 && job.parts.is_empty());
+            job.past += items;
             self.counters.failed(part.signal(), items, why);
             if self.may_log() {
                 tracing::error!(exporter = %self.parts.env.id, error = %reason, code, dropped_items = items,
                     "Exporting failed. Dropping data.");
             }
-            job.outcome = job.outcome.join(Outcome::rejected(Fault::Destination(code), items as u64, reason));
+            let which = (!whole).then(|| (first..first + items as u32).collect());
+            let fault = Fault::Destination(code);
+            let rejection = Rejection { fault, reason, items: items as u64, which };
+            job.outcome = job.outcome.join(Outcome::Rejected(rejection));
         }
         self.proceed(job);
     }

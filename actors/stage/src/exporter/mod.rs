@@ -95,6 +95,8 @@ pub struct Batch {
 pub struct Partial {
     /// Items it rejected for good.
     pub rejected: u64,
+    /// Which those are, by their number in the batch, rising, where it says so.
+    pub which: Option<Vec<u32>>,
     /// Why, or a warning about what it took.
     pub message: String,
 }

@@ -288,7 +288,7 @@ fn what_a_destination_rejects_of_a_batch_is_counted_and_not_sent_again() {
     paused(async {
         let bench = Bench::new();
         let cell = exporter(&bench, MERGED).await;
-        on_export(|_| async { Ok(Partial { rejected: 2, message: "too old".into() }) });
+        on_export(|_| async { Ok(Partial { rejected: 2, message: "too old".into(), which: None }) });
         let fates: Vec<Fate> = (0..3).map(|id| bench.held(&cell, spans([id]))).collect();
         // Nobody waits for them. Which ones it was is not said; that two were lost is.
         let mut lost = 0;

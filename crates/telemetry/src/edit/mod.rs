@@ -15,8 +15,8 @@ mod value;
 use smallvec::SmallVec;
 
 pub use action::{Action, Conversion, Source};
-pub use text::text;
 pub use select::{Criteria, Library, Selection, Severity, Texts, Wanted};
+pub use text::text;
 pub use value::AttributeValue;
 
 use crate::Payload;

@@ -97,7 +97,11 @@ fn units(request: &Request, grain: Grain) -> Vec<Vec<String>> {
         }
         Request::Metrics(request) => walk!(request, resource_metrics, scope_metrics, metrics, |metric| {
             let points = points(metric);
-            if grain == Grain::Points { points.into_iter().map(|point| vec![point]).collect() } else { vec![points] }
+            if grain == Grain::Points {
+                points.into_iter().map(|point| vec![point]).collect()
+            } else {
+                vec![points]
+            }
         }),
     }
     units
