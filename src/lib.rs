@@ -52,6 +52,7 @@ pub fn kinds() -> Registry {
         watershed_shaping::register,
         watershed_sampling::register,
         watershed_debug::register,
+        watershed_elasticsearch::register,
         watershed_file::register,
         watershed_durable::register,
         watershed_auth::register,

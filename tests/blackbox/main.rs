@@ -12,6 +12,7 @@ mod cli;
 mod context;
 mod demo;
 mod drain;
+mod elasticsearch;
 mod files;
 mod harness;
 mod isolation;

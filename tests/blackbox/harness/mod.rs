@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod certificates;
+pub mod elastic;
 pub mod http;
 pub mod kinds;
 pub mod peer;

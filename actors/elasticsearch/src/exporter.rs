@@ -1,0 +1,472 @@
+//! The `elasticsearch` exporter: posts the documents of a batch, and sends again only those that were not taken.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{self, Either};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tokio::time::Instant;
+use watershed_net::{Code, HttpAnswer, HttpClient, HttpErrorKind};
+use watershed_stage::{
+    Batch, Credentials, Dependence, Env, ExportError, Exporter, Failure, Partial, Sending,
+};
+
+use crate::answer::{self, Verdict};
+use crate::counters::{Counters, Ended};
+use crate::course::Course;
+use crate::document::{Bulk, Mode, Plan, Scribe};
+use crate::ledger::Ledger;
+use crate::nodes::{DISCOVERY, Nodes, Target, discovered};
+use crate::settings::Settings;
+
+const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+
+/// The metadata by which a request chooses its mode.
+const MODE: &str = "x-elastic-mapping-mode";
+
+/// The largest answer that is read. One that says nothing but "created" takes 27 bytes a document.
+const LARGEST_ANSWER: u64 = 32 << 20;
+
+/// The longest wait between two requests of which the first was taken in part.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// How long a node may take to say that it is there, or which others are.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Posts batches to Elasticsearch, or OpenSearch.
+pub struct Elasticsearch {
+    settings: Arc<Settings>,
+    plan: Plan,
+    env: Env,
+    client: HttpClient,
+    credentials: Credentials,
+    pub(crate) nodes: Nodes,
+    pub(crate) ledger: Ledger,
+    pub(crate) counters: Counters,
+    /// When the cluster is asked for its nodes.
+    asks_at: Cell<Option<Instant>>,
+    /// When a rejected document was last logged.
+    logged_at: RefCell<Option<Instant>>,
+}
+
+/// What keeps a batch from being through.
+enum Stop {
+    /// Something is to be sent again.
+    Later(ExportError),
+    /// None of it will ever be taken, whatever is in it.
+    Never(StatusCode, String),
+}
+
+/// What a request that was answered came to.
+enum Reply {
+    /// There is a verdict for each document.
+    Verdicts(Bytes),
+    /// It is to be cut.
+    TooLarge(String),
+}
+
+// === impl Elasticsearch ===
+
+impl Exporter for Elasticsearch {
+    type Settings = Settings;
+
+    fn sending(settings: &Settings) -> Sending {
+        Sending {
+            timeout: settings.timeout.positive(),
+            retry: settings.retry.shared(),
+            queue: settings.queue(),
+        }
+    }
+
+    fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {
+        let (client, credentials) = settings.open(env, LARGEST_ANSWER)?;
+        let urls = settings.urls().map_err(Failure::new)?;
+        let asks = settings.discover.on_start.then(Instant::now);
+        let first = || Some(Instant::now() + settings.discover.interval.positive()?);
+        Ok(Self {
+            plan: settings.plan(),
+            client,
+            credentials,
+            nodes: Nodes::new(&urls, settings.query()),
+            ledger: Ledger::default(),
+            counters: Counters::new(env),
+            asks_at: Cell::new(asks.or_else(first)),
+            logged_at: RefCell::default(),
+            settings: settings.clone(),
+            env: env.clone(),
+        })
+    }
+
+    fn depends(&self) -> Dependence {
+        let mut depends = self.credentials.depends();
+        depends.metadata_keys.push(MODE.to_owned());
+        depends.metadata_keys.extend(self.settings.metadata_keys.iter().cloned());
+        depends
+    }
+
+    async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
+        let headers = self.credentials.headers(batch).await?;
+        let call = Call { headers, until: batch.timeout.map(|timeout| Instant::now() + timeout) };
+        self.discover(&call).await;
+        let mode = self.mode(batch)?;
+        let scribe = Scribe {
+            plan: &self.plan,
+            mode,
+            date_suffix: self.settings.suffix(batch.context.arrived),
+            max_bytes: self.settings.flush.bytes,
+        };
+        let mut course = Course::begin(self, batch, &self.env.budget);
+        loop {
+            let error = match self.probing(&call, self.run(&call, &scribe, &mut course)).await {
+                Ok(()) => return course.end(),
+                Err(Stop::Never(status, reason)) => {
+                    course.end().map(drop)?;
+                    return Err(ExportError::Permanent { code: code(status), reason: reason.into() });
+                }
+                Err(Stop::Later(error)) => error,
+            };
+            let retry = &self.settings.retry;
+            let before = course.failed();
+            if before >= retry.max_retries.unwrap_or(u32::MAX) {
+                course.give_up(&scribe, &format!("no more retries left: {error}"));
+                return course.end();
+            }
+            // A destination that takes some of it is there: it is slowed down for, but not left alone.
+            if !retry.enabled || !course.advances() {
+                return Err(error);
+            }
+            tokio::time::sleep(retry.shared().interval(before + 1, 0.5).min(LONGEST_REST)).await;
+        }
+    }
+}
+
+/// What the requests of one batch have in common.
+struct Call {
+    headers: HeaderMap,
+    until: Option<Instant>,
+}
+
+impl Elasticsearch {
+    /// The mode of a batch.
+    fn mode(&self, batch: &Batch) -> Result<Mode, ExportError> {
+        let Some(name) = batch.context.origin.metadata.get(MODE).next() else { return Ok(self.plan.mode) };
+        let mode = Mode::named(name.trim()).filter(|mode| self.plan.allowed.contains(mode));
+        mode.ok_or_else(|| {
+            let reason = format!("the request asks for the mapping mode {name:?}, which is not allowed");
+            ExportError::Permanent { code: Code::InvalidArgument as i32, reason: reason.into() }
+        })
+    }
+
+    /// Sends what is not through, one body after the other.
+    async fn run(&self, call: &Call, scribe: &Scribe<'_>, course: &mut Course<'_>) -> Result<(), Stop> {
+        let mut refused = None;
+        while let Some(bulk) = course.next(scribe) {
+            let permit = self.env.budget.overdraw(bulk.body.capacity() as u64);
+            let sent = self.send(call, course, bulk).await;
+            drop(permit);
+            match sent {
+                // The next body may fare better: it may go where this exporter may write.
+                Err(Stop::Never(status, reason)) => refused = Some((status, reason)),
+                sent => sent?,
+            }
+        }
+        match refused {
+            Some((status, reason)) if !course.has_taken() => Err(Stop::Never(status, reason)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Posts a body, in halves where it is too large, until each of its documents has its verdict.
+    async fn send(&self, call: &Call, course: &mut Course<'_>, mut bulk: Bulk) -> Result<(), Stop> {
+        let body = Bytes::from(std::mem::take(&mut bulk.body));
+        let mut ranges = Vec::from_iter([0..bulk.documents.len()]);
+        while let Some(range) = ranges.pop() {
+            let ends = |index: usize| {
+                index.checked_sub(1).and_then(|last| bulk.documents.get(last)).map_or(0, |d| d.end)
+            };
+            let piece = body.slice(ends(range.start)..ends(range.end));
+            if piece.is_empty() {
+                continue;
+            }
+            let written = bulk.documents.get(range.clone()).unwrap_or_default();
+            let written = written.iter().filter(|document| document.flaw.is_none()).count();
+            match self.post(call, course, &piece).await {
+                Err(Stop::Never(status, reason)) => {
+                    course.reject(&bulk, range, "request", &format!("HTTP {status}: {reason}"));
+                    if ranges.is_empty() {
+                        return Err(Stop::Never(status, reason));
+                    }
+                }
+                Err(stop) => return Err(stop),
+                Ok(Reply::TooLarge(reason)) if written < 2 => {
+                    course.reject(&bulk, range, "too_large", &reason);
+                }
+                Ok(Reply::TooLarge(_)) => {
+                    self.counters.split.add(1);
+                    let middle = range.start + range.len() / 2;
+                    ranges.extend([middle..range.end, range.start..middle]);
+                }
+                Ok(Reply::Verdicts(answer)) => self.judge(course, &bulk, range, &body, &answer)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Posts to one node, and to the others as long as they can not be reached.
+    async fn post(&self, call: &Call, course: &mut Course<'_>, body: &Bytes) -> Result<Reply, Stop> {
+        if self.settings.telemetry.log_request_body {
+            tracing::debug!(exporter = %self.env.id, body = %String::from_utf8_lossy(body), "request");
+        }
+        let mut unreachable = None;
+        for _ in 0..self.nodes.count() {
+            let Some(node) = self.nodes.pick() else { break };
+            let began = Instant::now();
+            let remaining = call.until.map(|until| until.saturating_duration_since(began));
+            self.counters.bytes.add(body.len() as u64);
+            let pieces = std::slice::from_ref(body);
+            let patient = Patience { exporter: self, node: &node, until: call.until };
+            course.uncertain(true);
+            let answer = self.client.post(&node.bulk, NDJSON, &call.headers, pieces, remaining).await;
+            std::mem::forget(patient);
+            self.counters.latency.record(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+            match answer {
+                Ok(answer) => {
+                    course.uncertain(false);
+                    return self.read(call, &node, answer);
+                }
+                Err(error) => {
+                    let reason = format!("{}: {error}", node.base);
+                    self.counters.ended(Ended::Unanswered);
+                    match error.kind {
+                        HttpErrorKind::Unsendable => {
+                            course.uncertain(false);
+                            return Err(Stop::Never(StatusCode::BAD_REQUEST, reason));
+                        }
+                        HttpErrorKind::Connect | HttpErrorKind::Tls => {
+                            course.uncertain(false);
+                            self.failed(&node, &reason);
+                            unreachable = Some(reason);
+                        }
+                        // Only a good answer can be too large; what it says of the documents is lost with it.
+                        HttpErrorKind::TooLarge => return Err(later(reason, None)),
+                        HttpErrorKind::Lost | HttpErrorKind::TimedOut => {
+                            self.failed(&node, &reason);
+                            return Err(later(reason, None));
+                        }
+                    }
+                }
+            }
+        }
+        Err(later(unreachable.unwrap_or_else(|| "there is no node".to_owned()), None))
+    }
+
+    /// What a request came to as a whole.
+    fn read(&self, call: &Call, node: &Target, answer: HttpAnswer) -> Result<Reply, Stop> {
+        let HttpAnswer { status, body, retry_after, .. } = answer;
+        if self.settings.telemetry.log_response_body {
+            tracing::debug!(exporter = %self.env.id, %status, body = %String::from_utf8_lossy(&body), "response");
+        }
+        if status.is_success() {
+            self.answered(node);
+            self.counters.ended(Ended::Taken);
+            return Ok(Reply::Verdicts(body));
+        }
+        let said = answer::complaint(&body);
+        let reason = format!("{}: HTTP {status}: {said}", node.base);
+        let busy = status == StatusCode::TOO_MANY_REQUESTS;
+        self.counters.ended(if busy { Ended::Busy } else { Ended::Failed });
+        match status {
+            // The node is there, but what it stands for is not.
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                self.failed(node, &reason);
+                return Err(later(reason, retry_after));
+            }
+            _ => self.answered(node),
+        }
+        match status {
+            StatusCode::PAYLOAD_TOO_LARGE => Ok(Reply::TooLarge(reason)),
+            StatusCode::UNAUTHORIZED if self.credentials.rejected(&call.headers) => Err(later(reason, None)),
+            _ if busy || status.is_server_error() || self.is_retried(status.as_u16()) => {
+                Err(later(reason, retry_after))
+            }
+            _ => Err(Stop::Never(status, said)),
+        }
+    }
+
+    /// Settles the documents of an answered request by their verdicts.
+    fn judge(
+        &self,
+        course: &mut Course<'_>,
+        bulk: &Bulk,
+        range: std::ops::Range<usize>,
+        body: &Bytes,
+        answer: &[u8],
+    ) -> Result<(), Stop> {
+        let documents = bulk.documents.get(range.clone()).unwrap_or_default();
+        let mut written = (range.start..).zip(documents).filter(|(_, document)| document.flaw.is_none());
+        let (mut again, mut first) = (0, None);
+        let read = answer::read(answer, &mut |Verdict { status, kind, reason }| {
+            let Some((index, document)) = written.next() else { return };
+            match status {
+                200..300 => {
+                    self.counters.created.add(1);
+                    course.take(bulk, index);
+                }
+                // A copy of it is there: what else has its id?
+                409 if document.has_id || course.was_uncertain(bulk, index) => {
+                    self.counters.known.add(1);
+                    course.take(bulk, index);
+                }
+                status if self.is_retried(status) => {
+                    again += 1;
+                    first.get_or_insert_with(|| format!("{status} {kind}: {reason}"));
+                }
+                status => {
+                    self.log(bulk, index, body, &kind, &reason);
+                    course.reject(bulk, index..index + 1, &kind, &format!("{status} {kind}: {reason}"));
+                }
+            }
+        });
+        let silent = written.count();
+        if let Err(error) = read {
+            let reason = format!("the answer can not be read: {error}");
+            self.counters.retried.add((again + silent) as u64);
+            return Err(later(reason, None));
+        }
+        if again + silent == 0 {
+            return Ok(());
+        }
+        self.counters.retried.add((again + silent) as u64);
+        let first = first.unwrap_or_else(|| "no verdict".to_owned());
+        Err(later(
+            format!("{} of {} documents are not taken: {first}", again + silent, documents.len()),
+            None,
+        ))
+    }
+
+    fn is_retried(&self, status: u16) -> bool {
+        self.settings.retry.retry_on_status.contains(&status)
+    }
+
+    fn failed(&self, node: &Target, reason: &str) {
+        if self.nodes.failed(&node.base, Instant::now()) {
+            self.counters.ejected.add(1);
+            tracing::warn!(exporter = %self.env.id, node = %node.base, error = %reason,
+                "A node fails. It is left out until it answers again.");
+        }
+    }
+
+    fn answered(&self, node: &Target) {
+        if self.nodes.succeeded(&node.base) {
+            self.counters.returned.add(1);
+            tracing::info!(exporter = %self.env.id, node = %node.base, "The node answers again.");
+        }
+    }
+
+    /// Logs a rejected document, if that is asked for.
+    fn log(&self, bulk: &Bulk, index: usize, body: &Bytes, kind: &str, reason: &str) {
+        let telemetry = &self.settings.telemetry;
+        let (mut last, now) = (self.logged_at.borrow_mut(), Instant::now());
+        let rest = telemetry.log_failed_docs_input_rate_limit.0;
+        if !telemetry.log_failed_docs_input || last.is_some_and(|last| now.duration_since(last) < rest) {
+            return;
+        }
+        *last = Some(now);
+        let start = index.checked_sub(1).and_then(|before| bulk.documents.get(before)).map_or(0, |d| d.end);
+        let end = bulk.documents.get(index).map_or(start, |document| document.end);
+        let document = String::from_utf8_lossy(body.get(start..end).unwrap_or_default());
+        tracing::debug!(exporter = %self.env.id, %kind, %reason, %document, "document rejected");
+    }
+
+    /// Does `work`, and meanwhile asks a node that was left out whether it answers. That must not hold up the work: what
+    /// is not answered by its end is asked again beside the next.
+    async fn probing<T>(&self, call: &Call, work: impl Future<Output = T>) -> T {
+        let Some(node) = self.nodes.due(Instant::now()) else { return work.await };
+        let unasked = Unasked(&self.nodes, &node.base);
+        let probe = async {
+            let answer = match format!("{}/", node.base).parse() {
+                Ok(url) => {
+                    self.client.get(&url, &call.headers, PATIENCE).await.map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            match answer {
+                Ok(answer) if !answer.status.is_server_error() => self.answered(&node),
+                Ok(answer) => self.failed(&node, answer.status.as_str()),
+                Err(error) => self.failed(&node, &error),
+            }
+        };
+        let ended = match future::select(std::pin::pin!(work), std::pin::pin!(probe)).await {
+            Either::Left((ended, _)) => return ended,
+            Either::Right(((), work)) => work.await,
+        };
+        drop(unasked);
+        ended
+    }
+
+    /// Asks the cluster for its nodes, if it is time to.
+    async fn discover(&self, call: &Call) {
+        let now = Instant::now();
+        if self.asks_at.get().is_none_or(|at| at > now) {
+            return;
+        }
+        self.asks_at.set(self.settings.discover.interval.positive().map(|interval| now + interval));
+        let Some(node) = self.nodes.pick() else { return };
+        let found = match format!("{}{DISCOVERY}", node.base).parse() {
+            Ok(url) => match self.client.get(&url, &call.headers, PATIENCE).await {
+                Ok(answer) if answer.status.is_success() => {
+                    discovered(&answer.body, &node.base).map_err(|error| error.to_string())
+                }
+                Ok(answer) => Err(format!("HTTP {}: {}", answer.status, answer::complaint(&answer.body))),
+                Err(error) => Err(error.to_string()),
+            },
+            Err(error) => Err(error.to_string()),
+        };
+        match found {
+            Ok(urls) => self.nodes.replace(&urls),
+            Err(error) => tracing::warn!(exporter = %self.env.id, node = %node.base, %error,
+                "The cluster does not say which nodes it has. Those that are known stay in use."),
+        }
+    }
+}
+
+fn later(reason: String, retry_after: Option<Duration>) -> Stop {
+    Stop::Later(ExportError::Retryable { reason: reason.into(), retry_after })
+}
+
+/// The gRPC code that says the same.
+fn code(status: StatusCode) -> i32 {
+    let code = match status {
+        StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+        StatusCode::FORBIDDEN => Code::PermissionDenied,
+        StatusCode::NOT_FOUND => Code::NotFound,
+        _ => Code::InvalidArgument,
+    };
+    code as i32
+}
+
+/// While a node is waited for. Dropped with the attempt when its time is up, and then the node has failed.
+struct Patience<'e> {
+    exporter: &'e Elasticsearch,
+    node: &'e Target,
+    until: Option<Instant>,
+}
+
+impl Drop for Patience<'_> {
+    fn drop(&mut self) {
+        if self.until.is_some_and(|until| Instant::now() >= until) {
+            self.exporter.failed(self.node, "no answer in time");
+        }
+    }
+}
+
+/// A node that is asked, until it is not.
+struct Unasked<'e>(&'e Nodes, &'e str);
+
+impl Drop for Unasked<'_> {
+    fn drop(&mut self) {
+        self.0.unasked(self.1);
+    }
+}
