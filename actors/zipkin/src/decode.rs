@@ -5,7 +5,7 @@ use watershed_telemetry::{Payload, Signal};
 
 use crate::error::DecodeError;
 use crate::sink::Sink;
-use crate::{json, proto};
+use crate::{json, proto, v1};
 use watershed_telemetry::build::Room;
 
 /// What a body is written in.
@@ -58,17 +58,18 @@ fn attempt(
     strict: bool,
 ) -> Result<Result<Payload, String>, DecodeError> {
     let request = match format {
-        Format::Json => {
+        Format::Json | Format::JsonV1 => {
             let mut lexer = Lexer::new(body);
-            read_json(body, &mut lexer, options, room).map_err(|fault| fault.into_error(body, lexer.pos()))?
+            read_json(format, body, &mut lexer, options, room)
+                .map_err(|fault| fault.into_error(body, lexer.pos()))?
         }
-        Format::JsonV1 | Format::ThriftV1 => {
-            return Err(DecodeError::Meaning("version 1 is not read yet".into()));
-        }
-        Format::Proto => {
+        Format::Proto | Format::ThriftV1 => {
             let mut sink =
                 Sink::new(Room::new(room), body.len() + body.len() / 4, options.parse_string_tags)?;
-            proto::read(body, &mut sink, options.debug, strict)?;
+            match format {
+                Format::Proto => proto::read(body, &mut sink, options.debug, strict)?,
+                _ => v1::thrift::read(body, &mut sink, options.debug)?,
+            }
             sink.finish()?
         }
     };
@@ -76,6 +77,7 @@ fn attempt(
 }
 
 fn read_json<'a>(
+    format: Format,
     body: &'a [u8],
     lexer: &mut Lexer<'a>,
     options: Options,
@@ -92,6 +94,9 @@ fn read_json<'a>(
         room.take(body.len())?;
     }
     let mut sink = Sink::new(room, body.len(), options.parse_string_tags)?;
-    json::read(lexer, &mut sink, options.debug)?;
+    match format {
+        Format::JsonV1 => v1::json::read(lexer, &mut sink, options.debug)?,
+        _ => json::read(lexer, &mut sink, options.debug)?,
+    }
     Ok(sink.finish()?)
 }

@@ -11,15 +11,12 @@ use crate::span::{Annotation, Endpoint, Ip, Kind, Span, Tag, Text, Value};
 /// Reads all spans of `json`, which is UTF-8, into `sink`.
 pub(crate) fn read<'a>(lexer: &mut Lexer<'a>, sink: &mut Sink<'a, '_>, debug: bool) -> Result<(), Fault> {
     let mut span = Span::default();
-    lexer.array()?;
-    let mut index = 0;
-    while lexer.element(index == 0)? {
+    elements(lexer, |lexer| {
         span.clear();
         span.debug = debug;
-        read_span(lexer, &mut span, sink).map_err(|fault| fault.at_index(index))?;
-        sink.push(&span)?;
-        index += 1;
-    }
+        read_span(lexer, &mut span, sink)?;
+        Ok(sink.push(&span)?)
+    })?;
     lexer.end()
 }
 

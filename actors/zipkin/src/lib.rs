@@ -13,6 +13,7 @@ mod proto;
 mod receiver;
 mod sink;
 mod span;
+mod v1;
 mod wire;
 
 pub use decode::{Format, Options, decode};

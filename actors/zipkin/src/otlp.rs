@@ -280,7 +280,7 @@ fn bound(endpoint: &Endpoint<'_>) -> usize {
 }
 
 /// A text's value, where it is that of a number or a flag (`parse_string_tags`): what otelcol takes for one.
-fn parsed(text: &[u8]) -> Option<Value<'static>> {
+pub(crate) fn parsed(text: &[u8]) -> Option<Value<'static>> {
     match text {
         b"true" => return Some(Value::Bool(true)),
         b"false" => return Some(Value::Bool(false)),

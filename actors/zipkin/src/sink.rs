@@ -25,6 +25,8 @@ pub(crate) struct Sink<'a, 'r> {
     groups: BTreeMap<Group<'a>, usize>,
     last: Option<Group<'a>>,
     runs: Vec<Run>,
+    /// The most that was held beside a span.
+    beside: usize,
 }
 
 /// What spans are grouped by.
@@ -54,7 +56,8 @@ impl<'a, 'r> Sink<'a, 'r> {
     pub(crate) fn new(mut room: Room<'r>, capacity: usize, parse_string_tags: bool) -> Result<Self, NoRoom> {
         let mut out = Vec::new();
         room.reserve(&mut out, capacity)?;
-        Ok(Self { room, parse_string_tags, out, groups: BTreeMap::new(), last: None, runs: Vec::new() })
+        let (groups, runs) = (BTreeMap::new(), Vec::new());
+        Ok(Self { room, parse_string_tags, out, groups, last: None, runs, beside: 0 })
     }
 
     /// Adds to what is held of a span.
@@ -62,6 +65,13 @@ impl<'a, 'r> Sink<'a, 'r> {
     pub(crate) fn keep<T>(&mut self, list: &mut Vec<T>, element: T) -> Result<(), NoRoom> {
         self.room.reserve(list, 1)?;
         list.push(element);
+        Ok(())
+    }
+
+    /// Asks for the memory of what is held beside one span, and given back before the next.
+    pub(crate) fn beside(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        self.room.take(bytes.saturating_sub(self.beside))?;
+        self.beside = self.beside.max(bytes);
         Ok(())
     }
 

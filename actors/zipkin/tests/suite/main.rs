@@ -6,3 +6,4 @@ mod messages;
 mod oracle;
 mod properties;
 mod table;
+mod v1;

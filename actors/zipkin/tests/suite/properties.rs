@@ -33,7 +33,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 /// Annotations that are events with attributes have tests of their own.
-fn plain(value: &String) -> bool {
+fn plain(value: &str) -> bool {
     !value.ends_with('}') && !value.contains('|')
 }
 
@@ -65,7 +65,7 @@ fn span() -> impl Strategy<Value = Span> {
     );
     let times = (prop_oneof![Just(0), 0..1u64 << 50], prop_oneof![Just(0), 0..1u64 << 40]);
     let ends = (prop::option::of(endpoint()), prop::option::of(endpoint()));
-    let annotation = (0..1u64 << 50, text().prop_filter("plain", plain))
+    let annotation = (0..1u64 << 50, text().prop_filter("plain", |value| plain(value)))
         .prop_map(|(timestamp, value)| Annotation { timestamp, value });
     let lists = (vec(annotation, 0..3), btree_map(key(), text(), 0..8));
     (ids, 0..5, text(), times, ends, lists, any::<(bool, bool)>()).prop_map(

@@ -199,7 +199,11 @@ fn events_with_attributes_are_read_in_all_three_spellings() {
         format!("cache miss|{{{attributes}}}|2"),
     ] {
         let annotations = serde_json::json!([{ "timestamp": 5, "value": value }]);
-        assert_eq!(span(&format!(r#""annotations":{annotations}"#)).events, [event.clone()], "{value}");
+        assert_eq!(
+            span(&format!(r#""annotations":{annotations}"#)).events,
+            std::slice::from_ref(&event),
+            "{value}"
+        );
     }
 }
 
