@@ -21,7 +21,7 @@ enum Context {
     Zstd(CCtx<'static>),
     /// Has none that could be kept.
     Snappy,
-    SnappyBlock(snap::raw::Encoder),
+    SnappyBlock(Box<snap::raw::Encoder>),
 }
 
 // === impl Deflater ===
@@ -41,7 +41,7 @@ impl Deflater {
                 ("zstd", Context::Zstd(context))
             }
             Compression::Snappy => ("snappy", Context::Snappy),
-            Compression::SnappyBlock => ("snappy", Context::SnappyBlock(snap::raw::Encoder::new())),
+            Compression::SnappyBlock => ("snappy", Context::SnappyBlock(Box::new(snap::raw::Encoder::new()))),
         };
         Some(Self { name, context: Mutex::new(context) })
     }
