@@ -86,6 +86,6 @@ impl Exporter for Prometheus {
         let scratch = &mut scratch.borrow_mut();
         let left_out = settings.store.fill(&batch.payload, translation, scratch, *bounds, &env.budget);
         drops.count(&left_out);
-        Ok(Partial { rejected: left_out.lost(), message: left_out.text() })
+        Ok(Partial { rejected: left_out.lost(), message: left_out.text(), ..Partial::default() })
     }
 }
