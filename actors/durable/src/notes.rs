@@ -99,6 +99,10 @@ impl Notes for NoteBooks {
         let written = tokio::task::spawn_blocking(move || book.lock().write(note.into(), until));
         written.map(|written| written.unwrap_or_else(|lost| Err(Failure::from_error(&lost)))).boxed_local()
     }
+
+    fn oldest(&self) -> u64 {
+        (self.oldest)()
+    }
 }
 
 // === impl Book ===

@@ -93,6 +93,9 @@ pub trait Notes: Send + Sync {
         note: Vec<u8>,
         until: u64,
     ) -> LocalBoxFuture<'static, Result<(), Failure>>;
+
+    /// When the oldest message came that is not done; 0 where that is not known, the end of time where there is none.
+    fn oldest(&self) -> u64;
 }
 
 /// A message that nobody will ever take.

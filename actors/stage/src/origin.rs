@@ -57,6 +57,19 @@ const HEADER: usize = 64;
 // === impl Origin ===
 
 impl Origin {
+    /// Whether requests of the two can be one, whatever they depend on.
+    pub fn agrees(&self, other: &Self) -> bool {
+        let metadata = match (&self.metadata.0, &other.metadata.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one == other,
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        metadata && self.auth == other.auth
+    }
+}
+
+// === impl Origin ===
+
+impl Origin {
     /// Bytes that are kept because the sender sent them along.
     pub(crate) fn bytes(&self) -> usize {
         let Metadata(headers) = &self.metadata;

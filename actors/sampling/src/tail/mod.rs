@@ -1,0 +1,437 @@
+//! `tail_sampling`: decides about whole traces, once they had the time to come.
+//!
+//! A shard of the traces lives on each lane. Its clock are the arrivals of what it is given, so that what a journal
+//! hands out again is decided as it was at first. At each beat of it the traces that are due are judged, and their
+//! spans go on together in large requests, or go.
+
+mod decided;
+mod metrics;
+mod policy;
+mod settings;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use watershed_stage::{
+    Context, Env, Error, Failure, Lent, Outlet, Payload, Placement, Processor, Signal, wall_clock,
+};
+use watershed_telemetry::sheaf::{Bundle, Sheaf};
+use watershed_telemetry::view::SpanView;
+
+use decided::Capacity;
+use metrics::{Counters, Early};
+use policy::{Policies, ROOT, SAMPLED_FLAG, STATUSES, Verdict};
+pub(crate) use settings::Settings;
+use store::{Arrived, Fate, Passing, Store, Ticket};
+
+/// Decisions are made this often at least, and more often where the wait is short.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// The part of the wait that a beat may be.
+const BEATS: u32 = 8;
+
+/// Up to which size spans go on in one request, more or less.
+const LARGE: usize = 1 << 20;
+
+/// What came at most so long ago has just come: time goes on by itself.
+const LIVE: u64 = 2_000_000_000;
+
+/// After so long without a message, nothing older than now is still to come.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Traces that are decided early at once, at least: room for one would not last.
+const ROOM: usize = 64;
+
+/// The first byte of a note: its form.
+const NOTE: u8 = 1;
+
+/// Decides about traces.
+pub(crate) struct TailSampling {
+    env: Env,
+    settings: Arc<Settings>,
+    policies: Policies,
+    counters: Counters,
+    store: Lent<Store>,
+    limits: Limits,
+    /// When the last message came, and whether it had just arrived somewhere else.
+    heard: Option<(Instant, bool)>,
+    /// Spans of the message in hand.
+    arrived: Vec<Arrived>,
+    /// Whether policies ask for the flags of spans.
+    flags: bool,
+}
+
+/// What holds for one shard, times in nanoseconds.
+struct Limits {
+    wait: u64,
+    after_root: Option<u64>,
+    beat: u64,
+    traces: usize,
+    bytes: u64,
+    largest: Option<u64>,
+    capacity: Capacity,
+}
+
+/// A decision about to be carried out.
+struct Judged {
+    ticket: Ticket,
+    hash: u64,
+    id: [u8; 16],
+    sampled: bool,
+}
+
+impl Processor for TailSampling {
+    type Settings = Settings;
+
+    fn signals() -> &'static [Signal] {
+        &[Signal::Traces]
+    }
+
+    fn placement(_: &Settings) -> Placement {
+        Placement::Keyed
+    }
+
+    fn holds(_: &Settings) -> bool {
+        true
+    }
+
+    fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {
+        let policies = Policies::new(settings, env.copies)?;
+        let counters = Counters::new(env, &policies);
+        let limits = Limits::new(settings, env);
+        let mut store: Lent<Store> = env.shelf.take();
+        // The incarnation before may have been broken off.
+        store.put_back();
+        if store.clock.now == 0 {
+            store.expect(settings.expected_new_traces_per_sec / env.copies.max(1), hash);
+        }
+        Ok(Self {
+            flags: policies.want_flags(),
+            settings: settings.clone(),
+            env: env.clone(),
+            policies,
+            counters,
+            store,
+            limits,
+            heard: None,
+            arrived: Vec::new(),
+        })
+    }
+
+    async fn start(&mut self) -> Result<(), Failure> {
+        let Some(notes) = &self.env.notes else { return Ok(()) };
+        let oldest = notes.oldest();
+        for (until, note) in notes.read(&self.env.id)? {
+            for (id, sampled) in read_note(&note) {
+                self.store.decided.add(hash(&id), sampled, until, self.limits.capacity, oldest);
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &mut self,
+        payload: Payload,
+        context: &Arc<Context>,
+        outlet: &mut Outlet,
+    ) -> Result<(), Error> {
+        self.heard = Some((Instant::now(), wall_clock().saturating_sub(context.arrived) < LIVE));
+        self.store.clock.now = self.store.clock.now.max(context.arrived);
+        self.settle(outlet).await;
+        self.make_room(payload.bytes() as u64, payload.items(), outlet).await?;
+        let mut passing = Bundle::default();
+        #[cfg(test)]
+        tests::break_here("before a message is taken in");
+        for request in payload.requests() {
+            let mut arrived = std::mem::take(&mut self.arrived);
+            arrived.clear();
+            let sheaf = Sheaf::read(request.clone(), |span, spot| {
+                arrived.push(Arrived::new(&span, spot, self.flags))
+            });
+            self.take_in(sheaf, &mut arrived, context, outlet, &mut passing);
+            self.arrived = arrived;
+        }
+        if passing.spans() > 0 {
+            outlet.send(passing.finish());
+        }
+        Ok(())
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.limits.beat))
+    }
+
+    async fn tick(&mut self, outlet: &mut Outlet) -> Result<(), Error> {
+        if let Some((heard, live)) = self.heard {
+            let clock = &mut self.store.clock;
+            if live || heard.elapsed() >= QUIET {
+                clock.now = clock.now.max(wall_clock());
+            }
+            self.settle(outlet).await;
+        }
+        self.counters.show(self.store.traces(), self.store.bytes());
+        Ok(())
+    }
+
+    async fn drain(&mut self, outlet: &mut Outlet) -> Result<(), Error> {
+        // Who has it on disk will hand it out again, and the rest of each trace with it.
+        if self.env.notes.is_some() {
+            return Ok(());
+        }
+        let rest = self.store.oldest(usize::MAX);
+        self.decide(rest, self.settings.drop_pending_traces_on_shutdown, outlet).await;
+        Ok(())
+    }
+}
+
+impl TailSampling {
+    /// Holds the spans of a request that wait, and lets the others follow the decision about their trace.
+    fn take_in(
+        &mut self,
+        sheaf: Sheaf,
+        arrived: &mut [Arrived],
+        context: &Arc<Context>,
+        outlet: &mut Outlet,
+        passing: &mut Bundle,
+    ) {
+        let (mut waiting, mut at_once) = (0, Vec::new());
+        for span in arrived.iter_mut() {
+            span.fate = self.fate(span, context.arrived);
+            match span.fate {
+                Fate::Waits | Fate::Follows(_) => waiting += 1,
+                Fate::Passes => at_once.push(span.spot),
+                Fate::Goes => {}
+            }
+        }
+        passing.add(&sheaf, &at_once);
+        if waiting > 0 {
+            let hold = outlet.hold(waiting);
+            let (new, too_large) = self.store.add((sheaf, hold, context), arrived, self.limits.largest, hash);
+            self.counters.new_traces.add(new as u64);
+            self.counters.too_large.add(too_large as u64);
+        }
+    }
+
+    fn fate(&self, span: &Arrived, came: u64) -> Fate {
+        if self.store.knows(span.hash, &span.id) {
+            return Fate::Waits;
+        }
+        let Some(decision) = self.store.decided.of(span.hash) else { return Fate::Waits };
+        let sampled = decision.sampled;
+        self.counters.late[usize::from(!sampled)].add(1);
+        self.counters.late_age.record(decision.age(came));
+        match (sampled, self.env.notes.is_some() && !decision.covers(came)) {
+            (sampled, true) => Fate::Follows(sampled),
+            (true, false) => Fate::Passes,
+            (false, false) => Fate::Goes,
+        }
+    }
+
+    /// Decides what is due at the last beat, if that is not done.
+    async fn settle(&mut self, outlet: &mut Outlet) {
+        let Limits { wait, after_root, beat, .. } = self.limits;
+        let now = self.store.clock.now / beat * beat;
+        if now > self.store.clock.settled {
+            let due = self.store.due(now, wait, after_root);
+            if self.decide(due, false, outlet).await {
+                self.store.clock.settled = now;
+            }
+        }
+    }
+
+    /// Decides about the oldest traces until there is room for so much more.
+    async fn make_room(&mut self, bytes: u64, spans: usize, outlet: &mut Outlet) -> Result<(), Error> {
+        loop {
+            let traces = self.store.traces();
+            let early = if traces + spans.min(self.limits.traces) > self.limits.traces && traces > 0 {
+                Early::Traces
+            } else if self.store.bytes() + bytes > self.limits.bytes && traces > 0 {
+                Early::Bytes
+            } else {
+                return Ok(());
+            };
+            if self.settings.block_on_overflow {
+                return Err(Error::refuse("as many traces wait for a decision as may"));
+            }
+            let oldest = self.store.oldest(ROOM.max(traces / 20));
+            self.counters.early[usize::from(early == Early::Bytes)].add(oldest.len() as u64);
+            if !self.decide(oldest, false, outlet).await {
+                return Err(Error::refuse("decisions can not be written down"));
+            }
+        }
+    }
+
+    /// Judges these traces, has the decisions noted where they must be, and carries them out; false where they could not
+    /// be noted, and nothing has changed.
+    async fn decide(&mut self, tickets: Vec<Ticket>, leave_out: bool, outlet: &mut Outlet) -> bool {
+        if tickets.is_empty() {
+            return true;
+        }
+        let began = Instant::now();
+        let now = self.store.clock.now;
+        let judged: Vec<Judged> =
+            tickets.iter().filter_map(|ticket| self.judge(*ticket, now, leave_out)).collect();
+        if let Some(notes) = &self.env.notes
+            && let Err(failure) = notes.write(&self.env.id, note(&judged), now).await
+        {
+            tracing::error!(processor = %self.env.id, error = %failure, "decisions can not be written down, and wait");
+            self.store.put_back();
+            return false;
+        }
+        #[cfg(test)]
+        tests::break_here("before decisions are carried out");
+        self.carry_out(judged, now, outlet);
+        self.counters.took.record(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        true
+    }
+
+    fn judge(&mut self, ticket: Ticket, now: u64, leave_out: bool) -> Option<Judged> {
+        let trace = self.store.trace(ticket)?;
+        let facts = trace.facts;
+        let sampled = match trace.known {
+            Some(sampled) => sampled,
+            None if leave_out => false,
+            None => {
+                let spans = self.store.spans(trace);
+                let told = |policy, said| self.counters.said(policy, said, facts.spans);
+                let verdict = self.policies.judge(&facts, &spans, now, told);
+                self.counters.decided(verdict);
+                verdict == Verdict::Sampled
+            }
+        };
+        Some(Judged { ticket, hash: hash(&facts.id), id: facts.id, sampled })
+    }
+
+    /// From here on nothing may fail.
+    fn carry_out(&mut self, judged: Vec<Judged>, now: u64, outlet: &mut Outlet) {
+        let oldest = self.env.notes.as_ref().map_or(u64::MAX, |notes| notes.oldest());
+        let (mut passing, mut ended) = (Passing::default(), Vec::new());
+        for Judged { ticket, hash, sampled, .. } in judged {
+            self.store.close(ticket, hash, sampled.then_some(&mut passing), &mut ended);
+            self.store.decided.add(hash, sampled, now, self.limits.capacity, oldest);
+        }
+        let mut going = Going::default();
+        passing.take(&self.store, |sheaf, hold, context, spots| {
+            if !going.fits(context) {
+                std::mem::take(&mut going).leave(outlet);
+            }
+            going.bundle.add(sheaf, spots);
+            going.parts.push((hold, spots.len()));
+            going.context = Some(context.clone());
+        });
+        going.leave(outlet);
+        for request in ended {
+            outlet.release(self.store.end(request), None);
+        }
+    }
+}
+
+/// A request that is put together of what is sampled.
+#[derive(Default)]
+struct Going<'h> {
+    bundle: Bundle,
+    parts: Vec<(&'h watershed_stage::Hold, usize)>,
+    context: Option<Arc<Context>>,
+}
+
+impl Going<'_> {
+    /// Whether more may go along that came so: what their senders said of themselves must agree.
+    fn fits(&self, context: &Context) -> bool {
+        let agrees = self.context.as_ref().is_none_or(|ours| ours.origin.agrees(&context.origin));
+        agrees && self.bundle.bytes() < LARGE
+    }
+
+    fn leave(self, outlet: &mut Outlet) {
+        if self.bundle.spans() > 0 {
+            outlet.pass(self.parts, self.bundle.finish());
+        }
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    fn new(settings: &Settings, env: &Env) -> Self {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let Settings { decision_wait, decision_wait_after_root_received, num_traces, .. } = settings;
+        let shards = env.copies.max(1);
+        let share = |number: usize| number.div_ceil(shards);
+        let capacity = |size: Option<usize>| share(size.unwrap_or(num_traces.saturating_mul(10)));
+        let max_bytes = settings.max_bytes.map_or(env.budget.limit() / 2, |bytes| bytes.0);
+        let cache = &settings.decision_cache;
+        let waits = decision_wait_after_root_received.positive().into_iter().chain([decision_wait.0]);
+        let shortest = waits.min().unwrap_or(BEAT);
+        Self {
+            wait: nanos(decision_wait.0),
+            after_root: decision_wait_after_root_received.positive().map(nanos),
+            beat: nanos((shortest / BEATS).clamp(Duration::from_millis(5), BEAT)),
+            traces: share(*num_traces),
+            bytes: max_bytes / shards as u64,
+            largest: Some(settings.maximum_trace_size_bytes).filter(|largest| *largest > 0),
+            capacity: Capacity {
+                sampled: capacity(cache.sampled_cache_size),
+                not_sampled: capacity(cache.non_sampled_cache_size),
+            },
+        }
+    }
+}
+
+// === impl Arrived ===
+
+impl Arrived {
+    fn new(span: &SpanView<'_>, spot: watershed_telemetry::sheaf::Spot, flags: bool) -> Self {
+        let outline = span.outline();
+        let id = outline.trace_id.try_into().unwrap_or_default();
+        let status = u8::try_from(outline.status.code()).ok().filter(|code| *code < 3).unwrap_or_default();
+        let mut seen = (1 << status) & STATUSES;
+        if outline.parent_span_id.is_empty() {
+            seen |= ROOT;
+        }
+        if flags && span.flags() & 1 == 1 {
+            seen |= SAMPLED_FLAG;
+        }
+        let start = Some(outline.start_time_unix_nano).filter(|start| *start > 0).unwrap_or(u64::MAX);
+        let end = outline.end_time_unix_nano;
+        Self { hash: hash(&id), id, spot, start, end, seen, fate: Fate::Waits }
+    }
+}
+
+/// The hash of a trace id. Ids may be chosen by who sends, so that it takes a key that nobody knows.
+fn hash(id: &[u8; 16]) -> u64 {
+    static KEYS: LazyLock<(u64, u64)> = LazyLock::new(|| {
+        let random = RandomState::new();
+        (random.hash_one(0), random.hash_one(1))
+    });
+    let whole = u128::from_le_bytes(*id);
+    let fold = |one: u64, other: u64| {
+        let product = u128::from(one) * u128::from(other);
+        product as u64 ^ (product >> 64) as u64
+    };
+    let (low, high) = (whole as u64 ^ KEYS.0, (whole >> 64) as u64 ^ KEYS.1);
+    fold(fold(low, high) ^ KEYS.0, fold(low.rotate_left(29) ^ KEYS.1, high | 1) | 1)
+}
+
+/// Decisions as they are noted: a byte for the form, then 17 bytes a trace.
+fn note(judged: &[Judged]) -> Vec<u8> {
+    let mut note = Vec::with_capacity(1 + 17 * judged.len());
+    note.push(NOTE);
+    for Judged { id, sampled, .. } in judged {
+        note.extend_from_slice(id);
+        note.push(u8::from(*sampled));
+    }
+    note
+}
+
+/// What was noted; nothing of a form that is not known.
+fn read_note(note: &[u8]) -> impl Iterator<Item = ([u8; 16], bool)> {
+    let body = note.strip_prefix(&[NOTE]).unwrap_or_default();
+    body.chunks_exact(17).filter_map(|one| {
+        let (id, sampled) = one.split_first_chunk()?;
+        Some((*id, sampled == [1]))
+    })
+}

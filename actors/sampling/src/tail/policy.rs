@@ -1,0 +1,484 @@
+//! Policies: what says of a trace that it is to be kept.
+//!
+//! Source: opentelemetry-collector-contrib `processor/tailsamplingprocessor`. Most decide by [`Facts`], which are summed
+//! up as spans come; only those that ask for attributes look at spans again.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use regex::RegexSet;
+use watershed_stage::Failure;
+use watershed_telemetry::view::{Attributes, ResourceView, SpanView, Value};
+
+use super::settings::{self, Kind};
+
+/// Bit n of [`Facts::seen`]: a span of status n. Then those of what else was seen.
+pub(super) const STATUSES: u8 = 0b111;
+/// A span with the W3C flag `sampled`.
+pub(super) const SAMPLED_FLAG: u8 = 1 << 3;
+/// A span without a parent.
+pub(super) const ROOT: u8 = 1 << 4;
+
+/// What is known of a trace without another look at its spans.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Facts {
+    pub(super) id: [u8; 16],
+    /// The first start of a span, in Unix nanoseconds; `u64::MAX` where none has one.
+    pub(super) start: u64,
+    /// The last end.
+    pub(super) end: u64,
+    pub(super) spans: u32,
+    pub(super) bytes: u64,
+    pub(super) seen: u8,
+}
+
+/// The spans of a trace.
+pub(super) trait Spans {
+    /// Whether `is` holds for any of them.
+    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, ResourceView<'_>) -> bool) -> bool;
+}
+
+/// What a trace is judged by.
+pub(super) struct Policies {
+    /// Those that drop first.
+    policies: Vec<Policy>,
+    first_match: bool,
+}
+
+/// One of them, by its name.
+pub(super) struct Policy {
+    pub(super) name: String,
+    rule: Rule,
+    drops: bool,
+}
+
+/// What a policy says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Sampled,
+    NotSampled,
+    Dropped,
+}
+
+enum Rule {
+    Always,
+    Latency {
+        over: u64,
+        up_to: Option<u64>,
+    },
+    Numeric {
+        key: String,
+        least: Option<i64>,
+        most: Option<i64>,
+        invert: bool,
+    },
+    Probabilistic {
+        state: u64,
+        threshold: u64,
+    },
+    /// Any of these bits was seen.
+    Seen(u8),
+    Text {
+        key: String,
+        texts: Texts,
+        invert: bool,
+    },
+    TraceState {
+        key: String,
+        values: Vec<String>,
+    },
+    Spans(Bucket),
+    Bytes(Bucket),
+    Count {
+        least: u64,
+        most: Option<u64>,
+    },
+    Truth {
+        key: String,
+        value: bool,
+        invert: bool,
+    },
+    All(Vec<Rule>),
+    Not(Box<Rule>),
+    Composite(Composite),
+    #[cfg(test)]
+    Panics,
+}
+
+/// Texts that match.
+enum Texts {
+    These(Vec<String>),
+    Expressions { set: RegexSet, known: HashMap<Box<str>, bool>, most: usize },
+}
+
+/// So much a second, by the time of the data.
+struct Bucket {
+    per_second: f64,
+    burst: f64,
+    left: f64,
+    at: u64,
+}
+
+struct Composite {
+    most: u64,
+    second: u64,
+    parts: Vec<Share>,
+}
+
+/// A policy with the spans it may sample in a second, and those that it has.
+struct Share {
+    rule: Rule,
+    most: u64,
+    sampled: u64,
+}
+
+// === impl Policies ===
+
+impl Policies {
+    /// The policies of one of so many shards, which share what is counted by the second.
+    pub(super) fn new(settings: &settings::Settings, shards: usize) -> Result<Self, Failure> {
+        let policy = |policy: &settings::Policy| {
+            let rule = Rule::new(policy, shards.max(1) as u64)?;
+            Ok(Policy { name: policy.name.clone(), rule, drops: policy.r#type == Kind::Drop })
+        };
+        let mut policies = settings.policies.iter().map(policy).collect::<Result<Vec<_>, Failure>>()?;
+        policies.sort_by_key(|policy| !policy.drops);
+        Ok(Self { policies, first_match: settings.sample_on_first_match })
+    }
+
+    /// In the order in which they are asked.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.iter()
+    }
+
+    /// Whether they ask for the flags of spans.
+    pub(super) fn want_flags(&self) -> bool {
+        self.policies.iter().any(|policy| policy.rule.wants_flags())
+    }
+
+    /// Judges a trace at a time: what drops wins over what samples, and that over what does not. `told` hears what each
+    /// policy says; `None` of one that failed, which is as if it were not there.
+    pub(super) fn judge(
+        &mut self,
+        facts: &Facts,
+        spans: &dyn Spans,
+        now: u64,
+        mut told: impl FnMut(usize, Option<Verdict>),
+    ) -> Verdict {
+        let mut verdict = Verdict::NotSampled;
+        for (number, policy) in self.policies.iter_mut().enumerate() {
+            // One trace that a policy can not bear must not hold up all others for ever.
+            let said = catch_unwind(AssertUnwindSafe(|| policy.rule.samples(facts, spans, now))).ok();
+            let said = said.map(|samples| match (samples, policy.drops) {
+                (true, true) => Verdict::Dropped,
+                (true, false) => Verdict::Sampled,
+                (false, _) => Verdict::NotSampled,
+            });
+            told(number, said);
+            match said {
+                Some(Verdict::Dropped) => return Verdict::Dropped,
+                Some(Verdict::Sampled) => verdict = Verdict::Sampled,
+                _ => {}
+            }
+            if verdict == Verdict::Sampled && self.first_match {
+                break;
+            }
+        }
+        verdict
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// The label `decision`.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Sampled => "sampled",
+            Self::NotSampled => "not_sampled",
+            Self::Dropped => "dropped",
+        }
+    }
+
+    /// The label `sampled`.
+    pub(super) fn sampled(self) -> &'static str {
+        if self == Self::Sampled { "true" } else { "false" }
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    fn new(policy: &settings::Policy, shards: u64) -> Result<Self, Failure> {
+        let settings::Policy { name, r#type, .. } = policy;
+        let missing = || Failure::new(format!("policy `{name}` has no table for its type"));
+        let many = |policies: &[settings::Policy]| {
+            policies.iter().map(|policy| Rule::new(policy, shards)).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(match r#type {
+            Kind::AlwaysSample => Self::Always,
+            Kind::TraceFlags => Self::Seen(SAMPLED_FLAG),
+            Kind::Latency => {
+                let it = policy.latency.as_ref().ok_or_else(missing)?;
+                Self::Latency { over: it.threshold_ms, up_to: set(it.upper_threshold_ms) }
+            }
+            Kind::NumericAttribute => {
+                let it = policy.numeric_attribute.as_ref().ok_or_else(missing)?;
+                let bound = |bound: i64| (bound != 0).then_some(bound);
+                let (least, most) = (bound(it.min_value), bound(it.max_value));
+                Self::Numeric { key: it.key.clone(), least, most, invert: it.invert_match }
+            }
+            Kind::Probabilistic => {
+                let it = policy.probabilistic.as_ref().ok_or_else(missing)?;
+                let salt = if it.hash_salt.is_empty() { DEFAULT_SALT } else { &it.hash_salt };
+                let threshold = threshold(it.sampling_percentage / 100.0);
+                Self::Probabilistic { state: fnv(FNV_OFFSET, salt.as_bytes()), threshold }
+            }
+            Kind::StatusCode => {
+                let it = policy.status_code.as_ref().ok_or_else(missing)?;
+                let codes = it.status_codes.iter().filter_map(|code| settings::status(code));
+                Self::Seen(codes.fold(0, |mask, code| mask | 1 << code))
+            }
+            Kind::StringAttribute => {
+                let it = policy.string_attribute.as_ref().ok_or_else(missing)?;
+                Self::Text { key: it.key.clone(), texts: Texts::new(it)?, invert: it.invert_match }
+            }
+            Kind::TraceState => {
+                let it = policy.trace_state.as_ref().ok_or_else(missing)?;
+                Self::TraceState { key: it.key.clone(), values: it.values.clone() }
+            }
+            Kind::RateLimiting => {
+                let it = policy.rate_limiting.as_ref().ok_or_else(missing)?;
+                Self::Spans(Bucket::new(it.spans_per_second, it.burst_capacity, shards))
+            }
+            Kind::BytesLimiting => {
+                let it = policy.bytes_limiting.as_ref().ok_or_else(missing)?;
+                Self::Bytes(Bucket::new(it.bytes_per_second, it.burst_capacity, shards))
+            }
+            Kind::SpanCount => {
+                let it = policy.span_count.as_ref().ok_or_else(missing)?;
+                Self::Count { least: it.min_spans, most: set(it.max_spans) }
+            }
+            Kind::BooleanAttribute => {
+                let it = policy.boolean_attribute.as_ref().ok_or_else(missing)?;
+                Self::Truth { key: it.key.clone(), value: it.value, invert: it.invert_match }
+            }
+            Kind::And => Self::All(many(&policy.and.as_ref().ok_or_else(missing)?.and_sub_policy)?),
+            Kind::Drop => Self::All(many(&policy.drop.as_ref().ok_or_else(missing)?.drop_sub_policy)?),
+            Kind::Not => {
+                let it = policy.not.as_ref().ok_or_else(missing)?;
+                Self::Not(Box::new(Rule::new(&it.not_sub_policy, shards)?))
+            }
+            Kind::Composite => {
+                Self::Composite(Composite::new(policy.composite.as_ref().ok_or_else(missing)?, shards)?)
+            }
+            Kind::OttlCondition => return Err(Failure::new("`ottl_condition` is not supported yet")),
+            #[cfg(test)]
+            Kind::Panics => Self::Panics,
+        })
+    }
+
+    fn wants_flags(&self) -> bool {
+        match self {
+            Self::Seen(bits) => bits & SAMPLED_FLAG != 0,
+            Self::All(rules) => rules.iter().any(Self::wants_flags),
+            Self::Not(rule) => rule.wants_flags(),
+            Self::Composite(composite) => composite.parts.iter().any(|part| part.rule.wants_flags()),
+            _ => false,
+        }
+    }
+
+    fn samples(&mut self, facts: &Facts, spans: &dyn Spans, now: u64) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Latency { over, up_to } => {
+                let took = facts.end.saturating_sub(facts.start) / 1_000_000;
+                took > *over && up_to.is_none_or(|most| took <= most)
+            }
+            Self::Numeric { key, least, most, invert } => {
+                let fits =
+                    |number: i64| least.is_none_or(|it| number >= it) && most.is_none_or(|it| number <= it);
+                *invert
+                    != attribute(spans, key, |value| match value {
+                        Value::Int(number) => fits(number),
+                        _ => false,
+                    })
+            }
+            Self::Probabilistic { state, threshold } => fnv(*state, &facts.id) <= *threshold,
+            Self::Seen(bits) => facts.seen & *bits != 0,
+            Self::Text { key, texts, invert } => {
+                *invert
+                    != attribute(spans, key, |value| match value {
+                        Value::Str(text) => texts.match_text(text),
+                        _ => false,
+                    })
+            }
+            Self::TraceState { key, values } => spans.any(&mut |span, _| {
+                member(span.trace_state(), key).is_some_and(|value| values.iter().any(|it| it == value))
+            }),
+            Self::Spans(bucket) => bucket.take(facts.spans.into(), now),
+            Self::Bytes(bucket) => bucket.take(facts.bytes, now),
+            Self::Count { least, most } => {
+                let spans = u64::from(facts.spans);
+                spans >= *least && most.is_none_or(|most| spans <= most)
+            }
+            Self::Truth { key, value, invert } => {
+                *invert != attribute(spans, key, |it| matches!(it, Value::Bool(it) if it == *value))
+            }
+            Self::All(rules) => rules.iter_mut().all(|rule| rule.samples(facts, spans, now)),
+            Self::Not(rule) => !rule.samples(facts, spans, now),
+            Self::Composite(composite) => composite.samples(facts, spans, now),
+            #[cfg(test)]
+            #[expect(clippy::panic, reason = "it is what it is for")]
+            Self::Panics => match attribute(spans, "panics", |_| true) {
+                true => panic!("as it was told"),
+                false => false,
+            },
+        }
+    }
+}
+
+/// 0 stands for no bound.
+fn set(bound: u64) -> Option<u64> {
+    (bound > 0).then_some(bound)
+}
+
+/// Whether an attribute of this key of any resource or span is so.
+fn attribute(spans: &dyn Spans, key: &str, mut is: impl FnMut(Value<'_>) -> bool) -> bool {
+    let mut found = |attributes: Attributes<'_>| attributes.find(key).is_some_and(|value| is(value.value()));
+    spans.any(&mut |span, resource| found(resource.attributes()) || found(span.attributes()))
+}
+
+/// The value of a member of a `tracestate` (W3C Trace Context, 3.3.1).
+fn member<'s>(state: &'s str, key: &str) -> Option<&'s str> {
+    let members = state.split(',').filter_map(|member| member.trim_matches([' ', '\t']).split_once('='));
+    members.into_iter().find_map(|(name, value)| (name == key).then_some(value))
+}
+
+// === impl Texts ===
+
+impl Texts {
+    fn new(settings: &settings::StringAttribute) -> Result<Self, Failure> {
+        if !settings.enabled_regex_matching {
+            return Ok(Self::These(settings.values.clone()));
+        }
+        let set = RegexSet::new(&settings.values).map_err(|error| Failure::from_error(&error))?;
+        let most = if settings.cache_max_size == 0 { 128 } else { settings.cache_max_size };
+        Ok(Self::Expressions { set, known: HashMap::new(), most })
+    }
+
+    fn match_text(&mut self, text: &str) -> bool {
+        match self {
+            Self::These(texts) => texts.iter().any(|it| it == text),
+            Self::Expressions { set, known, most } => match known.get(text) {
+                Some(matches) => *matches,
+                None => {
+                    let matches = set.is_match(text);
+                    // Which is there is of no account as long as those that come often soon are.
+                    if known.len() >= *most {
+                        known.clear();
+                    }
+                    known.insert(text.into(), matches);
+                    matches
+                }
+            },
+        }
+    }
+}
+
+// === impl Bucket ===
+
+impl Bucket {
+    fn new(per_second: u64, burst: u64, shards: u64) -> Self {
+        let burst = if burst == 0 { per_second.saturating_mul(2) } else { burst } as f64;
+        Self { per_second: per_second as f64 / shards as f64, burst, left: burst, at: 0 }
+    }
+
+    fn take(&mut self, amount: u64, now: u64) -> bool {
+        let since = now.saturating_sub(self.at);
+        self.at = self.at.max(now);
+        self.left = (self.left + since as f64 / 1e9 * self.per_second).min(self.burst);
+        let takes = amount as f64 <= self.left;
+        if takes {
+            self.left -= amount as f64;
+        }
+        takes
+    }
+}
+
+// === impl Composite ===
+
+impl Composite {
+    fn new(settings: &settings::Composite, shards: u64) -> Result<Self, Failure> {
+        let most = (settings.max_total_spans_per_second / shards).max(1);
+        let policies = &settings.composite_sub_policy;
+        let share = |name: &str| {
+            let given = settings.rate_allocation.iter().find(|it| it.policy == name && it.percent > 0);
+            given.map_or(most / policies.len().max(1) as u64, |it| most.saturating_mul(it.percent) / 100)
+        };
+        let ordered =
+            settings.policy_order.iter().filter_map(|name| policies.iter().find(|it| it.name == *name));
+        let rest = policies.iter().filter(|it| !settings.policy_order.contains(&it.name));
+        let parts = ordered.chain(rest).map(|policy| {
+            Ok(Share { rule: Rule::new(policy, shards)?, most: share(&policy.name), sampled: 0 })
+        });
+        Ok(Self { most, second: 0, parts: parts.collect::<Result<_, Failure>>()? })
+    }
+
+    fn samples(&mut self, facts: &Facts, spans: &dyn Spans, now: u64) -> bool {
+        let second = now / 1_000_000_000;
+        if std::mem::replace(&mut self.second, second) != second {
+            self.parts.iter_mut().for_each(|part| part.sampled = 0);
+        }
+        let Some(part) = self.parts.iter_mut().find_map(|part| {
+            let samples = part.rule.samples(facts, spans, now);
+            samples.then_some(part)
+        }) else {
+            return false;
+        };
+        // One that does not fit leaves room for a smaller one.
+        let with = part.sampled + u64::from(facts.spans);
+        let fits = with <= part.most && with <= self.most;
+        if fits {
+            part.sampled = with;
+        }
+        fits
+    }
+}
+
+/// otelcol's salt where none is set.
+const DEFAULT_SALT: &str = "default-hash-seed";
+
+pub(super) const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+/// FNV-1a of 64 bits, going on from `state`.
+pub(super) fn fnv(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
+}
+
+/// The part `ratio` of `u64::MAX` as the Go collector has it: multiplied as floats of 64 bits, cut to a whole number.
+pub(super) fn threshold(ratio: f64) -> u64 {
+    if ratio.is_nan() || ratio <= 0.0 {
+        return 0;
+    }
+    if ratio >= 1.0 {
+        return u64::MAX;
+    }
+    let bits = ratio.to_bits();
+    let (exponent, fraction) = ((bits >> 52) as i32, bits & ((1 << 52) - 1));
+    let (mantissa, exponent) = match exponent {
+        0 => (fraction, -1074),
+        exponent => (fraction | 1 << 52, exponent - 1075),
+    };
+    let product = u128::from(mantissa) * u128::from(u64::MAX);
+    let excess = (64 - product.leading_zeros() as i32).max(0);
+    // Half to even.
+    let half = if excess == 0 { 0 } else { 1_u128 << (excess - 1) };
+    let (mut rounded, rest) = (product >> excess, product & ((half << 1).max(1) - 1));
+    if excess > 0 && (rest > half || (rest == half && rounded & 1 == 1)) {
+        rounded += 1;
+    }
+    let shift = exponent + excess;
+    if shift <= -128 { 0 } else { u64::try_from(rounded >> -shift.min(0)).unwrap_or(u64::MAX) }
+}

@@ -1,0 +1,385 @@
+//! What a sampler holds: spans where they lie in the requests they came in, what is known of each trace, and the order
+//! in which traces are due.
+//!
+//! A trace takes 72 bytes, a span 16, and a request is kept as it came until all of its spans are decided, which is no
+//! later than `decision_wait` after it. Nothing here can fail between the first change and the last.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use slab::Slab;
+use watershed_stage::{Context, Hold};
+use watershed_telemetry::sheaf::{Sheaf, Spot};
+use watershed_telemetry::view::{ResourceView, SpanView};
+
+use super::decided::Decided;
+use super::policy::{Facts, ROOT, Spans};
+
+/// Ends a chain of spans.
+const NONE: u32 = u32::MAX;
+
+/// What a sampler holds. Outlives its panics.
+pub(super) struct Store {
+    traces: Slab<Trace>,
+    /// Numbers in `traces`, by the hash of the id.
+    index: HashTable<u32>,
+    spans: Vec<Held>,
+    /// The first of the unused `spans`.
+    free: u32,
+    requests: Slab<Request>,
+    /// What all requests take.
+    bytes: u64,
+    /// Traces in the order of their first span.
+    order: VecDeque<Ticket>,
+    /// Traces in the order in which their root came, and when.
+    rooted: VecDeque<(Ticket, u64)>,
+    /// Traces whose decision is known before they are due.
+    known: VecDeque<Ticket>,
+    /// Traces about which a decision is being made.
+    deciding: Vec<Ticket>,
+    serial: u32,
+    pub(super) decided: Decided,
+    pub(super) clock: Clock,
+}
+
+/// What time it is by what comes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Clock {
+    /// The latest arrival, or what has passed since; in Unix nanoseconds.
+    pub(super) now: u64,
+    /// What was due up to then has been decided.
+    pub(super) settled: u64,
+}
+
+/// A trace, as long as it is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket {
+    trace: u32,
+    serial: u32,
+}
+
+pub(super) struct Trace {
+    pub(super) facts: Facts,
+    /// When its first span came.
+    first: u64,
+    serial: u32,
+    head: u32,
+    /// What is decided already.
+    pub(super) known: Option<bool>,
+}
+
+/// A request of which spans are held.
+struct Request {
+    sheaf: Sheaf,
+    hold: Hold,
+    context: Arc<Context>,
+    /// How many of its spans are held.
+    left: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Held {
+    request: u32,
+    spot: Spot,
+    next: u32,
+}
+
+/// A span that has just come.
+#[derive(Clone, Copy)]
+pub(super) struct Arrived {
+    pub(super) hash: u64,
+    pub(super) id: [u8; 16],
+    pub(super) spot: Spot,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) seen: u8,
+    pub(super) fate: Fate,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It waits for a decision.
+    Waits,
+    /// It waits until the decision, which is known, is noted for it, too.
+    Follows(bool),
+    /// It goes on at once.
+    Passes,
+    /// It goes.
+    Goes,
+}
+
+/// Spans that go on, by the request they came in.
+#[derive(Default)]
+pub(super) struct Passing(Vec<(u32, Spot)>);
+
+// === impl Store ===
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            traces: Slab::new(),
+            index: HashTable::new(),
+            spans: Vec::new(),
+            free: NONE,
+            requests: Slab::new(),
+            bytes: 0,
+            order: VecDeque::new(),
+            rooted: VecDeque::new(),
+            known: VecDeque::new(),
+            deciding: Vec::new(),
+            serial: 0,
+            decided: Decided::default(),
+            clock: Clock::default(),
+        }
+    }
+}
+
+impl Store {
+    /// Makes room for so many traces more.
+    pub(super) fn expect(&mut self, traces: usize, hash: impl Fn(&[u8; 16]) -> u64) {
+        self.traces.reserve(traces);
+        self.order.reserve(traces);
+        let known = &self.traces;
+        self.index.reserve(traces, |trace| known.get(*trace as usize).map_or(0, |it| hash(&it.facts.id)));
+    }
+
+    /// Undecided traces.
+    pub(super) fn traces(&self) -> usize {
+        self.traces.len()
+    }
+
+    /// What is held, in bytes on the wire.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn knows(&self, hash: u64, id: &[u8; 16]) -> bool {
+        self.find(hash, id).is_some()
+    }
+
+    fn find(&self, hash: u64, id: &[u8; 16]) -> Option<u32> {
+        let is = |trace: &u32| self.traces.get(*trace as usize).is_some_and(|it| it.facts.id == *id);
+        self.index.find(hash, is).copied()
+    }
+
+    /// Takes a request in: those of its spans that wait. `hash` is that of a trace id. Says how many traces are new.
+    /// Those that grow beyond `largest` are left out with the next decisions.
+    pub(super) fn add(
+        &mut self,
+        (sheaf, hold, context): (Sheaf, Hold, &Arc<Context>),
+        spans: &[Arrived],
+        largest: Option<u64>,
+        hash: impl Fn(&[u8; 16]) -> u64,
+    ) -> (usize, usize) {
+        let waiting = |span: &&Arrived| matches!(span.fate, Fate::Waits | Fate::Follows(_));
+        let left = spans.iter().filter(waiting).count() as u32;
+        self.bytes += sheaf.bytes() as u64;
+        let request = self.requests.insert(Request { sheaf, hold, context: context.clone(), left }) as u32;
+        let (mut new, mut too_large) = (0, 0);
+        for span in spans.iter().filter(waiting) {
+            let number = match self.find(span.hash, &span.id) {
+                Some(number) => number,
+                None => {
+                    new += 1;
+                    self.open(span, context.arrived, &hash)
+                }
+            };
+            let Some(trace) = self.traces.get_mut(number as usize) else { continue };
+            let held = Held { request, spot: span.spot, next: trace.head };
+            trace.head = match self.spans.get_mut(self.free as usize) {
+                Some(free) => {
+                    let at = std::mem::replace(&mut self.free, free.next);
+                    *free = held;
+                    at
+                }
+                None => {
+                    self.spans.push(held);
+                    (self.spans.len() - 1) as u32
+                }
+            };
+            let ticket = Ticket { trace: number, serial: trace.serial };
+            if span.seen & !trace.facts.seen & ROOT != 0 {
+                self.rooted.push_back((ticket, context.arrived));
+            }
+            let facts = &mut trace.facts;
+            facts.seen |= span.seen;
+            facts.start = facts.start.min(span.start);
+            facts.end = facts.end.max(span.end);
+            facts.spans += 1;
+            facts.bytes += span.spot.bytes() as u64;
+            let grown = largest.is_some_and(|largest| facts.bytes > largest);
+            let known = match span.fate {
+                Fate::Follows(sampled) => Some(sampled),
+                _ if grown => Some(false),
+                _ => None,
+            };
+            if trace.known.is_none() && known.is_some() {
+                too_large += usize::from(grown);
+                trace.known = known;
+                self.known.push_back(ticket);
+            }
+        }
+        (new, too_large)
+    }
+
+    fn open(&mut self, span: &Arrived, first: u64, hash: impl Fn(&[u8; 16]) -> u64) -> u32 {
+        self.serial = self.serial.wrapping_add(1);
+        let facts = Facts { id: span.id, start: u64::MAX, ..Facts::default() };
+        let trace = Trace { facts, first, serial: self.serial, head: NONE, known: None };
+        let number = self.traces.insert(trace) as u32;
+        let traces = &self.traces;
+        let rehash = |it: &u32| traces.get(*it as usize).map_or(0, |trace| hash(&trace.facts.id));
+        self.index.insert_unique(span.hash, number, rehash);
+        self.order.push_back(Ticket { trace: number, serial: self.serial });
+        number
+    }
+
+    pub(super) fn trace(&self, ticket: Ticket) -> Option<&Trace> {
+        self.traces.get(ticket.trace as usize).filter(|trace| trace.serial == ticket.serial)
+    }
+
+    /// The traces that are due at `now`: whose decision is known, whose root came `after_root` ago if that is set, or
+    /// whose first span came `wait` ago.
+    pub(super) fn due(&mut self, now: u64, wait: u64, after_root: Option<u64>) -> Vec<Ticket> {
+        let mut due: Vec<Ticket> = self.known.drain(..).collect();
+        match after_root {
+            None => self.rooted.clear(),
+            Some(after) => {
+                while let Some((ticket, at)) = self.rooted.front()
+                    && at.saturating_add(after) <= now
+                {
+                    due.push(*ticket);
+                    self.rooted.pop_front();
+                }
+            }
+        }
+        while let Some(first) = self.order.front() {
+            match self.trace(*first) {
+                Some(trace) if trace.first.saturating_add(wait) > now => break,
+                _ => due.extend(self.order.pop_front()),
+            }
+        }
+        self.distinct(due)
+    }
+
+    /// The oldest traces, so many of them.
+    pub(super) fn oldest(&mut self, count: usize) -> Vec<Ticket> {
+        let count = count.min(self.order.len());
+        let oldest = self.order.drain(..count).collect();
+        self.distinct(oldest)
+    }
+
+    /// Those that still are, each once. They are under decision until they are [closed](Self::close) or
+    /// [put back](Self::put_back).
+    fn distinct(&mut self, mut tickets: Vec<Ticket>) -> Vec<Ticket> {
+        tickets.retain(|ticket| self.trace(*ticket).is_some());
+        tickets.sort_unstable_by_key(|ticket| (ticket.serial, ticket.trace));
+        tickets.dedup();
+        self.deciding.clone_from(&tickets);
+        tickets
+    }
+
+    /// Whatever was under decision and was not decided is due again.
+    pub(super) fn put_back(&mut self) {
+        for ticket in std::mem::take(&mut self.deciding).iter().rev() {
+            if self.trace(*ticket).is_none() {
+                continue;
+            }
+            match self.trace(*ticket).is_some_and(|trace| trace.known.is_some()) {
+                true => self.known.push_front(*ticket),
+                false => self.order.push_front(*ticket),
+            }
+        }
+    }
+
+    /// Lets a trace go: its spans go on if it is sampled. `ended` is told of requests of which nothing is held any more
+    /// once what goes on of them is [taken](Passing::take).
+    pub(super) fn close(
+        &mut self,
+        ticket: Ticket,
+        hash: u64,
+        passing: Option<&mut Passing>,
+        ended: &mut Vec<u32>,
+    ) {
+        if self.trace(ticket).is_none() {
+            return;
+        }
+        let trace = self.traces.remove(ticket.trace as usize);
+        if let Ok(entry) = self.index.find_entry(hash, |number| *number == ticket.trace) {
+            entry.remove();
+        }
+        let (mut at, mut passing) = (trace.head, passing);
+        while let Some(held) = self.spans.get_mut(at as usize) {
+            let next = held.next;
+            if let Some(passing) = &mut passing {
+                passing.0.push((held.request, held.spot));
+            }
+            if let Some(request) = self.requests.get_mut(held.request as usize) {
+                request.left -= 1;
+                if request.left == 0 {
+                    ended.push(held.request);
+                }
+            }
+            held.next = std::mem::replace(&mut self.free, at);
+            at = next;
+        }
+    }
+
+    /// Forgets a request.
+    pub(super) fn end(&mut self, request: u32) -> Option<Hold> {
+        let request = self.requests.try_remove(request as usize)?;
+        self.bytes -= request.sheaf.bytes() as u64;
+        Some(request.hold)
+    }
+
+    /// The spans of a trace, to look at.
+    pub(super) fn spans<'s>(&'s self, trace: &Trace) -> impl Spans + use<'s> {
+        Chain { store: self, head: trace.head }
+    }
+}
+
+// === impl Passing ===
+
+impl Passing {
+    /// Calls `each` with request after request, and the spans of it that go on, in their order.
+    pub(super) fn take<'s>(
+        mut self,
+        store: &'s Store,
+        mut each: impl FnMut(&'s Sheaf, &'s Hold, &'s Arc<Context>, &[Spot]),
+    ) {
+        self.0.sort_unstable();
+        let mut spots = Vec::new();
+        for spans in self.0.chunk_by(|one, other| one.0 == other.0) {
+            let Some(request) = spans.first().and_then(|(number, _)| store.requests.get(*number as usize))
+            else {
+                continue;
+            };
+            spots.clear();
+            spots.extend(spans.iter().map(|(_, spot)| *spot));
+            each(&request.sheaf, &request.hold, &request.context, &spots);
+        }
+    }
+}
+
+/// The spans of a trace, the last first.
+struct Chain<'s> {
+    store: &'s Store,
+    head: u32,
+}
+
+impl Spans for Chain<'_> {
+    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, ResourceView<'_>) -> bool) -> bool {
+        let mut at = self.head;
+        while let Some(held) = self.store.spans.get(at as usize) {
+            if let Some(request) = self.store.requests.get(held.request as usize)
+                && is(request.sheaf.span(held.spot), request.sheaf.resource(held.spot))
+            {
+                return true;
+            }
+            at = held.next;
+        }
+        false
+    }
+}

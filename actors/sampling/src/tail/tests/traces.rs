@@ -1,0 +1,313 @@
+//! Traces that come scattered, in disorder, late and twice.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use opentelemetry_proto::tonic::trace::v1::Span;
+use proptest::prelude::*;
+
+use super::BREAKS;
+use super::rig::{BEGIN, Book, Rig, SECOND, failed, id, paused, payload, slow, span};
+
+/// Errors, what takes longer than a second, and 10 % of the rest.
+const THREE: &str = "
+decision_wait = '4s'
+policies = [
+  { name = 'errors', type = 'status_code', status_code = { status_codes = ['ERROR'] } },
+  { name = 'slow', type = 'latency', latency = { threshold_ms = 1000 } },
+  { name = 'random', type = 'probabilistic', probabilistic = { sampling_percentage = 10 } },
+]
+";
+const ERRORS: &str =
+    "policies = [{ name = 'errors', type = 'status_code', status_code = { status_codes = ['ERROR'] } }]\n";
+
+const SPANS: u64 = 5;
+
+/// Whether trace number `trace` has an error, or is slow.
+fn is_wanted(trace: u64) -> bool {
+    trace.is_multiple_of(100) || trace % 100 == 50
+}
+
+fn made(trace: u64, number: u64) -> Span {
+    match trace % 100 {
+        0 if number == trace / 100 % SPANS => failed(span(trace, number)),
+        50 if number == trace / 100 % SPANS => slow(span(trace, number)),
+        _ => span(trace, number),
+    }
+}
+
+/// What is sent: messages in order, and when each comes.
+fn scattered(traces: u64, seed: u64) -> Vec<(u64, Vec<Span>)> {
+    let mut random = seed | 1;
+    let mut dice = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let mut spans: Vec<(u64, Span)> = Vec::new();
+    for trace in 0..traces {
+        // Two hundred traces begin in a second; the spans of one come within two.
+        let begin = BEGIN + trace * SECOND / 200;
+        for number in 0..SPANS {
+            spans.push((begin + dice(2 * SECOND), made(trace, number)));
+            match dice(200) {
+                0 => spans.push((begin + dice(2 * SECOND), made(trace, number))),
+                1 => spans.push((begin + (6 + dice(3)) * SECOND, made(trace, number))),
+                _ => {}
+            }
+        }
+    }
+    spans.sort_by_key(|(at, _)| *at);
+    let mut messages: Vec<(u64, Vec<Span>)> = Vec::new();
+    while !spans.is_empty() {
+        let soon = spans.partition_point(|(at, _)| *at <= spans[0].0 + SECOND / 2);
+        let count = (1 + dice(60) as usize).min(soon);
+        let part: Vec<_> = spans.drain(..count).collect();
+        messages.push((part[count - 1].0, part.into_iter().map(|(_, span)| span).collect()));
+    }
+    // Neighbours change places.
+    for at in 1..messages.len() {
+        if dice(4) == 0 && messages[at].0.abs_diff(messages[at - 1].0) < SECOND / 2 {
+            messages.swap(at - 1, at);
+        }
+    }
+    messages
+}
+
+type Came = HashMap<Vec<u8>, BTreeMap<u64, usize>>;
+
+/// Every wanted trace is there, whole; of the others a share; nothing in part, and nothing oftener than it was sent.
+fn check(came: &Came, sent: &[(u64, Vec<Span>)], traces: u64, twice: usize) -> Result<(), TestCaseError> {
+    let mut copies: HashMap<(Vec<u8>, u64), usize> = HashMap::new();
+    for span in sent.iter().flat_map(|(_, spans)| spans) {
+        let number = u64::from_be_bytes(span.span_id[..].try_into().unwrap());
+        *copies.entry((span.trace_id.clone(), number)).or_default() += 1;
+    }
+    let whole: BTreeSet<u64> = (1..=SPANS).collect();
+    for (trace, spans) in came {
+        let numbers: BTreeSet<u64> = spans.keys().copied().collect();
+        prop_assert_eq!(&numbers, &whole, "in part");
+        for (number, times) in spans {
+            prop_assert!(*times <= copies[&(trace.clone(), *number)] * twice);
+        }
+    }
+    let wanted = (0..traces).filter(|trace| is_wanted(*trace));
+    for trace in wanted.clone() {
+        prop_assert!(came.contains_key(&id(trace)), "trace {} is missing", trace);
+    }
+    let random = came.len() - wanted.count();
+    let expected = traces as f64 * 0.98 * 0.1;
+    prop_assert!((random as f64 - expected).abs() < 5.0 * expected.sqrt() + 3.0, "{} of {}", random, traces);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_error_and_slow_trace_comes_whole_and_nothing_in_part(seed: u64, traces in 300_u64..900, kept: bool) {
+        paused(async {
+            let book = kept.then(Book::default);
+            let mut rig = Rig::start(THREE, book.as_ref()).await;
+            let sent = scattered(traces, seed);
+            for (at, spans) in &sent {
+                rig.send(*at, spans.clone()).await;
+            }
+            rig.rest().await;
+            let (came, rig) = rig.end().await;
+            check(&came, &sent, traces, 1)?;
+            if kept {
+                prop_assert_eq!(rig.ended("delivered") + rig.ended("dropped"), rig.sent);
+            }
+            prop_assert_eq!(rig.metric("watershed_pipeline_lost_items", ""), 0.0);
+            Ok(())
+        })?;
+    }
+
+    /// Whatever was held at each panic is held by the next incarnation, and what was decided is carried out once.
+    #[test]
+    fn a_panic_midway_loses_nothing(seed: u64, kept: bool) {
+        paused(async {
+            let book = kept.then(Book::default);
+            let mut rig = Rig::start(THREE, book.as_ref()).await;
+            let sent = scattered(600, seed);
+            let places = ["before a message is taken in", "before decisions are carried out"];
+            for (number, (at, spans)) in sent.iter().enumerate() {
+                if number % 20 == 19 {
+                    BREAKS.set(Some(places[number / 20 % 2]));
+                }
+                rig.send(*at, spans.clone()).await;
+            }
+            BREAKS.set(None);
+            rig.rest().await;
+            prop_assert!(rig.cell.observe().restarts.panicked >= 3);
+            let (came, rig) = rig.end().await;
+            check(&came, &sent, 600, 1)?;
+            prop_assert_eq!(rig.metric("watershed_pipeline_lost_items", ""), 0.0);
+            Ok(())
+        })?;
+    }
+
+    /// The process dies, and what was not done comes again from the start: what was decided stays decided.
+    #[test]
+    fn what_comes_again_is_decided_as_before(seed: u64, dies in 0.1..0.9) {
+        paused(async {
+            // What the rate lets through hangs on when it is asked: only what is noted can be the same again.
+            let rate = "decision_wait = '4s'\npolicies = [{ name = 'rate', type = 'rate_limiting', rate_limiting = { spans_per_second = 50, burst_capacity = 100 } }]";
+            let (book, sent) = (Book::default(), scattered(400, seed));
+            let mut first = Rig::start(rate, Some(&book)).await;
+            for (at, spans) in sent.iter().take((sent.len() as f64 * dies) as usize) {
+                first.send(*at, spans.clone()).await;
+            }
+            let (before, _) = first.end().await;
+            let mut second = Rig::start(rate, Some(&book)).await;
+            for (at, spans) in &sent {
+                second.send(*at, spans.clone()).await;
+            }
+            second.rest().await;
+            let (after, _) = second.end().await;
+            for (trace, spans) in &after {
+                prop_assert_eq!(spans.len() as u64, SPANS, "in part: {:?}", trace);
+            }
+            for trace in before.keys() {
+                prop_assert!(after.contains_key(trace), "it was sent, and now it is not");
+            }
+            prop_assert!(after.len() < 400 && after.len() > 5);
+            Ok(())
+        })?;
+    }
+}
+
+#[test]
+fn late_spans_follow_the_decision_while_it_is_remembered() {
+    for (cache, whole) in
+        [("", true), ("decision_cache = { sampled_cache_size = 0, non_sampled_cache_size = 0 }\n", false)]
+    {
+        paused(async {
+            let mut rig = Rig::start(&format!("{cache}decision_wait = '1s'\n{ERRORS}"), None).await;
+            rig.send(BEGIN, vec![failed(span(1, 0)), span(2, 0)]).await;
+            rig.send(BEGIN + 10 * SECOND, vec![span(1, 1), failed(span(2, 1))]).await;
+            rig.send(BEGIN + 20 * SECOND, vec![span(3, 0)]).await;
+            if whole {
+                assert_eq!(rig.came.len(), 2, "late spans go on at once");
+                let late = "otelcol_processor_tail_sampling_early_releases_from_cache_decision";
+                assert_eq!((rig.metric(late, "\"true\""), rig.metric(late, "\"false\"")), (1.0, 1.0));
+            }
+            let (came, _) = rig.end().await;
+            let expected = if whole { vec![(1, vec![1, 2])] } else { vec![(1, vec![1]), (2, vec![2])] };
+            let expected: HashMap<Vec<u8>, Vec<u64>> =
+                expected.into_iter().map(|(trace, spans)| (id(trace), spans)).collect();
+            let came: HashMap<_, _> =
+                came.into_iter().map(|(trace, spans)| (trace, spans.into_keys().collect())).collect();
+            assert_eq!(came, expected);
+        });
+    }
+}
+
+#[test]
+fn over_its_bounds_it_decides_early_and_drops_nothing_undecided() {
+    for (bound, reason) in [("num_traces = 100", "num_traces"), ("max_bytes = '1MiB'", "max_bytes")] {
+        paused(async {
+            let mut rig = Rig::start(&format!("{bound}\ndecision_wait = '1h'\n{ERRORS}"), None).await;
+            let filler = "x".repeat(1000);
+            for trace in 0..3_000_u64 {
+                let made = if trace % 10 == 0 { failed(span(trace, 0)) } else { span(trace, 0) };
+                rig.send(BEGIN + trace, vec![Span { name: filler.clone(), ..made }]).await;
+            }
+            let early = rig.metric("watershed_tail_sampling_early_decisions", reason);
+            assert!((1_800.0..3_000.0).contains(&early), "{reason}: {early}");
+            let (came, rig) = rig.end().await;
+            assert_eq!(came.len(), 300, "{reason}");
+            assert!(
+                rig.metric("otelcol_processor_tail_sampling_count_traces_sampled", "not_sampled") == 2_700.0
+            );
+        });
+    }
+    // Or it takes no more.
+    paused(async {
+        let mut rig = Rig::start(
+            &format!("num_traces = 10\nblock_on_overflow = true\ndecision_wait = '1s'\n{ERRORS}"),
+            None,
+        )
+        .await;
+        for trace in 0..15 {
+            rig.send(BEGIN, vec![failed(span(trace, 0))]).await;
+        }
+        let refused = "otelcol_processor_refused_spans";
+        assert_eq!(rig.metric(refused, ""), 5.0);
+        rig.send(BEGIN + 2 * SECOND, vec![failed(span(99, 0))]).await;
+        let (came, _) = rig.end().await;
+        assert_eq!(came.len(), 11);
+    });
+}
+
+#[test]
+fn a_trace_with_its_root_is_decided_sooner_and_a_huge_one_is_left_out() {
+    paused(async {
+        let settings = format!(
+            "decision_wait = '1h'\ndecision_wait_after_root_received = '2s'\nmaximum_trace_size_bytes = 2000\n{ERRORS}"
+        );
+        let mut rig = Rig::start(&settings, None).await;
+        let root = |trace| Span { parent_span_id: Vec::new(), ..failed(span(trace, 0)) };
+        rig.send(BEGIN, vec![root(1), failed(span(2, 0))]).await;
+        rig.send(BEGIN + SECOND, vec![span(1, 1)]).await;
+        rig.send(BEGIN + 3 * SECOND, vec![Span { name: "x".repeat(3000), ..failed(span(3, 0)) }]).await;
+        assert_eq!(rig.came.len(), 1);
+        rig.send(BEGIN + 9 * SECOND, vec![failed(span(3, 1))]).await;
+        assert_eq!(rig.metric("otelcol_processor_tail_sampling_traces_dropped_too_large", ""), 1.0);
+        let (came, _) = rig.end().await;
+        let mut traces: Vec<_> = came.into_keys().collect();
+        traces.sort();
+        let mut expected = vec![id(1), id(2)];
+        expected.sort();
+        assert_eq!(traces, expected);
+    });
+}
+
+#[test]
+fn what_is_undecided_at_the_end_is_decided_unless_it_is_to_go() {
+    for (more, count) in [("", 1), ("drop_pending_traces_on_shutdown = true\n", 0)] {
+        paused(async {
+            let mut rig = Rig::start(&format!("{more}{ERRORS}"), None).await;
+            rig.send(BEGIN, vec![failed(span(1, 0)), span(2, 0)]).await;
+            assert_eq!(rig.end().await.0.len(), count);
+        });
+    }
+    // Who keeps it will hand it out again.
+    paused(async {
+        let book = Book::default();
+        let mut rig = Rig::start(ERRORS, Some(&book)).await;
+        rig.send(BEGIN, vec![failed(span(1, 0))]).await;
+        let (came, rig) = rig.end().await;
+        assert_eq!((came.len(), rig.ended("refused")), (0, 1));
+    });
+}
+
+#[test]
+fn what_goes_on_together_stays_under_its_resources() {
+    paused(async {
+        let mut rig = Rig::start(&format!("decision_wait = '1s'\n{ERRORS}"), None).await;
+        for number in 0..50 {
+            let part = |trace| {
+                vec![
+                    failed(span(trace, number)),
+                    span(1_000 + number, number),
+                    failed(span(trace + 1, number)),
+                ]
+            };
+            rig.send_payload(BEGIN + number, payload(vec![("orders", part(1)), ("payments", part(3))])).await;
+        }
+        rig.send(BEGIN + 9 * SECOND, vec![span(9, 9)]).await;
+        assert_eq!(rig.came.len(), 1, "one request");
+        let groups: Vec<(String, usize)> = rig.came[0]
+            .resources()
+            .map(|group| {
+                let service = group.resource().attributes().find("service.name").and_then(|it| it.as_str());
+                (service.unwrap().to_owned(), group.scopes().map(|scope| scope.spans().count()).sum())
+            })
+            .collect();
+        assert_eq!(groups.len(), 100);
+        assert!(groups.iter().all(|(_, spans)| *spans == 2));
+        rig.end().await;
+    });
+}
