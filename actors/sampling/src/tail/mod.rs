@@ -44,6 +44,13 @@ const LIVE: u64 = 2_000_000_000;
 /// After so long without a message, nothing older than now is still to come.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// What a journal hands out again may be overtaken by what has just come: that is so where time leaps by more than this,
+/// or what comes is older by more.
+const SLACK: u64 = 1_000_000_000;
+
+/// For how long after that nothing is decided which is not due by the older of the two.
+const OVERTAKEN: Duration = Duration::from_secs(2);
+
 /// Traces that are decided early at once, at least: room for one would not last.
 const ROOM: usize = 64;
 
@@ -60,6 +67,8 @@ pub(crate) struct TailSampling {
     limits: Limits,
     /// When the last message came, and whether it had just arrived somewhere else.
     heard: Option<(Instant, bool)>,
+    /// When something was last seen to be overtaken, and what time it was for that.
+    overtaken: Option<(Instant, u64)>,
     /// Spans of the message in hand.
     arrived: Vec<Arrived>,
     /// Whether policies ask for the flags of spans.
@@ -119,6 +128,7 @@ impl Processor for TailSampling {
             store,
             limits,
             heard: None,
+            overtaken: None,
             arrived: Vec::new(),
         })
     }
@@ -141,9 +151,13 @@ impl Processor for TailSampling {
         outlet: &mut Outlet,
     ) -> Result<(), Error> {
         self.heard = Some((Instant::now(), wall_clock().saturating_sub(context.arrived) < LIVE));
-        self.store.clock.now = self.store.clock.now.max(context.arrived);
+        let before = self.store.clock.now;
+        self.store.clock.now = before.max(context.arrived);
+        if self.env.notes.is_some() && context.arrived > before.saturating_add(SLACK) {
+            self.overtaken = Some((Instant::now(), before));
+        }
         self.settle(outlet).await;
-        self.make_room(payload.bytes() as u64, payload.items(), outlet).await?;
+        self.make_room(payload.bytes() as u64, outlet).await?;
         let mut passing = Bundle::default();
         #[cfg(test)]
         tests::break_here("before a message is taken in");
@@ -210,6 +224,9 @@ impl TailSampling {
         }
         passing.add(&sheaf, &at_once);
         if waiting > 0 {
+            if self.env.notes.is_some() && context.arrived.saturating_add(SLACK) < self.store.clock.now {
+                self.overtaken = Some((Instant::now(), context.arrived));
+            }
             let hold = outlet.hold(waiting);
             let (new, too_large) = self.store.add((sheaf, hold, context), arrived, self.limits.largest, hash);
             self.counters.new_traces.add(new as u64);
@@ -235,7 +252,11 @@ impl TailSampling {
     /// Decides what is due at the last beat, if that is not done.
     async fn settle(&mut self, outlet: &mut Outlet) {
         let Limits { wait, after_root, beat, .. } = self.limits;
-        let now = self.store.clock.now / beat * beat;
+        let now = match self.overtaken {
+            Some((at, time)) if at.elapsed() < OVERTAKEN => time,
+            _ => self.store.clock.now,
+        };
+        let now = now / beat * beat;
         if now > self.store.clock.settled {
             let due = self.store.due(now, wait, after_root);
             if self.decide(due, false, outlet).await {
@@ -244,11 +265,11 @@ impl TailSampling {
         }
     }
 
-    /// Decides about the oldest traces until there is room for so much more.
-    async fn make_room(&mut self, bytes: u64, spans: usize, outlet: &mut Outlet) -> Result<(), Error> {
+    /// Decides about the oldest traces until there is room for more, and for so many bytes.
+    async fn make_room(&mut self, bytes: u64, outlet: &mut Outlet) -> Result<(), Error> {
         loop {
             let traces = self.store.traces();
-            let early = if traces + spans.min(self.limits.traces) > self.limits.traces && traces > 0 {
+            let early = if traces >= self.limits.traces {
                 Early::Traces
             } else if self.store.bytes() + bytes > self.limits.bytes && traces > 0 {
                 Early::Bytes
@@ -259,6 +280,9 @@ impl TailSampling {
                 return Err(Error::refuse("as many traces wait for a decision as may"));
             }
             let oldest = self.store.oldest(ROOM.max(traces / 20));
+            if oldest.is_empty() {
+                return Ok(());
+            }
             self.counters.early[usize::from(early == Early::Bytes)].add(oldest.len() as u64);
             if !self.decide(oldest, false, outlet).await {
                 return Err(Error::refuse("decisions can not be written down"));
