@@ -34,6 +34,7 @@ mod net;
 pub mod requests;
 mod seqset;
 mod sink;
+pub mod traces;
 mod verdict;
 pub mod web;
 pub mod wire;

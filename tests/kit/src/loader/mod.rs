@@ -47,6 +47,7 @@ pub struct Loader {
     frame: usize,
     http: bool,
     json: bool,
+    traces: bool,
     coding: Option<Coding>,
     tls: Option<Tls>,
 }
@@ -71,6 +72,7 @@ impl Loader {
             frame: USUAL_FRAME,
             http: false,
             json: false,
+            traces: false,
             coding: None,
             tls: None,
         }
@@ -164,6 +166,13 @@ impl Loader {
         self.http()
     }
 
+    /// Sends spans of [traces](crate::traces) that are scattered over requests, in place of one a trace. There are so
+    /// many hundred spans in a request.
+    pub fn traces(mut self) -> Self {
+        self.traces = true;
+        self
+    }
+
     /// Compresses each request afresh, as its numbers are its own.
     pub fn compression(mut self, coding: Option<Coding>) -> Self {
         self.coding = coding;
@@ -187,8 +196,11 @@ impl Loader {
     pub fn start(self) -> Running {
         let (stop, stopped) = watch::channel(false);
         let started = Instant::now();
-        let template =
-            if self.json { Template::json } else { Template::of }(self.signal, self.run, self.spans);
+        let template = match (self.traces, self.json) {
+            (true, _) => Template::traces(self.run, self.spans),
+            (_, true) => Template::json(self.signal, self.run, self.spans),
+            (_, false) => Template::of(self.signal, self.run, self.spans),
+        };
         let shared = Arc::new(Shared {
             head: self.head(),
             report: Mutex::new(LoadReport::new(self.run, template.items())),

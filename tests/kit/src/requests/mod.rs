@@ -19,6 +19,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Sta
 use prost::Message;
 
 use crate::grpc::FRAME_HEADER;
+use crate::traces::{FAILED, SLOW};
 pub use template::{FIRST_TIME, SpanKey, Template, TraceTemplate};
 
 const START_NANOS: u64 = 1_760_000_000_000_000_000;
@@ -77,6 +78,21 @@ pub fn trace_request(run: u64, spans: usize) -> ExportTraceServiceRequest {
     let resource_spans =
         ResourceSpans { resource: Some(resource()), scope_spans, ..ResourceSpans::default() };
     ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
+}
+
+/// As [`trace_request`], of [traces](crate::traces) that have failed or are slow by their places.
+fn scattered_request(run: u64, spans: usize) -> ExportTraceServiceRequest {
+    let mut request = trace_request(run, spans);
+    let scope = &mut request.resource_spans[0].scope_spans[0];
+    for (index, span) in scope.spans.iter_mut().enumerate() {
+        let place = index as u64 % 100;
+        let failed = Status { message: "upstream timed out".into(), code: 2 };
+        span.status = (place == FAILED).then_some(failed);
+        if place == SLOW {
+            span.end_time_unix_nano = span.start_time_unix_nano + 2_000_000_000;
+        }
+    }
+    request
 }
 
 fn span(run: u64, index: usize) -> Span {

@@ -5,8 +5,9 @@ use memchr::memmem;
 use prost::Message;
 use serde::Serialize;
 
-use super::{frame, log_request, metric_request, trace_request};
+use super::{frame, log_request, metric_request, scattered_request, trace_request};
 use crate::grpc::{FRAME_HEADER, Signal};
+use crate::traces::{id_of, trace_of};
 
 /// `time_unix_nano` of data point 0: in 2001, when nothing else here was measured, and with as many digits as
 /// every number to come.
@@ -17,8 +18,8 @@ const TIMES: u64 = 1_000_000_000_000_000;
 
 /// Who sent an item: the run, and its number in the run.
 ///
-/// Spans and log records: `trace_id` is run then sequence, `span_id` is sequence + 1 (zero is no id), all
-/// big-endian. Data points: `start_time_unix_nano` is the run, `time_unix_nano` is [`FIRST_TIME`] + sequence.
+/// Spans and log records: `trace_id` is run then sequence (of [traces](crate::traces), what stands for the trace),
+/// `span_id` is sequence + 1 (zero is no id), all big-endian. Data points: `start_time_unix_nano` is the run, `time_unix_nano` is [`FIRST_TIME`] + sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanKey {
     /// The loader's run.
@@ -31,9 +32,10 @@ impl SpanKey {
     /// Reads the key of a span or log record back; `None` if the ids are not the kit's own, or damaged.
     pub fn read(trace_id: &[u8], span_id: &[u8]) -> Option<SpanKey> {
         let (run, low) = trace_id.split_first_chunk::<8>()?;
-        let seq = u64::from_be_bytes(low.try_into().ok()?);
+        let trace = u64::from_be_bytes(low.try_into().ok()?);
         let span = u64::from_be_bytes(span_id.try_into().ok()?);
-        (seq.checked_add(1)? == span).then_some(SpanKey { run: u64::from_be_bytes(*run), seq })
+        let seq = span.checked_sub(1).filter(|seq| trace == *seq || trace == id_of(trace_of(*seq)))?;
+        Some(SpanKey { run: u64::from_be_bytes(*run), seq })
     }
 
     /// Reads the key of a data point back, nanoseconds both; `None` if its time is not one of the kit's.
@@ -71,6 +73,12 @@ impl Template {
             Signal::Metrics => (Stamp::Time, metric_request(run, items).encode_to_vec()),
         };
         Template::find(stamp, &message, run, items)
+    }
+
+    /// A template of spans of [traces](crate::traces), of `run`: some hundred of them, a thousand at most.
+    pub fn traces(run: u64, spans: usize) -> Template {
+        assert!(1_000 % spans == 0 && spans.is_multiple_of(100), "traces would not keep their places");
+        Template::find(Stamp::Traces, &scattered_request(run, spans).encode_to_vec(), run, spans)
     }
 
     /// The same in JSON, as the OpenTelemetry SDK for Rust sends it: fields without a value included. It is
@@ -132,6 +140,8 @@ impl Template {
 enum Stamp {
     /// In a trace id's second half and in the span id after it.
     Ids,
+    /// The same, several spans to a trace.
+    Traces,
     /// The same in JSON.
     HexIds,
     /// In `time_unix_nano`.
@@ -151,7 +161,7 @@ impl Stamp {
     fn zero(self, run: u64) -> (Vec<u8>, usize) {
         match self {
             // After the id's length: spans and log records differ in its tag.
-            Stamp::Ids => ([&[16][..], &run.to_be_bytes(), &[0; 8]].concat(), 8),
+            Stamp::Ids | Stamp::Traces => ([&[16][..], &run.to_be_bytes(), &[0; 8]].concat(), 8),
             Stamp::HexIds => (format!(r#""traceId":"{run:016x}{:016x}"#, 0).into_bytes(), 16),
             // Field 3, a fixed64, of every kind of data point.
             Stamp::Time => ([&[0x19][..], &FIRST_TIME.to_le_bytes()].concat(), 8),
@@ -164,6 +174,10 @@ impl Stamp {
         match self {
             Stamp::Ids => {
                 item[..8].copy_from_slice(&seq.to_be_bytes());
+                item[SPAN_ID..SPAN_ID + 8].copy_from_slice(&(seq + 1).to_be_bytes());
+            }
+            Stamp::Traces => {
+                item[..8].copy_from_slice(&id_of(trace_of(seq)).to_be_bytes());
                 item[SPAN_ID..SPAN_ID + 8].copy_from_slice(&(seq + 1).to_be_bytes());
             }
             Stamp::HexIds => {
@@ -264,6 +278,28 @@ mod tests {
                 let expected: Vec<_> = (first..).take(items).map(|seq| Some(SpanKey { run, seq })).collect();
                 prop_assert_eq!(keys(signal, protobuf, &json), expected);
             }
+        }
+    }
+
+    #[test]
+    fn spans_of_a_trace_are_scattered_and_found_again() {
+        let mut traces = std::collections::BTreeMap::<u64, Vec<u64>>::new();
+        for request in 0..100 {
+            let message = Template::traces(7, 100).message(request * 100);
+            let mut request = ExportTraceServiceRequest::decode(message).unwrap();
+            for span in request.resource_spans.remove(0).scope_spans.remove(0).spans {
+                let key = SpanKey::read(&span.trace_id, &span.span_id).unwrap();
+                let trace = trace_of(key.seq);
+                assert_eq!(span.trace_id[8..], id_of(trace).to_be_bytes());
+                let failed = span.status.is_some_and(|status| status.code == 2);
+                let slow = span.end_time_unix_nano - span.start_time_unix_nano > 1_000_000_000;
+                assert_eq!(failed || slow, crate::traces::is_wanted(trace));
+                traces.entry(trace).or_default().push(key.seq);
+            }
+        }
+        assert_eq!(traces.len(), 2_000);
+        for (trace, spans) in traces {
+            assert_eq!(spans, crate::traces::spans_of(trace).collect::<Vec<_>>());
         }
     }
 
