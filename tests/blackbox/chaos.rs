@@ -71,6 +71,12 @@ async fn a_stage_that_panics_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sampler_that_is_killed_decides_as_before() {
+    let _machine = alone().await;
+    all_hold("tail_sampling", &[Custody::Journal]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_is_outlived_across_restarts() {
     let _turn = beside_others().await;
     all_hold("outage", &[Custody::Journal, Custody::Queues]).await;

@@ -29,5 +29,6 @@ mod relay;
 mod relay_http;
 mod self_telemetry;
 mod storm;
+mod tail_sampling;
 mod tls;
 mod wire;

@@ -38,6 +38,8 @@ directory = "."
 directory = "."
 [processors.probabilistic_sampler]
 sampling_percentage = 100
+[processors.tail_sampling]
+policies = [{{ name = "all", type = "always_sample" }}]
 
 [exporters.otlp]
 endpoint = "http://{sink}"
@@ -64,6 +66,10 @@ receivers = ["otlp"]
 processors = ["journal", "probabilistic_sampler"]
 exporters = ["nop"]
 dead_letters = "file_storage"
+[pipelines."traces/tail"]
+receivers = ["otlp"]
+processors = ["tail_sampling"]
+exporters = ["nop"]
 [pipelines."traces/gone"]
 receivers = ["otlp"]
 exporters = ["otlp/gone"]

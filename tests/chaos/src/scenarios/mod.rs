@@ -10,6 +10,7 @@ mod overload;
 mod panics;
 mod shutdown;
 mod stop;
+mod tail;
 
 use crate::scenario::Scenario;
 
@@ -25,6 +26,7 @@ pub const ALL: &[Scenario] = &[
     shutdown::SCENARIO,
     branches::SCENARIO,
     overload::SCENARIO,
+    tail::SCENARIO,
 ];
 
 /// The scenario of this name.
