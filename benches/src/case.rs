@@ -60,6 +60,9 @@ pub enum Work {
     Attributes,
     /// On the disk before the "ok".
     Journal,
+    /// Traces of five spans, scattered over requests: those that failed, that are slow and one in a hundred go on, four
+    /// seconds later.
+    TailSampling,
     /// Two more destinations, of which one is gone; their queues drop.
     Branches,
 }
@@ -87,7 +90,7 @@ const fn coded(coding: Coding, name: &'static str, about: &'static str) -> Case 
 }
 
 /// Every case, in the order of the table.
-pub const CASES: [Case; 23] = [
+pub const CASES: [Case; 24] = [
     PLAIN,
     Case { name: "lanes-1", about: "one lane", lanes: Some(1), ..PLAIN },
     Case { name: "attributes", about: "three actions on every span", work: Work::Attributes, ..PLAIN },
@@ -112,6 +115,13 @@ pub const CASES: [Case; 23] = [
     Case { name: "metrics", about: "data points", signal: Signal::Metrics, ..PLAIN },
     Case { name: "branches", about: "three destinations, one of them dead", work: Work::Branches, ..PLAIN },
     Case { name: "journal", about: "on the disk before the \"ok\"", work: Work::Journal, ..PLAIN },
+    Case {
+        name: "tail_sampling",
+        about: "100,000 spans a second, in traces of 5 that are held for 4 s; three policies",
+        work: Work::TailSampling,
+        rate: Some(100_000.0),
+        ..PLAIN
+    },
     Case { name: "connections-100", about: "100 connections", connections: 100, ..PLAIN },
     Case { name: "steady", about: "50,000 spans a second", rate: Some(50_000.0), ..PLAIN },
     Case {
@@ -134,6 +144,11 @@ pub const CASES: [Case; 23] = [
 ];
 
 impl Case {
+    /// How long a turn lasts by default: long enough that as much leaves as comes.
+    pub fn seconds(self) -> f64 {
+        if self.work == Work::TailSampling { 15.0 } else { 4.0 }
+    }
+
     /// The same load for a relay that does nothing but relay, over plain gRPC.
     pub fn bare(self) -> Case {
         let Case { name, about, signal, items, connections, rate, delivered, .. } = self;

@@ -22,6 +22,9 @@ const ABSENT: i32 = 69;
 /// 80 % of the memory limit, as the collector's documentation asks for.
 const GO_MEMORY: &str = "205MiB";
 
+/// The same where traces are held.
+const GO_MEMORY_OF_TRACES: &str = "3276MiB";
+
 /// Those that are installed.
 pub fn installed() -> Vec<Relay> {
     let has = |relay: &Relay| {
@@ -39,7 +42,7 @@ pub fn installed() -> Vec<Relay> {
 pub fn can(relay: Relay, case: Case) -> bool {
     match relay {
         // It compresses whatever it is told, and knows no other way.
-        Relay::Rotel => case.coding_out == Some(Coding::Gzip) && !case.delivered,
+        Relay::Rotel => case.coding_out == Some(Coding::Gzip) && case.work == Work::Relay && !case.delivered,
         // What waits for the sink is configured for the plain relay alone.
         _ if case.delivered => {
             case == Case { name: case.name, about: case.about, rate: case.rate, delivered: true, ..PLAIN }
@@ -55,6 +58,7 @@ pub fn otelcol(case: Case, site: &Site<'_>) -> Command {
     command.args(["--config", &configuration("relay")]);
     let overlays = [
         (case.work == Work::Attributes, "attributes"),
+        (case.work == Work::TailSampling, "tail_sampling"),
         (case.tls == Tls::Server, "tls"),
         (case.tls == Tls::Mutual, "mtls"),
         (case.way_in == Way::Http, "http"),
@@ -67,6 +71,9 @@ pub fn otelcol(case: Case, site: &Site<'_>) -> Command {
     }
     command.env("LISTEN", site.listen.to_string()).env("SINK", site.sink.to_string());
     command.env("CERTS", site.certificates).env("GOMEMLIMIT", GO_MEMORY);
+    if case.work == Work::TailSampling {
+        command.env("GOMEMLIMIT", GO_MEMORY_OF_TRACES);
+    }
     command
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use watershed_testkit::traces::{SPANS, sampled};
 use watershed_testkit::{Answer, LoadReport, Sink, SinkSnapshot, Verdict, verdict};
 
 use crate::case::Tls;
@@ -112,6 +113,28 @@ impl SinkProcess {
                 return Ok((counts, verdict));
             }
             items = counts.arrived() + 1;
+        }
+    }
+
+    /// As [`SinkProcess::settle`], where whole traces are sampled: what was to go on has arrived. What was sampled out
+    /// counts as arrived, so that costs are those of a span that came.
+    pub fn settle_sampled(
+        &mut self,
+        load: &LoadReport,
+        timeout: Duration,
+    ) -> anyhow::Result<(SinkSnapshot, Verdict)> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let counts = self.snapshot()?;
+            let came = sampled(load, &counts);
+            if came.is_right() || Instant::now() >= deadline {
+                eprintln!("{came}");
+                let twice = verdict(load, &counts).twice;
+                let lost = SPANS * (came.missing + came.partial);
+                let acknowledged = load.acknowledged.len();
+                return Ok((counts, Verdict { acknowledged, arrived: acknowledged - lost, twice, lost }));
+            }
+            std::thread::park_timeout(Duration::from_millis(100));
         }
     }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 use watershed_testkit::{LoadReport, Loader, Verdict};
 
-use crate::case::{Case, Way};
+use crate::case::{Case, Way, Work};
 use crate::certificates::{self, Certificates};
 use crate::cli::{Cli, Relay};
 use crate::launch::RelayProcess;
@@ -109,6 +109,7 @@ pub fn loader(cli: &Cli, case: Case, target: std::net::SocketAddr) -> Loader {
         // Over HTTP/1.1 each request on its way has a connection of its own.
         Some(rate) => loader.open(case.connections, if case.way_in == Way::Grpc { 1_000 } else { 16 }, rate),
     };
+    let loader = if case.work == Work::TailSampling { loader.traces() } else { loader };
     match case.way_in {
         Way::Grpc => loader,
         Way::Http => loader.http(),
@@ -137,15 +138,19 @@ impl Bench<'_> {
         };
 
         let warm = runtime.block_on(load.clone().duration(Duration::from_secs_f64(cli.warmup)).run());
-        ensure!(sink.settle(&warm, DRAIN)?.1.nothing_lost(), "the warm-up did not arrive: {warm}");
+        let settle = |sink: &mut SinkProcess, load: &LoadReport| match case.work {
+            Work::TailSampling => sink.settle_sampled(load, DRAIN),
+            _ => sink.settle(load, DRAIN),
+        };
+        ensure!(settle(&mut sink, &warm)?.1.nothing_lost(), "the warm-up did not arrive: {warm}");
 
         sink.reset()?;
         let (before, sink_before, own_before) = (process.usage()?, sink.usage()?, own_usage()?);
         // Another run than the warm-up's, so a copy of that is no arrival of this.
-        let load = load.run_id(round as u64 + 1).duration(cli.duration(4.0));
+        let load = load.run_id(round as u64 + 1).duration(cli.duration(case.seconds()));
         let report = runtime.block_on(load.run());
         let (loaded, own_after) = (process.usage()?, own_usage()?);
-        let (counts, verdict) = sink.settle(&report, DRAIN)?;
+        let (counts, verdict) = settle(&mut sink, &report)?;
         let (after, sink_after) = (process.usage()?, sink.usage()?);
         if report.refusals() + report.transport_errors > 0 {
             eprintln!("{} {round} {relay}: {report}", case.name);

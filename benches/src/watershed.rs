@@ -46,6 +46,7 @@ pub fn config(case: Case, cli: &Cli, site: &Site<'_>) -> String {
         Work::Relay => ("", ""),
         Work::Attributes => ("\"attributes\"", ""),
         Work::Journal => ("\"journal\"", ""),
+        Work::TailSampling => ("\"tail_sampling\"", ""),
         Work::Branches => ("", "\"otlp/second\", \"otlp/dead\""),
     };
     let ack = match case.work {
@@ -53,6 +54,8 @@ pub fn config(case: Case, cli: &Cli, site: &Site<'_>) -> String {
         _ if case.delivered => "delivered",
         _ => "accepted",
     };
+    // What is held has to fit.
+    let budget_mib = if case.work == Work::TailSampling { (*budget_mib).max(512) } else { *budget_mib };
     let dead = watershed_testkit::reserve();
     let lanes = case.lanes.map_or(String::new(), |lanes| format!("lanes = {lanes}"));
     let (queue_size, signal) = (cli.queue_size(), format!("{:?}", case.signal).to_lowercase());
@@ -77,6 +80,15 @@ actions = [
   {{ key = "deployment.environment.name", action = "upsert", value = "production" }},
   {{ key = "http.request.method", action = "delete" }},
   {{ key = "url.path", action = "update", value = "/" }},
+]
+
+[processors.tail_sampling]
+decision_wait = "4s"
+num_traces = 1000000
+policies = [
+  {{ name = "errors", type = "status_code", status_code = {{ status_codes = ["ERROR"] }} }},
+  {{ name = "slow", type = "latency", latency = {{ threshold_ms = 1000 }} }},
+  {{ name = "share", type = "probabilistic", probabilistic = {{ sampling_percentage = 1 }} }},
 ]
 
 [processors.journal]
