@@ -195,6 +195,7 @@ async fn root(
         sockets: Sockets::new(),
         metrics: metrics.clone(),
         claims: RefCell::default(),
+        datagram_claims: RefCell::default(),
     };
     let timeout = plan.service.shutdown_timeout;
     let roles = match site.start(&plan).await {

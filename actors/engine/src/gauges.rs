@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use watershed_delivery::Budget;
+use watershed_net::DatagramSocket;
 use watershed_stage::Metrics;
 use watershed_supervise::{Cell, Mail, Observation, Quota, Restarts, State};
 
@@ -44,6 +45,18 @@ const RESTARTS: [(&str, Count); 5] = [
     ("aborted", |restarts| restarts.aborted),
     ("ended", |restarts| restarts.ended),
 ];
+
+/// What the kernel loses of what comes to a socket.
+pub(crate) fn datagrams(metrics: &Metrics, receiver: &str, transport: &str, socket: &Arc<DatagramSocket>) {
+    // A socket that is given up is to close.
+    let seen = Arc::downgrade(socket);
+    metrics.count(
+        "watershed_receiver_socket_overflows",
+        "Datagrams the kernel threw away because the socket's buffer was full (Linux).",
+        &[("receiver", receiver), ("transport", transport)],
+        Arc::new(move || seen.upgrade().map_or(0.0, |socket| socket.overflows() as f64)),
+    );
+}
 
 /// The gauges of an actor.
 pub(crate) fn actor<M: Mail>(metrics: &Metrics, cell: &Cell<M>) {

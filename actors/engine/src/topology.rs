@@ -12,11 +12,11 @@ use std::time::Duration;
 use actix_rt::ArbiterHandle;
 use tokio::sync::mpsc;
 use watershed_delivery::{Budget, Share};
-use watershed_net::{BindError, Socket, Sockets, Stop, StopSignal};
+use watershed_net::{BindError, DatagramSocket, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
-    Branch, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Letters, Listener, Message,
-    Metrics, Part, PerSignal, Placement, ReceiverParts, Request, Serve, Shelf, Signal, StageSpec, Tail,
-    Tracing, deal, exporter_ended, processor_ended,
+    Branch, DatagramListener, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Letters,
+    Listener, Message, Metrics, Part, PerSignal, Placement, ReceiverParts, Request, Serve, Shelf, Signal,
+    StageSpec, Tail, Tracing, deal, exporter_ended, processor_ended,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
 
@@ -80,6 +80,8 @@ pub(crate) struct Site {
     pub(crate) metrics: Metrics,
     /// Who listens on what.
     pub(crate) claims: RefCell<HashMap<SocketAddr, Arc<str>>>,
+    /// Who takes datagrams where.
+    pub(crate) datagram_claims: RefCell<HashMap<SocketAddr, Arc<str>>>,
 }
 
 /// The running part of one role.
@@ -130,6 +132,13 @@ enum Serving {
     Exporter(Arc<Serve<()>>),
 }
 
+/// A receiver's socket for datagrams, and how it is read.
+struct BoundDatagrams {
+    receiver: Arc<str>,
+    listener: DatagramListener,
+    socket: Arc<DatagramSocket>,
+}
+
 /// The stages of a role, started and not yet fed.
 struct Built {
     /// The ways into each receiver, one a copy.
@@ -161,14 +170,16 @@ impl Site {
         // Sockets first: an address in use is the most frequent mistake, and cheap to find out.
         let mut bound = Vec::new();
         for builder in &builders {
-            bound.push(builder.bind()?);
+            bound.push((builder.bind()?, builder.bind_datagrams()?));
         }
         let mut built = Vec::new();
         for builder in &builders {
             built.push(builder.build().await?);
         }
         let parts = builders.into_iter().zip(built).zip(bound);
-        Ok(parts.map(|((builder, built), bound)| builder.serve(built, bound)).collect())
+        Ok(parts
+            .map(|((builder, built), (bound, datagrams))| builder.serve(built, bound, datagrams))
+            .collect())
     }
 }
 
@@ -230,6 +241,24 @@ impl<'a> Builder<'a> {
         Ok(Bound { class, component: id.clone(), address, key, transport, serving, socket })
     }
 
+    fn bind_datagrams(&self) -> Result<Vec<BoundDatagrams>, StartError> {
+        let mut bound = Vec::new();
+        for receiver in &self.plan.receivers {
+            for listener in receiver.spec.datagrams() {
+                let (class, component, key) = ("receiver", receiver.id.clone(), listener.key);
+                let socket = self.site.sockets.bind_datagrams(&listener.address);
+                let socket = socket.map_err(|source| StartError::Bind { class, component, key, source })?;
+                let name: Arc<str> = format!("{}/receivers/{}", self.plan.name, receiver.id).into();
+                let address = socket.local_addr();
+                if let Some(first) = self.site.datagram_claims.borrow_mut().insert(address, name.clone()) {
+                    return Err(StartError::Twice { first, second: name, address });
+                }
+                bound.push(BoundDatagrams { receiver: receiver.id.clone(), listener, socket });
+            }
+        }
+        Ok(bound)
+    }
+
     async fn build(&self) -> Result<Built, StartError> {
         gauges::budget(&self.metrics, &self.budget);
 
@@ -260,7 +289,7 @@ impl<'a> Builder<'a> {
         Ok(Built { intakes, receivers, processors, exporters: exporter_ids, keepers, letters })
     }
 
-    fn serve(self, built: Built, bound: Vec<Bound>) -> Role {
+    fn serve(self, built: Built, bound: Vec<Bound>, datagrams: Vec<BoundDatagrams>) -> Role {
         let (signal, stop) = StopSignal::new();
         let (alive, serving) = mpsc::channel(1);
         let mut addresses = Vec::new();
@@ -282,6 +311,25 @@ impl<'a> Builder<'a> {
                 socket.deal(lanes, stop).await;
                 drop(alive);
             });
+        }
+        for BoundDatagrams { receiver, listener, socket } in datagrams {
+            let DatagramListener { address, key, transport, serve } = listener;
+            let (role, at) = (self.plan.name.clone(), socket.local_addr());
+            let (class, component) = ("receiver", receiver.clone());
+            addresses.push(Address { role, class, component, key, address: at });
+            listening.push(address);
+            gauges::datagrams(&self.metrics, &receiver, transport, &socket);
+            let intakes = built.intakes.get(&receiver).into_iter().flatten();
+            for (intake, lane) in intakes.zip(&self.site.lanes) {
+                let (intake, socket, serve) = (intake.over(transport), socket.clone(), serve.clone());
+                let (stop, alive) = (stop.clone(), alive.clone());
+                lane.spawn_fn(move || {
+                    actix_rt::spawn(async move {
+                        serve(intake, socket, stop).await;
+                        drop(alive);
+                    });
+                });
+            }
         }
         let Built { receivers, processors, exporters, keepers, letters, .. } = built;
         let (name, budget) = (self.plan.name.clone(), self.budget);

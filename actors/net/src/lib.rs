@@ -2,6 +2,7 @@
 //!
 //! * [`Sockets`] owns listening sockets by address, so that neither a restart nor a rename of a receiver refuses
 //!   a connection; [`Socket::deal`] deals what it accepts to the lanes.
+//! * [`DatagramSocket`] is such a socket for datagrams, and [`serve_datagrams`] reads from it.
 //! * [`serve`] answers gRPC on the connections dealt to one lane. Admission is decided on the five bytes before a
 //!   message ([`Unary::admit`]); the body is gathered, and inflated, only inside the [`Permit`] that grants.
 //! * [`serve_http`] answers HTTP/1.1 in the same way ([`HttpService::admit`]). Either is encrypted by [`ServerTls`].
@@ -22,6 +23,7 @@
 
 mod client;
 mod compression;
+mod datagram;
 mod frame;
 mod http;
 mod ping;
@@ -38,6 +40,7 @@ pub use self::http::{
 pub use client::{CallError, CallErrorKind, Client, ClientKeepalive, ClientOptions, EndpointError, Proxy};
 pub use client::{HttpAnswer, HttpClient, HttpClientOptions, HttpError, HttpErrorKind};
 pub use compression::Compression;
+pub use datagram::{DatagramService, DatagramSocket, serve_datagrams};
 pub use server::{Call, ConnectionLimit, ConnectionRefused, ServerKeepalive, ServerOptions, Unary, serve};
 pub use socket::{BindError, Socket, Sockets};
 pub use status::{Code, Status};

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Type};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::Stop;
+use crate::{DatagramSocket, Stop};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -25,8 +25,12 @@ const SHORTAGE: Duration = Duration::from_millis(100);
 /// Every listening socket of an engine, by address as it was written. Clones are the same sockets.
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
-    open: Arc<Mutex<HashMap<String, Arc<Socket>>>>,
+    streams: Open<Socket>,
+    datagrams: Open<DatagramSocket>,
 }
+
+/// Sockets of one kind that are open.
+type Open<S> = Arc<Mutex<HashMap<String, Arc<S>>>>;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -65,44 +69,60 @@ impl Sockets {
     /// which only whoever holds the socket keeps. A name is looked up here, which may block; of its addresses the
     /// first that can be bound is taken, IPv4 before IPv6.
     pub fn bind(&self, address: &str) -> Result<Arc<Socket>, BindError> {
-        let mut open = self.open.lock();
-        if let Some(socket) = open.get(address) {
-            return Ok(socket.clone());
-        }
-        let socket = Socket::open(address).map_err(|source| BindError {
-            address: address.to_owned(),
-            hint: hint(source.kind()),
-            source,
-        })?;
-        let socket = Arc::new(socket);
-        if !address.ends_with(":0") {
-            open.insert(address.to_owned(), socket.clone());
-        }
-        Ok(socket)
+        lend(&self.streams, address, Socket::listen)
     }
 
-    /// Gives up the socket of `address`; it closes when whoever deals from it has ended too.
-    pub fn close(&self, address: &str) {
-        self.open.lock().remove(address);
+    /// The socket that receives datagrams (UDP) for `address`, as [`Sockets::bind`] has it for connections.
+    pub fn bind_datagrams(&self, address: &str) -> Result<Arc<DatagramSocket>, BindError> {
+        lend(&self.datagrams, address, DatagramSocket::bind)
     }
+
+    /// Gives up the sockets of `address`; each closes when whoever deals or reads from it has ended too.
+    pub fn close(&self, address: &str) {
+        self.streams.lock().remove(address);
+        self.datagrams.lock().remove(address);
+    }
+}
+
+/// The socket of an address, opened by `bind` if it is not open.
+fn lend<S>(
+    open: &Open<S>,
+    address: &str,
+    bind: fn(SocketAddr) -> io::Result<S>,
+) -> Result<Arc<S>, BindError> {
+    let mut open = open.lock();
+    if let Some(socket) = open.get(address) {
+        return Ok(socket.clone());
+    }
+    let socket = first(address, bind).map_err(|source| BindError {
+        address: address.to_owned(),
+        hint: hint(source.kind()),
+        source,
+    })?;
+    let socket = Arc::new(socket);
+    if !address.ends_with(":0") {
+        open.insert(address.to_owned(), socket.clone());
+    }
+    Ok(socket)
+}
+
+/// A socket on the first of an address' meanings that can be bound.
+fn first<S>(address: &str, bind: fn(SocketAddr) -> io::Result<S>) -> io::Result<S> {
+    let mut candidates: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+    candidates.sort_by_key(SocketAddr::is_ipv6);
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for candidate in candidates {
+        match bind(candidate) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 // === impl Socket ===
 
 impl Socket {
-    fn open(address: &str) -> io::Result<Self> {
-        let mut candidates: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
-        candidates.sort_by_key(SocketAddr::is_ipv6);
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for candidate in candidates {
-            match Self::listen(candidate) {
-                Ok(socket) => return Ok(socket),
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
-    }
-
     fn listen(address: SocketAddr) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;

@@ -3,15 +3,17 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use watershed_delivery::{Budget, Cause, Exhausted, Fault, Guard, Outcome, Permit};
+use watershed_delivery::{Budget, Cause, Exhausted, Fault, Guard, Holder, Outcome, Permit};
 use watershed_supervise::{Cell, NoRoom, Weight};
 use watershed_telemetry::Signal;
 
 use crate::message::{Body, Counted, Request};
 use crate::metrics::{Counter, PerSignal};
 use crate::origin::Origin;
-use crate::own::Ended;
+use crate::own::{Ended, Span};
 use crate::registry::Env;
 
 /// How long any sender waits for an answer at most.
@@ -53,6 +55,8 @@ pub enum TurnedAway {
     Memory,
     /// There never is.
     TooLarge,
+    /// As many wait as may.
+    QueueFull,
     /// Its sender did not prove who it is.
     Unauthenticated,
     /// Its sender comes too often.
@@ -67,6 +71,7 @@ pub enum TurnedAway {
 struct Reasons {
     memory: Counter,
     too_large: Counter,
+    queue_full: Counter,
     unauthenticated: Counter,
     too_often: Counter,
     connection: Counter,
@@ -75,6 +80,16 @@ struct Reasons {
     panic: Counter,
     transport: Counter,
     withdrawn: Counter,
+}
+
+/// A request whose sender waits for nothing: what becomes of it is counted.
+struct Unanswered {
+    intake: Intake,
+    signal: Signal,
+    items: Arc<Counted>,
+    span: Mutex<Option<Box<dyn Span>>>,
+    /// Its place among those that may be on their way at once.
+    _place: OwnedSemaphorePermit,
 }
 
 /// A sender that waits for its answer. One that goes before it has that, which drops this, is counted.
@@ -141,6 +156,7 @@ impl Intake {
         let reason = match why {
             TurnedAway::Memory => &reasons.memory,
             TurnedAway::TooLarge => &reasons.too_large,
+            TurnedAway::QueueFull => &reasons.queue_full,
             TurnedAway::Unauthenticated => &reasons.unauthenticated,
             TurnedAway::TooOften => &reasons.too_often,
             TurnedAway::Transport => &reasons.transport,
@@ -193,6 +209,43 @@ impl Intake {
             span.end(items.get(), &Ended::from(&outcome));
         }
         with_hint(outcome)
+    }
+
+    /// Hands in what nobody waits to hear of, as a datagram is, and gives `place` back when it has ended. It has no
+    /// deadline, and is never withdrawn; if the pipelines do not take it, it is lost, and counted.
+    pub fn offer(
+        &self,
+        signal: Signal,
+        body: impl Into<Body>,
+        mut origin: Origin,
+        permit: Permit,
+        place: OwnedSemaphorePermit,
+    ) {
+        let (body, items) = (body.into(), Arc::new(Counted::default()));
+        let span = self.inner.env.tracing.request(self.id(), signal, origin.trace.as_ref());
+        if let Some(span) = &span {
+            origin.trace = Some(span.context().clone());
+        }
+        let weight = Weight { requests: 1, items: 0, bytes: body.bytes.len() };
+        let unanswered = Unanswered {
+            intake: self.clone(),
+            signal,
+            items: items.clone(),
+            span: Mutex::new(span),
+            _place: place,
+        };
+        match self.inner.cell.try_reserve(weight) {
+            Ok(room) => {
+                let guard = Guard::held(Arc::new(unanswered));
+                room.send(Request { signal, body, origin, guard, permit, items });
+            }
+            Err(NoRoom::Full) => {
+                unanswered.settled(Outcome::refused(Cause::Overload, "the receiver's mailbox is full"));
+            }
+            Err(NoRoom::Closed(_)) => {
+                unanswered.settled(Outcome::refused(Cause::Shutdown, "the receiver is down"));
+            }
+        }
     }
 
     /// Tells the supervisor's log of a panic in a connection or request future.
@@ -278,6 +331,7 @@ impl Counts {
             reasons: Reasons {
                 memory: reason("memory"),
                 too_large: reason("too_large"),
+                queue_full: reason("queue_full"),
                 unauthenticated: reason("unauthenticated"),
                 too_often: reason("rate_limit"),
                 connection: reason("connection"),
@@ -287,6 +341,18 @@ impl Counts {
                 transport: reason("transport"),
                 withdrawn: reason("withdrawn"),
             },
+        }
+    }
+}
+
+// === impl Unanswered ===
+
+impl Holder for Unanswered {
+    fn settled(&self, outcome: Outcome) {
+        let items = self.items.get();
+        self.intake.count(self.signal, items, &outcome);
+        if let Some(span) = self.span.lock().take() {
+            span.end(items, &Ended::from(&outcome));
         }
     }
 }

@@ -50,7 +50,9 @@ pub use network::{
 pub use origin::{Identity, Metadata, NoTraceParent, Origin, TraceContext};
 pub use own::{Ended, Recording, Span, Tracer, Tracing, Work, Worker, is_hushed};
 pub use processor::{Outlet, Processor};
-pub use receiver::{Listener, Open, Receiver, ReceiverParts, Security, Serve};
+pub use receiver::{
+    DatagramListener, Listener, Open, Receiver, ReceiverParts, Security, Serve, ServeDatagrams,
+};
 pub use registry::{
     BudgetLimit, BudgetSettings, Env, Error, ExporterSpec, KeyError, Parsed, Part, Placement, ProcessorSpec,
     ReceiverSpec, Registry, Settings, StageSpec, Unknown,

@@ -14,7 +14,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Fault, Outcome, Permit};
-use watershed_net::Stop;
+use watershed_net::{DatagramSocket, Stop};
 use watershed_supervise::{Failure, Launch, Lease, Next, Ticket, caught};
 use watershed_telemetry::{Payload, Signal};
 
@@ -42,6 +42,12 @@ pub trait Receiver: Sized + 'static {
 
     /// The sockets it wants and how the connections to them are served.
     fn listeners(_settings: &Arc<Self::Settings>) -> Vec<Listener> {
+        Vec::new()
+    }
+
+    /// The sockets it takes datagrams from. What comes by them has no sender that could be told to come again
+    /// ([`Intake::offer`]).
+    fn datagrams(_settings: &Arc<Self::Settings>) -> Vec<DatagramListener> {
         Vec::new()
     }
 
@@ -95,6 +101,22 @@ pub type Open<In = Intake> = dyn Fn(&Env) -> Result<Arc<Serve<In>>, Failure> + S
 pub type Serve<In = Intake> =
     dyn Fn(In, mpsc::Receiver<TcpStream>, Stop) -> LocalBoxFuture<'static, ()> + Send + Sync;
 
+/// One address a receiver takes datagrams at (UDP). The socket is lent as that of a [`Listener`].
+pub struct DatagramListener {
+    /// `host:port`.
+    pub address: String,
+    /// The key that names it, for messages.
+    pub key: &'static str,
+    /// What is spoken, as a label.
+    pub transport: &'static str,
+    /// Reads from it.
+    pub serve: Arc<ServeDatagrams>,
+}
+
+/// Reads on one lane from a socket that every lane reads from, until told to stop.
+pub type ServeDatagrams =
+    dyn Fn(Intake, Arc<DatagramSocket>, Stop) -> LocalBoxFuture<'static, ()> + Send + Sync;
+
 /// What a receiver's copy runs with.
 #[derive(Clone)]
 pub struct ReceiverParts {
@@ -142,6 +164,10 @@ impl<R: Receiver> ReceiverSpec for Configured<R> {
 
     fn listeners(&self) -> Vec<Listener> {
         R::listeners(&self.0)
+    }
+
+    fn datagrams(&self) -> Vec<DatagramListener> {
+        R::datagrams(&self.0)
     }
 
     fn references(&self) -> Vec<Reference> {

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::own::Tracing;
 use crate::processor::Processor;
 use crate::read::read;
-use crate::receiver::{Listener, Receiver, ReceiverParts};
+use crate::receiver::{DatagramListener, Listener, Receiver, ReceiverParts};
 use crate::route::Downstream;
 use crate::settings::BatchSettings;
 use crate::shelf::Shelf;
@@ -132,6 +132,8 @@ pub trait ReceiverSpec: Send + Sync {
     fn placement(&self) -> Placement;
     /// The sockets it wants, owned by the engine.
     fn listeners(&self) -> Vec<Listener>;
+    /// The sockets it takes datagrams from, owned by the engine.
+    fn datagrams(&self) -> Vec<DatagramListener>;
     /// The extensions it names.
     fn references(&self) -> Vec<Reference>;
     /// The stage's loop.

@@ -3,10 +3,10 @@
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
-use watershed_stage::{Ack, BatchSettings, Listener, OnFull, Sizer};
+use watershed_stage::{Ack, BatchSettings, DatagramListener, Listener, OnFull, Sizer};
 
 use super::memory::MIB;
-use super::plan::{BranchPlan, PipelinePlan, Plan, RolePlan};
+use super::plan::{BranchPlan, PipelinePlan, Plan, ReceiverPlan, RolePlan};
 use crate::engine::Address;
 
 /// Width of what stands before a line's text.
@@ -71,11 +71,14 @@ impl RolePlan {
     fn route(&self, pipeline: &PipelinePlan, listening: &[Address]) -> String {
         let receivers = pipeline.receivers.iter().filter_map(|receiver| self.receivers.get(*receiver));
         let receivers: Vec<String> = receivers
-            .map(|receiver| self.listens("receiver", &receiver.id, receiver.spec.listeners(), listening))
+            .map(|receiver| {
+                let datagrams = self.datagrams(receiver, listening);
+                self.listens("receiver", &receiver.id, receiver.spec.listeners(), datagrams, listening)
+            })
             .collect();
         let exporter = |branch: &BranchPlan| {
             let exporter = self.exporters.get(branch.exporter)?;
-            let text = self.listens("exporter", &exporter.id, exporter.spec.listeners(), listening);
+            let text = self.listens("exporter", &exporter.id, exporter.spec.listeners(), vec![], listening);
             Some(if branch.required { text } else { format!("{text} (optional)") })
         };
         let exporters: Vec<String> = pipeline.exporters.iter().filter_map(exporter).collect();
@@ -93,6 +96,7 @@ impl RolePlan {
         class: &str,
         id: &Arc<str>,
         listeners: Vec<Listener<In>>,
+        datagrams: Vec<String>,
         listening: &[Address],
     ) -> String {
         let at = |listener: Listener<In>| {
@@ -103,11 +107,23 @@ impl RolePlan {
             let address = found.map_or(listener.address, |found| found.address.to_string());
             format!("{} {address}, {}", listener.transport, listener.security)
         };
-        let places: Vec<String> = listeners.into_iter().map(at).collect();
+        let places: Vec<String> = listeners.into_iter().map(at).chain(datagrams).collect();
         if places.is_empty() {
             return id.to_string();
         }
         format!("{id} ({})", places.join("; "))
+    }
+
+    /// Where a receiver takes datagrams, which nothing protects.
+    fn datagrams(&self, receiver: &ReceiverPlan, listening: &[Address]) -> Vec<String> {
+        let at = |listener: DatagramListener| {
+            let found = listening.iter().find(|address| {
+                (&address.role, &address.component, address.key) == (&self.name, &receiver.id, listener.key)
+            });
+            let address = found.map_or(listener.address, |found| found.address.to_string());
+            format!("{} {address}, plain text", listener.transport)
+        };
+        receiver.spec.datagrams().into_iter().map(at).collect()
     }
 
     fn branch(&self, pipeline: &PipelinePlan, branch: &BranchPlan) -> String {

@@ -277,6 +277,7 @@ impl Role<'_> {
     fn finish(mut self, report: &mut Report) -> RolePlan {
         self.budget(report);
         self.addresses(report);
+        self.datagrams(report);
         self.references(report);
         self.receivers.warn_unused(report);
         self.processors.warn_unused(report);
@@ -328,6 +329,34 @@ impl Role<'_> {
             let id = component.id.clone();
             if self.plan.extensions.iter().all(|extension| extension.id != id) {
                 self.plan.extensions.push(ExtensionPlan { id, spec });
+            }
+        }
+    }
+
+    /// Two receivers can not take datagrams at one address, and nothing keeps them secret.
+    fn datagrams(&self, report: &mut Report) {
+        let mut taken: HashMap<String, Arc<str>> = HashMap::new();
+        for receiver in &self.plan.receivers {
+            let id = &receiver.id;
+            for listener in receiver.spec.datagrams() {
+                let at = self.receivers.key(id, listener.key);
+                if !is_loopback(&listener.address) {
+                    let message = format!(
+                        "receiver `{id}` takes datagrams from other machines: anybody can read and forge them"
+                    );
+                    let help =
+                        "listen on localhost, and let a collector on each machine pass them on".to_owned();
+                    report.warn(at.as_ref(), message, Some(help));
+                }
+                if listener.address.ends_with(":0") {
+                    continue;
+                }
+                if let Some(other) = taken.insert(listener.address, id.clone())
+                    && let Some(at) = at
+                {
+                    let message = format!("receivers `{other}` and `{id}` want the same address");
+                    report.error(&at, message, Some(format!("set another `{}`", listener.key)));
+                }
             }
         }
     }
