@@ -11,6 +11,7 @@
 extern crate self as watershed_stage;
 
 mod deal;
+pub mod answer;
 mod edge;
 mod exporter;
 mod extension;
