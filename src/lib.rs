@@ -49,6 +49,7 @@ pub fn kinds() -> Registry {
         watershed_otlp::register,
         watershed_prometheus::register,
         watershed_zipkin::register,
+        watershed_jaeger::register,
         watershed_shaping::register,
         watershed_sampling::register,
         watershed_debug::register,

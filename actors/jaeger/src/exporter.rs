@@ -1,0 +1,125 @@
+//! The `jaeger` exporter: api_v2 over gRPC.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
+use http::HeaderMap;
+use watershed_net::{Client, Code};
+use watershed_stage::delivery::{Budget, Permit};
+use watershed_stage::{
+    Batch, Credentials, Dependence, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial,
+    Payload, QueueSettings, Reference, RetrySettings, Sending, Signal, answer, grpc_client_settings,
+};
+
+use crate::encode::encode;
+use crate::grpc::POST_SPANS;
+
+/// Calls of one batch that are under way at once.
+const CALLS: usize = 16;
+
+/// Sends batches to a collector of Jaeger's, over one connection a lane.
+pub struct Jaeger {
+    client: Client,
+    credentials: Credentials,
+    budget: Arc<Budget>,
+}
+
+grpc_client_settings! {
+    /// Settings of the `jaeger` exporter, under otelcol's keys and with its defaults.
+    pub struct Settings {
+        /// The longest one attempt may take; `0s` is as long as the sender waits.
+        timeout: Interval = Interval::secs(5),
+        /// What happens after a failed attempt.
+        retry_on_failure: RetrySettings = RetrySettings::default(),
+        /// What waits before an attempt.
+        sending_queue: QueueSettings = QueueSettings::default(),
+    }
+}
+
+// === impl Settings ===
+
+impl watershed_stage::Settings for Settings {
+    fn check(&self) -> Vec<KeyError> {
+        let mut errors = self.shared().check();
+        errors.extend(self.retry_on_failure.check().into_iter().map(|error| error.under("retry_on_failure")));
+        errors.extend(self.sending_queue.check().into_iter().map(|error| error.under("sending_queue")));
+        errors
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        self.shared().references()
+    }
+}
+
+// === impl Jaeger ===
+
+impl Exporter for Jaeger {
+    type Settings = Settings;
+
+    fn signals() -> &'static [Signal] {
+        &[Signal::Traces]
+    }
+
+    fn sending(settings: &Settings) -> Sending {
+        Sending {
+            timeout: settings.timeout.positive(),
+            retry: settings.retry_on_failure.clone(),
+            queue: settings.sending_queue.clone(),
+        }
+    }
+
+    fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {
+        let (client, credentials) = settings.shared().open(env)?;
+        Ok(Self { client, credentials, budget: env.budget.clone() })
+    }
+
+    fn depends(&self) -> Dependence {
+        self.credentials.depends()
+    }
+
+    async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
+        let headers = self.credentials.headers(batch).await?;
+        let (requests, _permit) = self.encode(&batch.payload);
+        let calls = requests.into_iter().map(|request| self.call(&headers, batch, request));
+        // All are made, also after one has failed: what arrives now is not sent in vain, since Jaeger knows its spans.
+        let mut ends = stream::iter(calls).buffer_unordered(CALLS);
+        let mut worst = Ok(Partial::default());
+        while let Some(end) = ends.next().await {
+            worst = worse(worst, end);
+        }
+        worst
+    }
+}
+
+impl Jaeger {
+    /// A payload as Jaeger wants it, and the memory it takes: what was accepted is sent, whether there is room or not.
+    fn encode(&self, payload: &Payload) -> (Vec<Vec<u8>>, Permit) {
+        let permit = self.budget.overdraw(0);
+        let requests = encode(payload, &mut |total| {
+            permit.cover(total as u64);
+            true
+        });
+        (requests.unwrap_or_default(), permit)
+    }
+
+    async fn call(&self, headers: &HeaderMap, batch: &Batch, request: Vec<u8>) -> Result<(), ExportError> {
+        let sent = self.client.unary(POST_SPANS, headers, &[Bytes::from(request)], batch.timeout).await;
+        sent.map(drop).map_err(|error| {
+            if error.status.code == Code::Unauthenticated && self.credentials.rejected(headers) {
+                return ExportError::Retryable { reason: error.status.message, retry_after: None };
+            }
+            answer::failure(error.status)
+        })
+    }
+}
+
+/// Of what became of the calls of a batch, what decides about it: something that can be tried again before what can
+/// not, since that will be found out again.
+fn worse(one: Result<Partial, ExportError>, other: Result<(), ExportError>) -> Result<Partial, ExportError> {
+    match (one, other) {
+        (one, Ok(())) => one,
+        (Err(one @ ExportError::Retryable { .. }), Err(_)) => Err(one),
+        (_, Err(other)) => Err(other),
+    }
+}

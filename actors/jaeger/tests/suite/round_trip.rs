@@ -1,0 +1,1 @@
+//! OTLP to Jaeger and back: what comes through, and exactly what does not.
