@@ -4,7 +4,9 @@
 
 mod annotation;
 mod decode;
+mod encode;
 mod error;
+mod exporter;
 mod http;
 mod json;
 mod names;
@@ -17,6 +19,7 @@ mod v1;
 mod wire;
 
 pub use decode::{Format, Options, decode};
+pub use encode::{Encoding, encode};
 pub use error::DecodeError;
 
 use watershed_stage::Registry;
@@ -24,5 +27,5 @@ use watershed_stage::Registry;
 /// Adds the kinds of this family to a registry.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    registry.receiver::<receiver::Zipkin>("zipkin", &[])
+    registry.receiver::<receiver::Zipkin>("zipkin", &[]).exporter::<exporter::Zipkin>("zipkin", &[])
 }

@@ -81,6 +81,14 @@ pub(crate) enum Value<'a> {
 }
 
 impl Span<'_> {
+    /// The trace's id, in 64 bits if that is all there is.
+    pub(crate) fn short_trace_id(&self) -> &[u8] {
+        match &self.trace_id {
+            [0, 0, 0, 0, 0, 0, 0, 0, short @ ..] => short,
+            long => long,
+        }
+    }
+
     /// Forgets everything but the places that were made.
     pub(crate) fn clear(&mut self) {
         let (mut annotations, mut tags) =
