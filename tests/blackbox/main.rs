@@ -32,3 +32,4 @@ mod storm;
 mod tail_sampling;
 mod tls;
 mod wire;
+mod zipkin;
