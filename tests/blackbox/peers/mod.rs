@@ -3,6 +3,7 @@
 //! A peer that is not installed is skipped with a word; `.ci/run` installs some and requires them.
 
 mod clients;
+mod elastic;
 mod rust;
 mod servers;
 
