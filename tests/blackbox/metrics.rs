@@ -49,6 +49,9 @@ retry_on_failure.enabled = false
 [exporters.otlphttp]
 endpoint = "http://{nobody}"
 sending_queue = {{ required = false, queue_size = 1 }}
+[exporters.elasticsearch]
+endpoint = "http://{nobody}"
+sending_queue.required = false
 [exporters.debug]
 [exporters.nop]
 [exporters.file]
@@ -58,7 +61,7 @@ path = "out.json"
 signals = ["traces", "metrics", "logs"]
 receivers = ["otlp"]
 processors = ["memory_limiter", "attributes", "resource", "resource_detection", "filter", "redaction", "batch"]
-exporters = ["otlp", "otlphttp", "debug", "nop", "file"]
+exporters = ["otlp", "otlphttp", "debug", "nop", "file", "elasticsearch"]
 ack = "accepted"
 [pipelines.sampled]
 signals = ["traces", "logs"]
@@ -137,7 +140,7 @@ async fn every_metric_is_documented_and_every_documented_metric_is_there() {
     let listens = format!("otlp (grpc {grpc_at}, plain text; http {web_at}, plain text) -> ");
     for line in [
         format!(
-            "pipeline all: {listens}attributes -> resource -> resource_detection -> filter -> redaction -> otlp (optional), otlphttp (optional), debug (optional), nop (optional), file (optional); ack = accepted: as configured"
+            "pipeline all: {listens}attributes -> resource -> resource_detection -> filter -> redaction -> otlp (optional), otlphttp (optional), debug (optional), nop (optional), file (optional), elasticsearch (optional); ack = accepted: as configured"
         ),
         format!("pipeline traces/gone: {listens}otlp/gone; ack = accepted: as configured"),
     ] {

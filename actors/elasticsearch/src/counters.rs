@@ -52,7 +52,7 @@ impl Counters {
             let help = "Requests to `_bulk`, by what became of them as a whole.";
             env.metrics.counter("otelcol_elasticsearch_bulk_requests_count", help, &labels)
         });
-        Self {
+        let counters = Self {
             metrics: env.metrics.clone(),
             exporter: env.id.clone(),
             requests,
@@ -83,7 +83,10 @@ impl Counters {
                 "How often a node that was left out came back.",
             ),
             reasons: RefCell::default(),
-        }
+        };
+        // There before the first of them, so that whoever watches for one sees that there are none.
+        counters.reason("too_large");
+        counters
     }
 
     pub(crate) fn ended(&self, how: Ended) {
@@ -95,9 +98,13 @@ impl Counters {
     /// Counts a document that will never be taken.
     pub(crate) fn rejected(&self, kind: &str) {
         self.rejected.add(1);
+        self.reason(kind).add(1);
+    }
+
+    fn reason(&self, kind: &str) -> Counter {
         let mut reasons = self.reasons.borrow_mut();
         if let Some(counter) = reasons.get(kind) {
-            return counter.add(1);
+            return counter.clone();
         }
         let kind = if reasons.len() < KINDS { kind } else { "other" };
         let counter = self.metrics.counter(
@@ -105,7 +112,7 @@ impl Counters {
             "Documents that will never be taken, by what kind of error that is.",
             &[("exporter", &self.exporter), ("reason", kind)],
         );
-        counter.add(1);
-        reasons.insert(kind.into(), counter);
+        reasons.insert(kind.into(), counter.clone());
+        counter
     }
 }

@@ -60,7 +60,9 @@ impl<'e> Course<'e> {
 
     /// The next body; `None` after the last.
     pub(crate) fn next(&mut self, scribe: &Scribe<'_>) -> Option<Bulk> {
-        let mut bulk = Bulk::default();
+        // Each document repeats its resource: the body is several times as large as what it is made of.
+        let left = self.parts.iter().skip(self.next.0).map(|part| part.payload.bytes()).sum::<usize>();
+        let mut bulk = Bulk::with_capacity(left.saturating_mul(3).min(scribe.max_bytes));
         self.inside.clear();
         while let Some(part) = self.parts.get(self.next.0) {
             let (index, from) = self.next;

@@ -32,6 +32,9 @@ const LARGEST_ANSWER: u64 = 32 << 20;
 /// The longest wait between two requests of which the first was taken in part.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
+/// How long a node may take to answer, at least.
+const FAIR: Duration = Duration::from_secs(1);
+
 /// How long a node may take to say that it is there, or which others are.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -122,7 +125,7 @@ impl Exporter for Elasticsearch {
             let error = match self.probing(&call, self.run(&call, &scribe, &mut course)).await {
                 Ok(()) => return course.end(),
                 Err(Stop::Never(status, reason)) => {
-                    course.end().map(drop)?;
+                    drop(course.end());
                     return Err(ExportError::Permanent { code: code(status), reason: reason.into() });
                 }
                 Err(Stop::Later(error)) => error,
@@ -226,7 +229,7 @@ impl Elasticsearch {
             let remaining = call.until.map(|until| until.saturating_duration_since(began));
             self.counters.bytes.add(body.len() as u64);
             let pieces = std::slice::from_ref(body);
-            let patient = Patience { exporter: self, node: &node, until: call.until };
+            let patient = Patience { exporter: self, node: &node, began, until: call.until };
             course.uncertain(true);
             let answer = self.client.post(&node.bulk, NDJSON, &call.headers, pieces, remaining).await;
             std::mem::forget(patient);
@@ -252,7 +255,9 @@ impl Elasticsearch {
                         // Only a good answer can be too large; what it says of the documents is lost with it.
                         HttpErrorKind::TooLarge => return Err(later(reason, None)),
                         HttpErrorKind::Lost | HttpErrorKind::TimedOut => {
-                            self.failed(&node, &reason);
+                            if error.kind == HttpErrorKind::Lost || self.is_fair(began) {
+                                self.failed(&node, &reason);
+                            }
                             return Err(later(reason, None));
                         }
                     }
@@ -348,6 +353,12 @@ impl Elasticsearch {
 
     fn is_retried(&self, status: u16) -> bool {
         self.settings.retry.retry_on_status.contains(&status)
+    }
+
+    /// Whether a node that does not answer has had the time to. One that was given less by a sender has not failed.
+    fn is_fair(&self, began: Instant) -> bool {
+        let timeout = self.settings.timeout.positive();
+        began.elapsed() >= timeout.map_or(FAIR, |timeout| timeout.min(FAIR))
     }
 
     fn failed(&self, node: &Target, reason: &str) {
@@ -451,12 +462,13 @@ fn code(status: StatusCode) -> i32 {
 struct Patience<'e> {
     exporter: &'e Elasticsearch,
     node: &'e Target,
+    began: Instant,
     until: Option<Instant>,
 }
 
 impl Drop for Patience<'_> {
     fn drop(&mut self) {
-        if self.until.is_some_and(|until| Instant::now() >= until) {
+        if self.until.is_some_and(|until| Instant::now() >= until) && self.exporter.is_fair(self.began) {
             self.exporter.failed(self.node, "no answer in time");
         }
     }

@@ -1,11 +1,13 @@
 //! Requests of 100 items: what the edge, the processors and the batches do to them.
 
+use std::cell::RefCell;
 use std::hint::black_box;
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message as _;
 use regex::{Regex, RegexSet};
+use watershed_elasticsearch::document::{Bulk, Mode, Plan, Scribe};
 use watershed_telemetry::edit::{Action, AttributeEdits, Criteria, Selection, Target, Texts};
 use watershed_telemetry::{Payload, Signal, json};
 use watershed_testkit::requests::{TraceTemplate, logs, metrics};
@@ -48,6 +50,7 @@ pub fn cases() -> Vec<Case> {
     ];
     cases.extend(edits(&traces));
     cases.extend(texts(&traces));
+    cases.extend(documents(&traces));
     cases
 }
 
@@ -125,6 +128,29 @@ fn edits(traces: &Payload) -> Vec<Case> {
             "edit: delete by pattern",
             item(vec![Action::DeleteMatching { pattern: pattern("^http\\.re") }]),
         ),
+    ]
+}
+
+/// Bodies of `_bulk`.
+fn documents(traces: &Payload) -> Vec<Case> {
+    let written = |name, items, payload: &Payload, mode| {
+        let bulk = RefCell::new(Bulk::default());
+        let plan = Plan { mode, allowed: vec![mode], ..Plan::default() };
+        on(name, items, payload, move |payload| {
+            let date_suffix = String::new();
+            let scribe = Scribe { plan: &plan, mode, date_suffix, max_bytes: 16 << 20 };
+            let mut bulk = bulk.borrow_mut();
+            bulk.clear();
+            scribe.write(payload, 0, &|_| false, &mut bulk)
+        })
+    };
+    let logs = validated(Signal::Logs, &logs(ITEMS));
+    let metrics = validated(Signal::Metrics, &metrics(ITEMS));
+    vec![
+        written("documents: traces", SPANS, traces, Mode::Otel),
+        written("documents: logs", (ITEMS, "record"), &logs, Mode::Otel),
+        written("documents: metrics", (ITEMS, "point"), &metrics, Mode::Otel),
+        written("documents: logs in ECS", (ITEMS, "record"), &logs, Mode::Ecs),
     ]
 }
 

@@ -215,6 +215,18 @@ impl Plan {
 // === impl Bulk ===
 
 impl Bulk {
+    /// An empty body with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { body: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
+    /// Makes it empty, and keeps its room.
+    pub fn clear(&mut self) {
+        self.body.clear();
+        self.documents.clear();
+        self.points.clear();
+    }
+
     /// The items that a document was made of, by their number in the request.
     pub fn items<'a>(&'a self, document: &'a Document) -> &'a [u32] {
         match &document.items {
