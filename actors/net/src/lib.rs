@@ -38,6 +38,7 @@ pub use self::http::{
     Cors, HttpRefusal, HttpRequest, HttpResponse, HttpServerOptions, HttpService, serve_http,
 };
 pub use client::{CallError, CallErrorKind, Client, ClientKeepalive, ClientOptions, EndpointError, Proxy};
+pub use client::{FetchError, Fetched};
 pub use client::{HttpAnswer, HttpClient, HttpClientOptions, HttpError, HttpErrorKind};
 pub use compression::Compression;
 pub use datagram::{DatagramService, DatagramSocket, serve_datagrams};

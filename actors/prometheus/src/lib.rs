@@ -10,10 +10,13 @@ mod proto;
 mod scrape;
 mod translate;
 
+pub use scrape::{Exposition, ExpositionFormat, Unreadable, relabel};
+
 use watershed_stage::Registry;
 
 /// Adds the kinds of this family to a registry.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
     registry.exporter::<export::Prometheus>("prometheus", &[])
+    registry.receiver::<scrape::Prometheus>("prometheus", &[])
 }

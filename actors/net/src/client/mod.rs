@@ -6,7 +6,9 @@ mod proxy;
 mod transport;
 
 pub use self::grpc::{CallError, CallErrorKind, Client, ClientKeepalive, ClientOptions};
-pub use self::http::{HttpAnswer, HttpClient, HttpClientOptions, HttpError, HttpErrorKind};
+pub use self::http::{
+    FetchError, Fetched, HttpAnswer, HttpClient, HttpClientOptions, HttpError, HttpErrorKind,
+};
 pub use self::proxy::Proxy;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue};

@@ -1,7 +1,7 @@
 //! Labels, as relabelling and the making of a series see them.
 
 /// Names and values, sorted by name. A label without a value is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Labels(Vec<(String, String)>);
 
 /// The most labels that a series may have, whatever the limits of its job say.

@@ -142,7 +142,7 @@ pub(super) fn is_stale(error: &hyper::Error) -> bool {
     !error.is_parse() && !error.is_user()
 }
 
-fn lost(target: &Target<'_>, error: &hyper::Error) -> HttpError {
+pub(super) fn lost(target: &Target<'_>, error: &hyper::Error) -> HttpError {
     let server = &target.key.authority;
     match causes(error).find_map(|cause| trouble(cause.downcast_ref::<io::Error>()?)) {
         Some(TlsTrouble(trouble)) => HttpError::new(HttpErrorKind::Tls, format!("{server}: {trouble}")),

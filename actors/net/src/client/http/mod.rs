@@ -5,8 +5,11 @@
 //! each of them.
 
 mod exchange;
+mod fetch;
 mod pool;
 mod url;
+
+pub use self::fetch::{FetchError, Fetched};
 
 use std::sync::Arc;
 use std::time::Duration;

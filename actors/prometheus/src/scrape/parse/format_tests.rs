@@ -209,7 +209,7 @@ fn open_metrics_is_understood() {
     let foo = named(&metrics, "foo");
     let Some(Data::Histogram(histogram)) = &foo.data else { panic!("{foo:?}") };
     let [point] = &histogram.data_points[..] else { panic!("{histogram:?}") };
-    assert_eq!(point.start_time_unix_nano, 1_520_430_000_123_000_144);
+    assert_eq!(point.start_time_unix_nano, 1_520_430_000_123_000_000);
     assert_eq!(point.bucket_counts, [0, 8, 3, 6]);
     let told: Vec<_> = point.exemplars.iter().map(read).collect();
     let trace = "0af7651916cd43dd8448eb211c80319c".to_owned();
@@ -218,14 +218,14 @@ fn open_metrics_is_understood() {
         [
             (0.054, TIME, String::new(), String::new(), vec![]),
             (0.67, TIME, trace, String::new(), vec![]),
-            (9.8, 1_520_879_607_789_000_034, String::new(), "b7ad6b7169203331".into(), vec![("user", "x")]),
+            (9.8, 1_520_879_607_789_000_000, String::new(), "b7ad6b7169203331".into(), vec![("user", "x")]),
         ]
     );
 
     let bar = named(&metrics, "bar_total");
     assert_eq!(
         points(bar),
-        [(vec![("a", "1")], Some(17.0), 1_520_430_000_123_000_144, 1_520_879_607_789_000_034)]
+        [(vec![("a", "1")], Some(17.0), 1_520_430_000_123_000_000, 1_520_879_607_789_000_000)]
     );
     let Some(Data::Sum(sum)) = &bar.data else { panic!("{bar:?}") };
     let exemplar = read(&sum.data_points[0].exemplars[0]);

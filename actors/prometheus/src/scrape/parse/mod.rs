@@ -54,3 +54,5 @@ impl<'b> Parser<'b> {
 
 #[cfg(test)]
 mod format_tests;
+#[cfg(test)]
+mod protobuf_tests;

@@ -48,14 +48,14 @@ pub(crate) fn nanos_of_millis(millis: i64) -> u64 {
     u64::try_from(millis).unwrap_or(0).saturating_mul(1_000_000)
 }
 
-/// A time in seconds (OpenMetrics), as nanoseconds. The whole seconds keep what a double of nanoseconds would lose.
+/// A time in seconds (OpenMetrics), as nanoseconds: to the microsecond, which is what a double has of our times.
 pub(crate) fn seconds(seconds: f64) -> Option<u64> {
     if !seconds.is_finite() {
         return None;
     }
     let seconds = seconds.max(0.0);
     let (whole, part) = (seconds.trunc(), seconds.fract());
-    Some((whole as u64).saturating_mul(1_000_000_000).saturating_add((part * 1e9).round() as u64))
+    Some((whole as u64).saturating_mul(1_000_000_000).saturating_add((part * 1e6).round() as u64 * 1000))
 }
 
 /// A float as Prometheus writes bounds and quantiles of the protobuf format into labels: Go's `%v`, and never without
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(millis(b"1395066363000"), Some(1_395_066_363_000_000_000));
         assert_eq!(millis(b"-3982045"), Some(0));
         assert_eq!((millis(b"1.5"), millis(b"")), (None, None));
-        assert_eq!(seconds(1_520_879_607.789), Some(1_520_879_607_789_000_034));
+        assert_eq!(seconds(1_520_879_607.789), Some(1_520_879_607_789_000_000));
         assert_eq!((seconds(-1.0), seconds(f64::NAN)), (Some(0), None));
     }
 

@@ -192,3 +192,6 @@ pub(crate) fn compile(key: &str, rules: &[RelabelSettings]) -> Result<Vec<Relabe
 pub(crate) fn hash(text: &[u8]) -> u64 {
     md5::low(text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,3 +234,6 @@ fn is_joined(text: &[u8], parts: &[&[u8]]) -> bool {
     }
     rest.is_empty()
 }
+
+#[cfg(test)]
+mod series_tests;

@@ -104,13 +104,7 @@ impl Scrape<'_> {
                 self.write_marker(id)?;
             }
         }
-        let bytes = self.encode(scheme)?;
-        for id in &self.active {
-            if let Some(metric) = self.series.metrics.get_mut(*id as usize) {
-                metric.points = Vec::new();
-            }
-        }
-        Ok(Request { bytes, counts: self.counts })
+        Ok(Request { bytes: self.encode(scheme)?, counts: self.counts })
     }
 
     fn encode(&mut self, scheme: &str) -> Result<Vec<u8>, Failed> {
@@ -163,6 +157,17 @@ impl Scrape<'_> {
             }
         }
         Ok(bytes)
+    }
+}
+
+impl Drop for Scrape<'_> {
+    /// However a scrape ends, nothing of it is left for the next.
+    fn drop(&mut self) {
+        for id in &self.active {
+            if let Some(metric) = self.series.metrics.get_mut(*id as usize) {
+                metric.points = Vec::new();
+            }
+        }
     }
 }
 
