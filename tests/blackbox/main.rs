@@ -27,6 +27,7 @@ mod poison;
 mod processors;
 mod relay;
 mod relay_http;
+mod scrape;
 mod self_telemetry;
 mod storm;
 mod tail_sampling;

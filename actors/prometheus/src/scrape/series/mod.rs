@@ -162,7 +162,8 @@ impl Series {
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         let (permit, scrape) = (self.permit.take(), self.scrape);
-        *self = Self { permit, scrape, ..Self::default() };
+        // Before the first scrape, nothing was seen in the one before it.
+        *self = Self { permit, scrape: scrape.max(1), ..Self::default() };
         // What nothing has declared, and what the receiver says itself.
         self.families.push(Declared { family: Family::default(), seen: 0 });
         let own = Family { kind: Type::Gauge, ..Family::default() };

@@ -100,7 +100,7 @@ impl Scrape<'_> {
         let last = self.series.scrape - 1;
         for id in 0..self.series.points.len() as u32 {
             let gone = self.series.points.get(id as usize);
-            if last != 0 && gone.is_some_and(|point| point.seen == last && point.tracked) {
+            if gone.is_some_and(|point| point.seen == last && point.tracked) {
                 self.write_marker(id)?;
             }
         }

@@ -24,6 +24,7 @@ fn a_series_that_vanishes_leaves_one_marker_and_may_return() {
     let mut target = Target::default();
     let both = "a{x=\"1\"} 1\na{x=\"2\"} 2\n";
     assert_eq!(points(named(&all(target.good(Text, both)), "a")).len(), 2);
+    assert_eq!(target.counts.added, 2);
     let one = all(target.good(Text, "a{x=\"2\"} 3\n"));
     assert_eq!(
         points(named(&one, "a")),
