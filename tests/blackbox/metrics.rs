@@ -19,6 +19,11 @@ fn everything(sink: &str, nobody: &str, grpc: &str, http: &str) -> String {
 grpc.endpoint = "{grpc}"
 http.endpoint = "{http}"
 
+[[receivers.prometheus.config.scrape_configs]]
+job_name = "gone"
+scrape_interval = "100ms"
+static_configs = [{{ targets = ["{nobody}"] }}]
+
 [processors.memory_limiter]
 limit_mib = 64
 [processors.attributes]
@@ -73,6 +78,9 @@ dead_letters = "file_storage"
 receivers = ["otlp"]
 processors = ["tail_sampling"]
 exporters = ["nop"]
+[pipelines."metrics/scraped"]
+receivers = ["prometheus"]
+exporters = ["nop"]
 [pipelines."traces/gone"]
 receivers = ["otlp"]
 exporters = ["otlp/gone"]
@@ -123,7 +131,10 @@ async fn every_metric_is_documented_and_every_documented_metric_is_there() {
     let scrape = async || http::get(program.metrics, "/metrics").await.unwrap().1;
     let lost = "watershed_edge_items{pipeline=\"traces/gone\",from=\"otlp/gone\",to=\"destination\",\
                 outcome=\"rejected\",reason=\"exhausted\"}";
-    let all_lost = async || metric(&scrape().await, lost) == 300.0;
+    let all_lost = async || {
+        let text = scrape().await;
+        metric(&text, lost) == 300.0 && metric(&text, "watershed_scrape_targets") == 1.0
+    };
     assert!(wait_until(all_lost, PATIENCE).await, "{}", scrape().await);
     let text = scrape().await;
     assert_eq!(shown(&text), documented());

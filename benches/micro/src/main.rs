@@ -16,6 +16,7 @@ mod handling;
 mod journal;
 #[cfg(feature = "relay")]
 mod relay;
+mod scrape;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -65,6 +66,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let mut cases = telemetry::cases();
     cases.extend(handling::cases());
     cases.extend(journal::cases());
+    cases.extend(scrape::cases());
     if let (Some(name), Some(operations)) = (&cli.count, cli.operations) {
         let case = cases.iter_mut().find(|case| case.name == name);
         case.with_context(|| format!("there is no {name:?}"))?.run(operations);

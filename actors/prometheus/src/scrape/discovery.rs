@@ -12,7 +12,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use tokio::time::Instant;
 use watershed_net::HttpClient;
-use watershed_stage::{Env, Failure};
+use watershed_stage::{Counter, Env, Failure};
 
 use super::settings::{FileSdSettings, GroupSettings, HttpSdSettings, Settings};
 use super::target::{Group, Job, Target};
@@ -49,6 +49,8 @@ impl<'d> Discovery<'d> {
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         let mut sources: Vec<LocalBoxFuture<'_, ()>> = Vec::new();
         for (index, job) in self.settings.config.scrape_configs.iter().enumerate() {
+            // Shown from the start.
+            self.failures(&job.job_name, "target");
             let fixed = job.static_configs.iter().cloned().map(|group| Group { group, meta: Vec::new() });
             let add = |groups: Vec<Group>| {
                 let mut found = self.found.borrow_mut();
@@ -103,11 +105,15 @@ impl<'d> Discovery<'d> {
         self.publish();
     }
 
-    fn failed(&self, job: usize, mechanism: &str, error: &str) {
-        let job = self.settings.config.scrape_configs.get(job).map_or("", |job| &job.job_name);
+    fn failures(&self, job: &str, mechanism: &str) -> Counter {
         let labels = [("receiver", &*self.env.id), ("job", job), ("mechanism", mechanism)];
         let help = "Attempts to find targets that failed, and targets that can not be scraped.";
-        self.env.metrics.counter("watershed_scrape_discovery_failures", help, &labels).add(1);
+        self.env.metrics.counter("watershed_scrape_discovery_failures", help, &labels)
+    }
+
+    fn failed(&self, job: usize, mechanism: &str, error: &str) {
+        let job = self.settings.config.scrape_configs.get(job).map_or("", |job| &job.job_name);
+        self.failures(job, mechanism).add(1);
         tracing::warn!(receiver = %self.env.id, job, mechanism, "no targets from there: {error}");
     }
 

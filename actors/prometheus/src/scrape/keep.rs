@@ -44,6 +44,8 @@ struct Counters {
     duplicates: Counter,
     unmapped: Counter,
     missed: Counter,
+    refused: Counter,
+    rejected: Counter,
 }
 
 /// Scrapes one target.
@@ -80,6 +82,11 @@ impl Counters {
                 &labels,
             )
         };
+        let lost = |reason| {
+            let labels = [&labels[..], &[("reason", reason)]].concat();
+            let help = "Points that were scraped and that no pipeline took, by reason.";
+            env.metrics.counter("watershed_scrape_lost_points", help, &labels)
+        };
         let scrapes = [&labels[..], &[("outcome", "ok")]].concat();
         let missed = "Scrapes that were not begun: the one before, or its turn, took too long.";
         Self {
@@ -89,6 +96,8 @@ impl Counters {
             duplicates: dropped("duplicate"),
             unmapped: dropped("unmapped"),
             missed: env.metrics.counter("watershed_scrape_missed", missed, &labels),
+            refused: lost("refused"),
+            rejected: lost("rejected"),
         }
     }
 
@@ -99,12 +108,6 @@ impl Counters {
     fn failed(&self, reason: Reason) {
         let labels = self.labels("outcome", reason.name());
         self.env.metrics.counter(SCRAPES.0, SCRAPES.1, &labels).add(1);
-    }
-
-    fn lost(&self, reason: &str, points: u64) {
-        let help = "Points that were scraped and that no pipeline took, by reason.";
-        let labels = self.labels("reason", reason);
-        self.env.metrics.counter("watershed_scrape_lost_points", help, &labels).add(points);
     }
 
     fn health(&self, up: bool) -> Held {
@@ -314,8 +317,8 @@ impl<'k> Keeper<'k> {
         let patience = self.target.interval.min(PATIENCE);
         let outcome = self.intake.submit(Signal::Metrics, bytes, Origin::default(), permit, patience).await;
         match outcome {
-            Outcome::Refused(_) => counters.lost("refused", counts.points),
-            Outcome::Rejected(_) => counters.lost("rejected", counts.points),
+            Outcome::Refused(_) => counters.refused.add(counts.points),
+            Outcome::Rejected(_) => counters.rejected.add(counts.points),
             Outcome::Dropped { .. } | Outcome::Delivered => {}
         }
     }
