@@ -83,7 +83,8 @@ fn spans(request: &ExportTraceServiceRequest) -> Vec<(String, &Span)> {
     let mut spans = Vec::new();
     for group in &request.resource_spans {
         let attributes = group.resource.iter().flat_map(|resource| &resource.attributes);
-        let service: Vec<_> = attributes.map(|attribute| (attribute.key.as_str(), string(attribute))).collect();
+        let service: Vec<_> =
+            attributes.map(|attribute| (attribute.key.as_str(), string(attribute))).collect();
         assert!(service.len() <= 1 && service.iter().all(|(key, _)| *key == "service.name"), "{service:?}");
         let service = service.first().map_or(String::new(), |(_, name)| name.clone());
         let inside = group.scope_spans.iter().flat_map(|scope| &scope.spans);
@@ -139,7 +140,8 @@ async fn what_tracers_report_arrives_as_otlp() {
     let keys: Vec<_> = server.attributes.iter().map(|attribute| attribute.key.as_str()).collect();
     assert_eq!(keys, ["http.path", "network.local.address", "network.local.port", "zipkin.shared"]);
     assert_eq!((server.events.len(), server.events[0].name.as_str()), (1, "flushed"));
-    let debug = spans.iter().filter(|(_, span)| span.attributes.iter().any(|a| a.key == "zipkin.debug")).count();
+    let debug =
+        spans.iter().filter(|(_, span)| span.attributes.iter().any(|a| a.key == "zipkin.debug")).count();
     assert_eq!(debug, 1);
     let metrics = engine.metrics().render();
     let counted = "otelcol_receiver_accepted_spans{receiver=\"zipkin\",transport=\"http\"}";
@@ -186,9 +188,16 @@ async fn what_is_wrong_is_answered_with_its_place() {
     assert_eq!(sink.snapshot().requests, 0);
     let metrics = engine.metrics().render();
     let refused = |reason: &str| {
-        metric(&metrics, &format!("watershed_receiver_refused_requests{{receiver=\"zipkin\",reason=\"{reason}\"}}"))
+        metric(
+            &metrics,
+            &format!("watershed_receiver_refused_requests{{receiver=\"zipkin\",reason=\"{reason}\"}}"),
+        )
     };
-    assert_eq!([refused("rejected"), refused("transport"), refused("too_large")], [4.0, 4.0, 1.0], "{metrics}");
+    assert_eq!(
+        [refused("rejected"), refused("transport"), refused("too_large")],
+        [4.0, 4.0, 1.0],
+        "{metrics}"
+    );
     drained(&engine).await;
 }
 
@@ -248,7 +257,9 @@ ack = "delivered"
 }
 
 /// Of each span what Zipkin keeps in any case.
-fn spans_of(request: &ExportTraceServiceRequest) -> impl Iterator<Item = (Vec<u8>, Vec<u8>, Vec<u8>, String, u64)> {
+fn spans_of(
+    request: &ExportTraceServiceRequest,
+) -> impl Iterator<Item = (Vec<u8>, Vec<u8>, Vec<u8>, String, u64)> {
     let scopes = request.resource_spans.iter().flat_map(|group| &group.scope_spans);
     scopes.flat_map(|scope| &scope.spans).map(|span| {
         let start = span.start_time_unix_nano / 1000;
@@ -259,7 +270,9 @@ fn spans_of(request: &ExportTraceServiceRequest) -> impl Iterator<Item = (Vec<u8
 #[test]
 fn mistakes_are_told_with_their_key() {
     let error = |exporter: &str| {
-        let text = format!("[exporters.zipkin]\n{exporter}\n[pipelines.traces]\nreceivers = [\"zipkin\"]\nexporters = [\"zipkin\"]\n");
+        let text = format!(
+            "[exporters.zipkin]\n{exporter}\n[pipelines.traces]\nreceivers = [\"zipkin\"]\nexporters = [\"zipkin\"]\n"
+        );
         let mut sources = watershed::engine::config::Sources::default();
         sources.inline.push(("test.toml".to_owned(), text));
         match watershed::engine::config::load(&sources, &watershed::kinds()) {

@@ -9,6 +9,7 @@ mod native;
 mod proto;
 mod scrape;
 mod translate;
+mod write;
 
 pub use scrape::{Exposition, ExpositionFormat, Unreadable, relabel};
 
@@ -17,6 +18,8 @@ use watershed_stage::Registry;
 /// Adds the kinds of this family to a registry.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    registry.exporter::<export::Prometheus>("prometheus", &[])
-    registry.receiver::<scrape::Prometheus>("prometheus", &[])
+    registry
+        .receiver::<scrape::Prometheus>("prometheus", &[])
+        .exporter::<export::Prometheus>("prometheus", &[])
+        .exporter::<write::RemoteWrite>("prometheus_remote_write", &["prometheusremotewrite"])
 }

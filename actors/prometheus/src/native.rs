@@ -87,10 +87,6 @@ impl Sparse {
             });
         }
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.spans.is_empty()
-    }
 }
 
 /// Buckets as they are put down, rising.

@@ -10,8 +10,8 @@
 // The settings macros name their types the same way inside and outside.
 extern crate self as watershed_stage;
 
-mod deal;
 pub mod answer;
+mod deal;
 mod edge;
 mod exporter;
 mod extension;

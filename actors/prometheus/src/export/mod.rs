@@ -6,7 +6,7 @@ mod oracle;
 mod protobuf;
 mod series;
 mod service;
-mod settings;
+pub(crate) mod settings;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,7 @@ use watershed_stage::{
 };
 
 use self::service::{Scraped, Service};
-pub(crate) use self::settings::Settings;
+use self::settings::Settings;
 use self::store::Bounds;
 use crate::translate::{DropCounters, Scratch, Translation};
 

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 use watershed_net::{HttpRequest, HttpService as _};
 use watershed_stage::delivery::Budget;
-use watershed_stage::{Context, Extensions, Metrics, Origin, Registry, Settings as _, Tracing};
+use watershed_stage::{Context, Extensions, Metrics, Origin, Registry, Settings as _, Shelf, Tracing};
 
 use super::oracle::{Families, read};
 use super::*;
@@ -591,6 +591,8 @@ fn env(budget: u64) -> Env {
         metrics: Metrics::default(),
         tracing: Tracing::default(),
         extensions: Extensions::default(),
+        shelf: Shelf::default(),
+        notes: None,
         ends: Arc::default(),
     }
 }

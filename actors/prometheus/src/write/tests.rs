@@ -1,0 +1,512 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use opentelemetry_proto::tonic::metrics::v1 as otlp;
+use proptest::prelude::*;
+use prost::Message as _;
+use watershed_stage::{Registry, Settings as _};
+
+use super::collect::STALE;
+use super::*;
+use crate::fixtures::*;
+
+/// `prometheus`, of remote write 1.0.
+mod v1 {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct WriteRequest {
+        #[prost(message, repeated, tag = "1")]
+        pub timeseries: Vec<TimeSeries>,
+        #[prost(message, repeated, tag = "3")]
+        pub metadata: Vec<Metadata>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Metadata {
+        #[prost(int32, tag = "1")]
+        pub kind: i32,
+        #[prost(string, tag = "2")]
+        pub name: String,
+        #[prost(string, tag = "4")]
+        pub help: String,
+        #[prost(string, tag = "5")]
+        pub unit: String,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Label {
+        #[prost(string, tag = "1")]
+        pub name: String,
+        #[prost(string, tag = "2")]
+        pub value: String,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct TimeSeries {
+        #[prost(message, repeated, tag = "1")]
+        pub labels: Vec<Label>,
+        #[prost(message, repeated, tag = "2")]
+        pub samples: Vec<Sample>,
+        #[prost(message, repeated, tag = "3")]
+        pub exemplars: Vec<Exemplar>,
+        #[prost(message, repeated, tag = "4")]
+        pub histograms: Vec<super::Histogram>,
+    }
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub struct Sample {
+        #[prost(double, tag = "1")]
+        pub value: f64,
+        #[prost(int64, tag = "2")]
+        pub time: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Exemplar {
+        #[prost(message, repeated, tag = "1")]
+        pub labels: Vec<Label>,
+        #[prost(double, tag = "2")]
+        pub value: f64,
+        #[prost(int64, tag = "3")]
+        pub time: i64,
+    }
+}
+
+/// `io.prometheus.write.v2`.
+mod v2 {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Request {
+        #[prost(string, repeated, tag = "4")]
+        pub symbols: Vec<String>,
+        #[prost(message, repeated, tag = "5")]
+        pub timeseries: Vec<TimeSeries>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct TimeSeries {
+        #[prost(uint32, repeated, tag = "1")]
+        pub labels_refs: Vec<u32>,
+        #[prost(message, repeated, tag = "2")]
+        pub samples: Vec<Sample>,
+        #[prost(message, repeated, tag = "3")]
+        pub histograms: Vec<super::Histogram>,
+        #[prost(message, repeated, tag = "4")]
+        pub exemplars: Vec<Exemplar>,
+        #[prost(message, optional, tag = "5")]
+        pub metadata: Option<Metadata>,
+    }
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub struct Sample {
+        #[prost(double, tag = "1")]
+        pub value: f64,
+        #[prost(int64, tag = "2")]
+        pub time: i64,
+        #[prost(int64, tag = "3")]
+        pub start: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Exemplar {
+        #[prost(uint32, repeated, tag = "1")]
+        pub labels_refs: Vec<u32>,
+        #[prost(double, tag = "2")]
+        pub value: f64,
+        #[prost(int64, tag = "3")]
+        pub time: i64,
+    }
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub struct Metadata {
+        #[prost(int32, tag = "1")]
+        pub kind: i32,
+        #[prost(uint32, tag = "3")]
+        pub help: u32,
+        #[prost(uint32, tag = "4")]
+        pub unit: u32,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Span {
+    #[prost(sint32, tag = "1")]
+    pub offset: i32,
+    #[prost(uint32, tag = "2")]
+    pub length: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Histogram {
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    #[prost(double, tag = "3")]
+    pub sum: f64,
+    #[prost(sint32, tag = "4")]
+    pub schema: i32,
+    #[prost(double, tag = "5")]
+    pub zero_threshold: f64,
+    #[prost(uint64, tag = "6")]
+    pub zero_count: u64,
+    #[prost(message, repeated, tag = "8")]
+    pub negative_spans: Vec<Span>,
+    #[prost(sint64, repeated, tag = "9")]
+    pub negative_deltas: Vec<i64>,
+    #[prost(message, repeated, tag = "11")]
+    pub positive_spans: Vec<Span>,
+    #[prost(sint64, repeated, tag = "12")]
+    pub positive_deltas: Vec<i64>,
+    #[prost(int64, tag = "15")]
+    pub time: i64,
+    #[prost(int64, tag = "17")]
+    pub start: i64,
+}
+
+/// A series of either version: time and value of its samples, and its histograms.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Series {
+    samples: Vec<(i64, u64)>,
+    histograms: Vec<Histogram>,
+    exemplars: Vec<(i64, u64, String)>,
+}
+
+type All = BTreeMap<String, Series>;
+
+fn settings(more: &str) -> Settings {
+    toml::from_str(&format!("endpoint = 'http://a:1/w'\n{more}")).unwrap()
+}
+
+/// The requests of each shard, and what was left out.
+fn made(settings: &Settings, version: Version, payload: &Payload) -> (Vec<VecDeque<Request>>, Drops) {
+    let created = settings.export_created_metric.enabled;
+    let (collected, drops) =
+        Collected::new(payload, &settings.translation(), created, &mut Scratch::default());
+    let most = settings.max_batch_size_bytes.0 as usize;
+    let (shards, _) = requests(&collected, version, settings.shards(), most, settings.send_metadata);
+    (shards, drops)
+}
+
+fn labels(pairs: impl Iterator<Item = (String, String)>) -> String {
+    let pairs: Vec<_> = pairs.collect();
+    assert!(pairs.is_sorted_by(|one, other| one.0 < other.0), "{pairs:?}");
+    assert!(pairs.iter().all(|(name, value)| !name.is_empty() && !value.is_empty()), "{pairs:?}");
+    let pairs: Vec<_> = pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join(",")
+}
+
+fn add(all: &mut All, name: String, series: Series) {
+    assert!(name.contains("__name__="), "{name}");
+    assert!(series.samples.is_empty() || series.histograms.is_empty());
+    assert!(series.samples.is_sorted_by(|one, other| one.0 < other.0), "{name}: {series:?}");
+    let known = all.entry(name).or_default();
+    known.samples.extend(series.samples);
+    known.histograms.extend(series.histograms);
+    known.exemplars.extend(series.exemplars);
+}
+
+fn read_v1(request: &Request, all: &mut All) -> v1::WriteRequest {
+    let read = v1::WriteRequest::decode(&*request.body).unwrap();
+    assert_eq!(request.series(), read.timeseries.len());
+    let text =
+        |list: &[v1::Label]| labels(list.iter().map(|label| (label.name.clone(), label.value.clone())));
+    for series in &read.timeseries {
+        let exemplars = series.exemplars.iter().map(|e| (e.time, e.value.to_bits(), text(&e.labels)));
+        let made = Series {
+            samples: series.samples.iter().map(|sample| (sample.time, sample.value.to_bits())).collect(),
+            histograms: series.histograms.clone(),
+            exemplars: exemplars.collect(),
+        };
+        add(all, text(&series.labels), made);
+    }
+    read
+}
+
+fn read_v2(request: &Request, all: &mut All) -> v2::Request {
+    let read = v2::Request::decode(&*request.body).unwrap();
+    assert_eq!(read.symbols[0], "");
+    // A reader of 1.0 sees nothing.
+    assert_eq!(v1::WriteRequest::decode(&*request.body).map(|read| read.timeseries.len()).unwrap_or(0), 0);
+    let text = |refs: &[u32]| {
+        let symbol = |index: u32| read.symbols[index as usize].clone();
+        labels(refs.chunks(2).map(|pair| (symbol(pair[0]), symbol(pair[1]))))
+    };
+    for series in &read.timeseries {
+        let exemplars = series.exemplars.iter().map(|e| (e.time, e.value.to_bits(), text(&e.labels_refs)));
+        let histograms =
+            series.histograms.iter().cloned().map(|histogram| Histogram { start: 0, ..histogram });
+        let made = Series {
+            samples: series.samples.iter().map(|sample| (sample.time, sample.value.to_bits())).collect(),
+            histograms: histograms.collect(),
+            exemplars: exemplars.collect(),
+        };
+        add(all, text(&series.labels_refs), made);
+    }
+    read
+}
+
+/// Everything a payload becomes, in both versions, which agree.
+fn all(settings: &Settings, payload: &Payload) -> All {
+    let (mut first, mut second) = (All::new(), All::new());
+    for request in made(settings, Version::V1, payload).0.iter().flatten() {
+        read_v1(request, &mut first);
+    }
+    for request in made(settings, Version::V2, payload).0.iter().flatten() {
+        read_v2(request, &mut second);
+    }
+    // Not by their values, of which some are no numbers.
+    assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    first
+}
+
+fn of(metrics: Vec<otlp::Metric>) -> Payload {
+    let mut resource = resource(&[("service.name", "shop")]);
+    resource.scope_metrics.push(otlp::ScopeMetrics { metrics, ..Default::default() });
+    payload(vec![resource])
+}
+
+const MS: u64 = 1_000_000;
+
+#[test]
+fn every_kind_becomes_its_series() {
+    let mut native = native(10, -5, &[1, 1, 0, 2], Some(9.0));
+    native.negative =
+        Some(otlp::exponential_histogram_data_point::Buckets { offset: 3, bucket_counts: vec![4] });
+    (native.start_time_unix_nano, native.time_unix_nano) = (MS, 2 * MS);
+    let mut classic = classic(&[0.1, 5e20], &[1, 2, 3], Some(4.5));
+    (classic.start_time_unix_nano, classic.time_unix_nano) = (MS, 2 * MS);
+    classic.exemplars = vec![otlp::Exemplar {
+        time_unix_nano: 3 * MS,
+        trace_id: vec![1; 16],
+        value: Some(otlp::exemplar::Value::AsDouble(2.0)),
+        ..Default::default()
+    }];
+    let payload = of(vec![
+        metric("requests", "", "How often?", sum(2, true, vec![number(7.0, MS, 2 * MS)])),
+        metric("queue", "By", "", gauge(vec![labelled(number(-1.0, 0, 2 * MS), &[("Z", "z"), ("a", "b")])])),
+        metric("h", "s", "", histogram(2, vec![classic])),
+        metric("n", "", "", exponential(2, vec![native])),
+        metric("s", "", "", summary(vec![(0.5, 1.0)])),
+    ]);
+    let told = settings("export_created_metric.enabled = true\nsend_metadata = true");
+    let all = all(&told, &payload);
+    let names: Vec<&str> = all.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "Z=z,__name__=queue_bytes,a=b,job=shop",
+            "__name__=h_seconds_bucket,job=shop,le=+Inf",
+            "__name__=h_seconds_bucket,job=shop,le=0.1",
+            "__name__=h_seconds_bucket,job=shop,le=500000000000000000000",
+            "__name__=h_seconds_count,job=shop",
+            "__name__=h_seconds_created,job=shop",
+            "__name__=h_seconds_sum,job=shop",
+            "__name__=n,job=shop",
+            "__name__=n_created,job=shop",
+            "__name__=requests_created,job=shop",
+            "__name__=requests_total,job=shop",
+            "__name__=s,job=shop,quantile=0.5",
+            "__name__=s_count,job=shop",
+            "__name__=s_sum,job=shop",
+        ]
+    );
+    let value = |name: &str| f64::from_bits(all[name].samples[0].1);
+    assert_eq!(value("__name__=requests_total,job=shop"), 7.0);
+    assert_eq!(value("__name__=h_seconds_bucket,job=shop,le=500000000000000000000"), 3.0);
+    assert_eq!(value("__name__=requests_created,job=shop"), 0.001);
+    let exemplars = &all["__name__=h_seconds_bucket,job=shop,le=500000000000000000000"].exemplars;
+    assert_eq!(exemplars[0].2, "trace_id=01010101010101010101010101010101");
+    let histogram = &all["__name__=n,job=shop"].histograms[0];
+    // From scale 10 to 8 four buckets are one: -5..=-2 lie in -2 and -1.
+    assert_eq!(
+        *histogram,
+        Histogram {
+            count: 6,
+            sum: 9.0,
+            schema: 8,
+            zero_threshold: 1e-128,
+            zero_count: 2,
+            negative_spans: vec![Span { offset: 1, length: 1 }],
+            negative_deltas: vec![4],
+            positive_spans: vec![Span { offset: -1, length: 2 }],
+            positive_deltas: vec![1, 2],
+            time: 2,
+            start: 0,
+        }
+    );
+    let (shards, _) = made(&told, Version::V1, &payload);
+    let metadata: Vec<_> =
+        shards.iter().flatten().flat_map(|request| read_v1(request, &mut All::new()).metadata).collect();
+    assert_eq!(metadata.len(), 5);
+    assert_eq!(
+        (metadata[0].kind, &*metadata[0].name, &*metadata[0].help),
+        (1, "requests_total", "How often?")
+    );
+    assert_eq!((metadata[2].kind, &*metadata[2].unit), (3, "seconds"));
+    let (shards, _) = made(&told, Version::V2, &payload);
+    for request in shards.iter().flatten() {
+        let read = read_v2(request, &mut All::new());
+        for series in &read.timeseries {
+            let of =
+                |name: &str| series.labels_refs.iter().any(|index| read.symbols[*index as usize] == name);
+            let metadata = series.metadata.unwrap();
+            if of("requests_total") {
+                assert_eq!((metadata.kind, series.samples[0].start), (1, 1));
+                assert_eq!(read.symbols[metadata.help as usize], "How often?");
+            }
+            if of("n") {
+                assert_eq!(series.histograms[0].start, 1);
+            }
+            if of("queue_bytes") {
+                assert_eq!(
+                    (read.symbols[metadata.unit as usize].as_str(), series.samples[0].start),
+                    ("bytes", 0)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_has_no_value_any_more_is_said() {
+    let mut number = number(1.0, 0, MS);
+    let mut classic = classic(&[1.0], &[1, 1], Some(1.0));
+    let mut native = native(0, 0, &[1], Some(1.0));
+    (number.flags, classic.flags, native.flags) = (1, 1, 1);
+    (classic.bucket_counts, classic.sum) = (Vec::new(), None);
+    let payload = of(vec![
+        metric("g", "", "", gauge(vec![number])),
+        metric("h", "", "", histogram(2, vec![classic])),
+        metric("n", "", "", exponential(2, vec![native])),
+    ]);
+    let all = all(&settings(""), &payload);
+    for name in ["g", "h_bucket", "h_sum", "h_count"] {
+        let mut found = all.iter().filter(|(labels, _)| labels.contains(&format!("__name__={name},")));
+        assert!(found.clone().next().is_some());
+        assert!(found.all(|(_, series)| series.samples[0].1 == STALE.to_bits()), "{name}");
+    }
+    let histogram = &all["__name__=n,job=shop"].histograms[0];
+    assert_eq!((histogram.count, histogram.sum.to_bits()), (0, STALE.to_bits()));
+}
+
+#[test]
+fn what_can_not_be_said_is_counted() {
+    let payload = of(vec![
+        metric("a", "", "", sum_of(1, true)),
+        metric("b", "", "", sum_of(0, true)),
+        metric("c", "", "", exponential(2, vec![native(-5, 0, &[1], Some(1.0)), native(0, 0, &[1], None)])),
+        metric("d", "", "", histogram(2, vec![classic(&[1.0], &[1], None)])),
+        metric("e", "", "", exponential(2, vec![native(0, i32::MAX, &[1], Some(1.0))])),
+        metric("f", "", "", sum_of(2, true)),
+    ]);
+    let (shards, drops) = made(&settings(""), Version::V1, &payload);
+    assert_eq!(drops.text(), "points left out: 1 delta, 1 temporality, 2 scale, 1 no_sum, 1 malformed");
+    assert_eq!(shards.iter().flatten().map(|request| request.counts().points).sum::<u32>(), 1);
+}
+
+#[test]
+fn large_requests_are_cut_and_hold_everything() {
+    let points = (0..500).map(|i| labelled(number(1.0, 0, MS), &[("i", &i.to_string())])).collect();
+    let payload = of(vec![metric("g", "", "", gauge(points))]);
+    let whole = all(&settings(""), &payload);
+    assert_eq!((whole.len(), whole), (500, all(&settings("max_batch_size_bytes = 2000"), &payload)));
+    for version in [Version::V1, Version::V2] {
+        let (shards, _) = made(&settings("max_batch_size_bytes = 2000"), version, &payload);
+        assert_eq!(shards.len(), 5);
+        for request in shards.into_iter().flatten() {
+            assert!(request.body.len() < 2100);
+            let (mut before, mut after) = (All::new(), All::new());
+            let read = |request: &Request, all: &mut All| match version {
+                Version::V1 => drop(read_v1(request, all)),
+                Version::V2 => drop(read_v2(request, all)),
+            };
+            read(&request, &mut before);
+            let counts = request.counts();
+            let halves = request.halves();
+            let Ok(halves) = halves else { continue };
+            halves.iter().for_each(|half| read(half, &mut after));
+            assert_eq!(before, after);
+            assert_eq!(halves[0].counts().points + halves[1].counts().points, counts.points);
+        }
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_said() {
+    let registry = crate::register(Registry::new());
+    for (text, keys) in [
+        ("", vec!["endpoint"]),
+        ("endpoint = 'a b'", vec!["endpoint"]),
+        ("endpoint = 'http://a:1'\nwal.directory = '/x'", vec!["wal"]),
+        (
+            "endpoint = 'http://a:1'\nremote_write_queue.num_consumers = 0",
+            vec!["remote_write_queue.num_consumers"],
+        ),
+        ("endpoint = 'http://a:1'\nexternal_labels.__x = 'y'", vec!["external_labels.__x"]),
+        ("endpoint = 'http://a:1'\nmax_batch_size_bytes = 0", vec!["max_batch_size_bytes"]),
+    ] {
+        for kind in ["prometheus_remote_write", "prometheusremotewrite"] {
+            let errors = registry.parse_exporter(kind, toml::from_str(text).unwrap()).unwrap().err().unwrap();
+            assert_eq!(errors.iter().map(|error| &*error.key).collect::<Vec<_>>(), keys, "{text}");
+        }
+    }
+    let told = settings(
+        "protobuf_message = 'io.prometheus.write.v2.Request'\ncompression = 'snappy'\nremote_write_queue.queue_size = 7",
+    );
+    assert!(told.check().is_empty());
+    assert_eq!((told.version(), told.sending().queue.queue_size), (Version::V2, 7));
+    assert_eq!(told.sending().queue.num_consumers, 1);
+}
+
+#[test]
+fn a_destination_says_what_it_has_written() {
+    let headers = |pairs: &[(usize, &'static str)]| {
+        let pair =
+            |(at, value): &(usize, &'static str)| (WRITTEN[*at].clone(), HeaderValue::from_static(value));
+        HeaderMap::from_iter(pairs.iter().map(pair))
+    };
+    assert_eq!(Written::read(&headers(&[])), None);
+    assert_eq!(Written::read(&headers(&[(0, "x")])), None);
+    assert_eq!(Written::read(&headers(&[(0, "7")])), Some(Written([7, 0, 0])));
+    let counts = Counts { points: 3, samples: 10, histograms: 1, exemplars: 1 };
+    for (written, missing) in [([10, 1, 0], 0), ([9, 1, 1], 1), ([10, 0, 1], 1), ([0, 0, 0], 3)] {
+        assert_eq!(Written(written).missing(&counts), missing);
+    }
+    for (status, body, reason) in [
+        (400, "out of order sample", "out_of_order"),
+        (400, "Out of bounds", "too_old"),
+        (400, "duplicate sample for timestamp", "duplicate"),
+        (422, "", "bad_request"),
+        (403, "out of order", "unauthorized"),
+        (404, "", "not_found"),
+        (413, "", "too_large"),
+        (301, "", "other"),
+    ] {
+        assert_eq!(why(StatusCode::from_u16(status).unwrap(), body.as_bytes()), reason, "{status} {body}");
+        assert!(REJECTED.contains(&reason));
+    }
+}
+
+proptest! {
+    #[test]
+    fn each_sample_is_in_its_series_in_the_order_of_time(
+        points in prop::collection::vec((0..4_u8, 0..6_u64, any::<f64>()), 0..60),
+        shards in 1..7_usize,
+        most in 1..3000_u64,
+    ) {
+        let metrics = points.iter().map(|(series, time, value)| {
+            let point = labelled(number(*value, 0, time * MS), &[("s", &format!("v{series}"))]);
+            metric("m", "", "", gauge(vec![point]))
+        });
+        let payload = of(metrics.collect());
+        let told = settings(&format!("max_batch_size_bytes = {most}\nremote_write_queue.num_consumers = {shards}"));
+        let mut expected: BTreeMap<String, BTreeMap<i64, u64>> = BTreeMap::new();
+        for (series, time, value) in &points {
+            let name = format!("__name__=m,job=shop,s=v{series}");
+            expected.entry(name).or_default().insert(*time as i64, value.to_bits());
+        }
+        let read: BTreeMap<String, BTreeMap<i64, u64>> = all(&told, &payload)
+            .into_iter()
+            .map(|(name, series)| (name, series.samples.into_iter().collect()))
+            .collect();
+        prop_assert_eq!(read, expected);
+    }
+}
