@@ -25,6 +25,7 @@ mod panics;
 mod peers;
 mod poison;
 mod processors;
+mod prometheus;
 mod relay;
 mod relay_http;
 mod scrape;

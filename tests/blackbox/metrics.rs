@@ -61,6 +61,11 @@ sending_queue.required = false
 [exporters.nop]
 [exporters.file]
 path = "out.json"
+[exporters.prometheus]
+endpoint = "127.0.0.1:0"
+[exporters.prometheus_remote_write]
+endpoint = "http://{nobody}/api/v1/write"
+retry_on_failure.enabled = false
 
 [pipelines.all]
 signals = ["traces", "metrics", "logs"]
@@ -81,6 +86,10 @@ exporters = ["nop"]
 [pipelines."metrics/scraped"]
 receivers = ["prometheus"]
 exporters = ["nop"]
+[pipelines."metrics/prometheus"]
+receivers = ["otlp"]
+exporters = ["prometheus", "prometheus_remote_write"]
+ack = "accepted"
 [pipelines."traces/gone"]
 receivers = ["otlp"]
 exporters = ["otlp/gone"]

@@ -4,6 +4,7 @@
 
 mod clients;
 mod elastic;
+mod prometheus;
 mod rust;
 mod servers;
 
