@@ -154,6 +154,8 @@ impl<'a> Visitor<'a> for Action<'_, 'a> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn verdicts(body: &str) -> (Vec<Verdict<'_>>, bool) {
@@ -172,6 +174,25 @@ mod tests {
         assert_eq!(all.iter().map(|verdict| verdict.status).collect::<Vec<_>>(), [201, 400, 429, 201]);
         assert_eq!((&*all[1].kind, &*all[1].reason), ("document_parsing_exception", "[1:2] \"x\""));
         assert_eq!((&*all[2].kind, &*all[2].reason), ("error", "busy"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_beginning_has_the_first_verdicts_of_the_whole(
+            statuses in prop::collection::vec(100u16..600, 0..9),
+            cut in any::<prop::sample::Index>(),
+            noise: Vec<u8>,
+        ) {
+            let items = statuses.iter().map(|status| format!("{{\"create\":{{\"status\":{status}}}}}"));
+            let body = format!("{{\"items\":[{}]}}", items.collect::<Vec<_>>().join(","));
+            let end = cut.index(body.len() + 1);
+            let (all, is_whole) = verdicts(&body[..end]);
+            prop_assert_eq!(is_whole, end == body.len());
+            let read: Vec<u16> = all.iter().map(|verdict| verdict.status).collect();
+            prop_assert!(statuses.starts_with(&read));
+            prop_assert!(!is_whole || read == statuses);
+            let _ = (super::read(&noise, &mut |_| {}), complaint(&noise));
+        }
     }
 
     #[test]

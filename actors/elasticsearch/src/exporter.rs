@@ -184,7 +184,7 @@ impl Elasticsearch {
     /// Posts a body, in halves where it is too large, until each of its documents has its verdict.
     async fn send(&self, call: &Call, course: &mut Course<'_>, mut bulk: Bulk) -> Result<(), Stop> {
         let body = Bytes::from(std::mem::take(&mut bulk.body));
-        let mut ranges = Vec::from_iter([0..bulk.documents.len()]);
+        let mut ranges: Vec<_> = std::iter::once(0..bulk.documents.len()).collect();
         while let Some(range) = ranges.pop() {
             let ends = |index: usize| {
                 index.checked_sub(1).and_then(|last| bulk.documents.get(last)).map_or(0, |d| d.end)

@@ -61,8 +61,7 @@ fn item(key: &str) -> Option<&str> {
 // Each writes a document but for its last brace, and says whether the item has attributes that are addressed to us.
 
 pub(super) fn log(out: &mut Out, place: &Place<'_>, route: &Route, log: LogRecordView<'_>) -> bool {
-    let mut entries = Entries::default();
-    let controls = common(&mut entries, place, route, log.attributes());
+    let (mut entries, controls) = common(place, route, log.attributes());
     let time = match log.time_unix_nano() {
         0 => log.observed_time_unix_nano(),
         time => time,
@@ -84,9 +83,8 @@ pub(super) fn log(out: &mut Out, place: &Place<'_>, route: &Route, log: LogRecor
 }
 
 pub(super) fn span(out: &mut Out, place: &Place<'_>, route: &Route, span: SpanView<'_>) -> bool {
-    let mut entries = Entries::default();
     let outline = span.outline();
-    let controls = common(&mut entries, place, route, span.attributes());
+    let (mut entries, controls) = common(place, route, span.attributes());
     entries.add("@timestamp", Field::Time(outline.start_time_unix_nano));
     entries.add("trace.id", Field::Hex(outline.trace_id));
     entries.add("span.id", Field::Hex(span.span_id()));
@@ -120,27 +118,30 @@ pub(super) fn span(out: &mut Out, place: &Place<'_>, route: &Route, span: SpanVi
     controls
 }
 
-/// What all documents have: who sent them, from where, and the stream that they go to.
-pub(super) fn common<'a>(
-    entries: &mut Entries<'a>,
-    place: &Place<'a>,
-    route: &'a Route,
-    attributes: Attributes<'a>,
-) -> bool {
+/// What all documents of a scope have: who sent them, and from where.
+pub(super) fn shared<'a>(place: &Place<'a>) -> Entries<'a> {
+    let mut entries = Entries::default();
     let of = place.resource.attributes();
     entries.attributes("", of, resource);
     let text = |key| of.find(key).and_then(|value| value.as_str()).unwrap_or_default();
     // The name is both what the host calls itself and what it is called.
     entries.add("host.hostname", Field::Text(text("host.name")));
     entries.attributes("", place.scope.attributes(), Some);
-    let controls = entries.attributes("", attributes, item);
-    agent(entries, text);
+    agent(&mut entries, text);
     entries.add("host.os.type", Field::Text(os(text("os.type"), text("os.name"))));
+    entries.sort();
+    entries
+}
+
+/// The same, an item's attributes, and the stream that its document goes to.
+fn common<'a>(place: &Place<'a>, route: &'a Route, attributes: Attributes<'a>) -> (Entries<'a>, bool) {
+    let mut entries = place.shared.clone();
+    let controls = entries.attributes("", attributes, item);
     let [kind, dataset, namespace] = &route.parts;
     entries.add("data_stream.type", Field::Text(kind));
     entries.add("data_stream.dataset", Field::Text(dataset));
     entries.add("data_stream.namespace", Field::Text(namespace));
-    controls
+    (entries, controls)
 }
 
 /// `agent.name` is `sdk/language/distribution`, as much of it as is known, and `agent.version` the last one's.
@@ -182,8 +183,7 @@ pub(super) fn metrics<'a>(
     attributes: Attributes<'a>,
     time: u64,
 ) -> Entries<'a> {
-    let mut entries = Entries::default();
-    common(&mut entries, place, route, attributes);
+    let (mut entries, _) = common(place, route, attributes);
     entries.add("@timestamp", Field::Time(time));
     entries
 }

@@ -9,18 +9,20 @@ use super::json::{self, Out};
 use super::route::is_control;
 
 /// Fields by key, in any order.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Entries<'a> {
     keys: String,
     list: Vec<Entry<'a>>,
 }
 
+#[derive(Clone)]
 struct Entry<'a> {
     key: (usize, usize),
     value: Field<'a>,
 }
 
 /// What a field holds.
+#[derive(Clone)]
 pub(super) enum Field<'a> {
     Text(&'a str),
     Value(AnyValueView<'a>),
@@ -117,11 +119,18 @@ impl<'a> Entries<'a> {
         controls
     }
 
-    /// Writes an object but for its last brace.
-    pub(super) fn write(mut self, out: &mut Out, shape: Shape) {
-        let Self { keys, list } = &mut self;
+    /// Puts what is there in order, which is done again in no time when there is more.
+    pub(super) fn sort(&mut self) {
+        let Self { keys, list } = self;
         let text = |entry: &Entry<'_>| keys.get(entry.key.0..entry.key.1).unwrap_or_default();
         list.sort_by(|a, b| by_path(text(a), text(b)));
+    }
+
+    /// Writes an object but for its last brace.
+    pub(super) fn write(mut self, out: &mut Out, shape: Shape) {
+        self.sort();
+        let Self { keys, list } = &self;
+        let text = |entry: &Entry<'_>| keys.get(entry.key.0..entry.key.1).unwrap_or_default();
         // Of equal keys the last was added last.
         let mut fields: Vec<(&str, &Field<'_>)> = Vec::with_capacity(list.len());
         for entry in list.iter() {
@@ -136,21 +145,23 @@ impl<'a> Entries<'a> {
         for (index, (key, value)) in fields.iter().enumerate() {
             let inside = fields.get(index + 1..).unwrap_or_default();
             let spare = spare(key, inside.iter().map(|(key, _)| *key));
-            match shape {
-                Shape::Flat => leaf(out, &[key, &spare], value),
-                Shape::Nested => {
-                    let mut path: Vec<&str> = key.split('.').collect();
-                    let name = if spare.is_empty() { path.pop().unwrap_or_default() } else { &spare[1..] };
-                    let common = open.iter().zip(&path).take_while(|(a, b)| a == b).count();
-                    open.drain(common..).for_each(|_| out.push(b'}'));
-                    for part in path.drain(common..) {
-                        begin(out, &[part]);
-                        out.push(b'{');
-                        open.push(part);
-                    }
-                    leaf(out, &[name], value);
-                }
+            if shape == Shape::Flat {
+                leaf(out, &[key, &spare], value);
+                continue;
             }
+            let (path, name) = match spare.strip_prefix('.') {
+                Some(spare) => (Some(*key), spare),
+                None => key.rsplit_once('.').map_or((None, *key), |(path, name)| (Some(path), name)),
+            };
+            let path = path.into_iter().flat_map(|path| path.split('.'));
+            let common = open.iter().zip(path.clone()).take_while(|(a, b)| *a == b).count();
+            open.drain(common..).for_each(|_| out.push(b'}'));
+            for part in path.skip(common) {
+                begin(out, &[part]);
+                out.push(b'{');
+                open.push(part);
+            }
+            leaf(out, &[name], value);
         }
         open.iter().for_each(|_| out.push(b'}'));
     }
@@ -175,8 +186,11 @@ fn spare<'k>(key: &str, after: impl Iterator<Item = &'k str> + Clone) -> String 
 
 /// Keys by their parts, so that what lies in one object lies side by side.
 fn by_path(a: &str, b: &str) -> Ordering {
-    let weight = |byte: u8| if byte == b'.' { 0 } else { u16::from(byte) + 1 };
-    a.bytes().map(weight).cmp(b.bytes().map(weight))
+    let weight = |byte: &u8| if *byte == b'.' { 0 } else { u16::from(*byte) + 1 };
+    match a.bytes().zip(b.bytes()).position(|(a, b)| a != b) {
+        None => a.len().cmp(&b.len()),
+        Some(at) => a.as_bytes().get(at).map(weight).cmp(&b.as_bytes().get(at).map(weight)),
+    }
 }
 
 fn begin(out: &mut Out, key: &[&str]) {

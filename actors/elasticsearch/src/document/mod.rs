@@ -19,6 +19,7 @@ use watershed_telemetry::view::{
 };
 use watershed_telemetry::{Payload, Signal};
 
+use self::entries::Entries;
 use self::json::Out;
 use self::route::{Route, Says};
 
@@ -154,6 +155,8 @@ struct Place<'a> {
     event_route: Route,
     /// `,"resource":{...},"scope":{...}` in mode `otel`.
     tail: Out,
+    /// What resource and scope say, in the other modes.
+    shared: Entries<'a>,
 }
 
 // === impl Mode ===
@@ -298,9 +301,15 @@ impl Scribe<'_> {
             route: Route::default(),
             event_route: Route::default(),
             tail: Out::new(),
+            shared: Entries::default(),
         };
         if let Ok(mode) = mode {
             place.route = Route::of(self, mode, signal, place.says(None));
+            place.shared = match mode {
+                Mode::Ecs => ecs::shared(&place),
+                Mode::None | Mode::Raw => plain::shared(&place),
+                Mode::Otel | Mode::Bodymap => Entries::default(),
+            };
             if mode == Mode::Otel {
                 place.tail = otel::tail(&place, signal);
                 if signal == Signal::Traces {

@@ -10,13 +10,12 @@ use super::route::is_control;
 use super::{Flaw, Mode, Place};
 
 pub(super) fn log(out: &mut Out, place: &Place<'_>, log: LogRecordView<'_>, mode: Mode) -> bool {
-    let mut entries = Entries::default();
+    let mut entries = place.shared.clone();
     let time = match log.time_unix_nano() {
         0 => log.observed_time_unix_nano(),
         time => time,
     };
     let controls = entries.attributes(top("Attributes", mode), log.attributes(), Some);
-    common(&mut entries, place);
     entries.add("@timestamp", Field::Time(time));
     entries.add("TraceId", Field::Hex(log.trace_id()));
     entries.add("SpanId", Field::Hex(log.span_id()));
@@ -30,7 +29,7 @@ pub(super) fn log(out: &mut Out, place: &Place<'_>, log: LogRecordView<'_>, mode
 }
 
 pub(super) fn span(out: &mut Out, place: &Place<'_>, span: SpanView<'_>, mode: Mode) -> bool {
-    let mut entries = Entries::default();
+    let mut entries = place.shared.clone();
     let outline = span.outline();
     let controls = entries.attributes(top("Attributes", mode), span.attributes(), Some);
     let events = top("Events", mode);
@@ -40,7 +39,6 @@ pub(super) fn span(out: &mut Out, place: &Place<'_>, span: SpanView<'_>, mode: M
         entries.attributes(&path, event.attributes(), Some);
         entries.under(&path, "time", Field::Time(event.time_unix_nano()));
     }
-    common(&mut entries, place);
     entries.add("@timestamp", Field::Time(outline.start_time_unix_nano));
     entries.add("EndTimestamp", Field::Time(outline.end_time_unix_nano));
     entries.add("TraceId", Field::Hex(outline.trace_id));
@@ -71,11 +69,15 @@ fn top(name: &'static str, mode: Mode) -> &'static str {
     if mode == Mode::Raw { "" } else { name }
 }
 
-fn common<'a>(entries: &mut Entries<'a>, place: &Place<'a>) {
+/// What all documents of a scope have.
+pub(super) fn shared<'a>(place: &Place<'a>) -> Entries<'a> {
+    let mut entries = Entries::default();
     entries.attributes("Resource", place.resource.attributes(), Some);
     entries.attributes("Scope", place.scope.attributes(), Some);
     entries.add("Scope.name", Field::Text(place.scope.name()));
     entries.add("Scope.version", Field::Text(place.scope.version()));
+    entries.sort();
+    entries
 }
 
 /// The links, as one text.
