@@ -33,8 +33,8 @@ pub struct Options {
 /// The spans of a body as one OTLP request. docs/components/zipkin_receiver.md says what becomes what.
 ///
 /// `room(total)` is asked before what is taken here may grow to `total` bytes; on `false` the error is
-/// [`DecodeError::NoRoom`]. Time is linear in `body`, and memory, too: some forty times its size at worst, for a span
-/// of nothing but empty tags.
+/// [`DecodeError::NoRoom`]. Time is linear in `body`, and memory, too: at worst some forty times its size, for a span of
+/// nothing but empty tags, and in Thrift three hundred times, for one of nothing but empty annotations.
 pub fn decode(
     format: Format,
     body: &[u8],
@@ -44,9 +44,10 @@ pub fn decode(
     match attempt(format, body, options, room, false)? {
         Ok(payload) => Ok(payload),
         // What is wrong with a text is better said of the body than of what was made of it.
-        Err(invalid) => match attempt(format, body, options, room, true)? {
-            Ok(_) | Err(_) => Err(DecodeError::Meaning(invalid)),
-        },
+        Err(invalid) => {
+            drop(attempt(format, body, options, room, true)?);
+            Err(DecodeError::Meaning(invalid))
+        }
     }
 }
 

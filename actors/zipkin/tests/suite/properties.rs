@@ -3,10 +3,12 @@
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use prost::Message as _;
+use serde_json::json;
 use watershed_zipkin::{Format, Options, decode};
 
 use crate::messages::{Annotation, Endpoint, ListOfSpans, Span};
-use crate::oracle::{expected, json, read};
+use crate::oracle::{expected, hex, json as in_json, read};
+use crate::v1::thrift;
 
 const KEYS: [&str; 12] = [
     "error",
@@ -87,6 +89,33 @@ fn span() -> impl Strategy<Value = Span> {
     )
 }
 
+/// The same spans in version 1, more or less.
+fn v1(list: &ListOfSpans) -> Vec<serde_json::Value> {
+    let endpoint = |span: &Span| {
+        let name = span.local_endpoint.clone().unwrap_or_default().service_name;
+        json!({ "serviceName": name })
+    };
+    let kinds = [["", ""], ["cs", "cr"], ["sr", "ss"], ["ms", "ws"], ["wr", "mr"]];
+    let spans = list.spans.iter().map(|span| {
+        let core = kinds[span.kind as usize].map(|value| (value, span.timestamp));
+        let others = span.annotations.iter().map(|event| (event.value.as_str(), event.timestamp));
+        let events: Vec<_> = core
+            .into_iter()
+            .chain(others)
+            .map(|(value, time)| json!({ "value": value, "timestamp": time, "endpoint": endpoint(span) }))
+            .collect();
+        let tags = span
+            .tags
+            .iter()
+            .map(|(key, value)| json!({ "key": key, "value": value, "endpoint": endpoint(span) }));
+        json!({
+            "traceId": hex(&span.id), "id": hex(&span.id), "name": span.name, "debug": span.debug,
+            "annotations": events, "binaryAnnotations": tags.collect::<Vec<_>>(),
+        })
+    });
+    spans.collect()
+}
+
 pub fn list() -> impl Strategy<Value = ListOfSpans> {
     vec(span(), 0..6).prop_map(|spans| ListOfSpans { spans })
 }
@@ -101,7 +130,7 @@ proptest! {
 
     #[test]
     fn json_means_what_the_oracle_says(list in list(), pretty in any::<bool>()) {
-        let json = json(&list);
+        let json = in_json(&list);
         let text = if pretty { format!("{json:#}") } else { json.to_string() };
         prop_assert_eq!(read(Format::Json, text.as_bytes()).unwrap(), expected(&list));
     }
@@ -112,9 +141,13 @@ proptest! {
         edits in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         end in any::<prop::sample::Index>(),
     ) {
-        for (format, mut body) in
-            [(Format::Proto, list.encode_to_vec()), (Format::Json, json(&list).to_string().into_bytes())]
-        {
+        let first = v1(&list);
+        for (format, mut body) in [
+            (Format::Proto, list.encode_to_vec()),
+            (Format::Json, in_json(&list).to_string().into_bytes()),
+            (Format::ThriftV1, thrift(&first)),
+            (Format::JsonV1, serde_json::Value::from(first).to_string().into_bytes()),
+        ] {
             for (place, byte) in &edits {
                 if !body.is_empty() {
                     let place = place.index(body.len());

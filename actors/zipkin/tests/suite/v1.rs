@@ -43,7 +43,7 @@ fn one(fields: Json) -> Vec<Served> {
 }
 
 /// JSON's spans in Thrift.
-fn thrift(spans: &[Json]) -> Vec<u8> {
+pub fn thrift(spans: &[Json]) -> Vec<u8> {
     let mut writer = Writer::new(Protocol::Binary);
     spans.iter().for_each(|span| writer.structure(|out| put_span(out, span)));
     // A list without anything around it: the type of its elements, and how many there are.
