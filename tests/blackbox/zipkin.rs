@@ -7,13 +7,14 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
+use watershed_testkit::call::Reply;
 use watershed_testkit::grpc::Signal;
 use watershed_testkit::requests;
 use watershed_testkit::web::{WebClient, WebReply};
 use watershed_testkit::{Answer, Sink};
 
 use crate::harness::capture::Capture;
-use crate::harness::{beside_others, drained, metric, otlp, plan, receiver, start};
+use crate::harness::{beside_others, call, drained, metric, otlp, plan, receiver, start};
 use crate::relay_http::{gzip, zlib};
 
 /// A collector that takes Zipkin and sends OTLP.
@@ -238,11 +239,10 @@ ack = "delivered"
 "#
             ))
             .await;
-            let sent = requests::traces(250);
-            let reply = crate::harness::call(otlp(&first), Signal::Traces, &[], &sent).await;
-            assert!(reply.is_ok(), "{format} {compression}: {reply:?}");
-            let (sent, arrived) =
-                (ExportTraceServiceRequest::decode(&*sent).unwrap(), capture.wait(|_| true).await.traces);
+            let sent = requests::trace_request(1, 250);
+            let reply = call(otlp(&first), Signal::Traces, &[], &sent.encode_to_vec()).await;
+            assert!(matches!(reply, Reply::Accepted), "{format} {compression}: {reply:?}");
+            let arrived = capture.wait(|_| true).await.traces;
             let essence = |request: &ExportTraceServiceRequest| {
                 let mut spans: Vec<_> = spans_of(request).collect();
                 spans.sort();

@@ -18,6 +18,7 @@ mod journal;
 mod relay;
 mod scrape;
 mod telemetry;
+mod zipkin;
 
 use std::process::ExitCode;
 
@@ -67,6 +68,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     cases.extend(handling::cases());
     cases.extend(journal::cases());
     cases.extend(scrape::cases());
+    cases.extend(zipkin::cases());
     if let (Some(name), Some(operations)) = (&cli.count, cli.operations) {
         let case = cases.iter_mut().find(|case| case.name == name);
         case.with_context(|| format!("there is no {name:?}"))?.run(operations);

@@ -1,4 +1,4 @@
-//! Real counterparts of OTLP, counted at the destination.
+//! Real counterparts, counted at the destination.
 //!
 //! A peer that is not installed is skipped with a word; `.ci/run` installs some and requires them.
 
@@ -7,6 +7,7 @@ mod elastic;
 mod prometheus;
 mod rust;
 mod servers;
+mod zipkin;
 
 use serde::Deserialize;
 
