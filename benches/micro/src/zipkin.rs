@@ -20,12 +20,12 @@ pub fn cases() -> Vec<Case> {
         Case::new(name, SPANS, move || drop(black_box(read(format, &body)))).bytes(length)
     };
     let encoding = |name, encoding| {
-        let (payload, mut out) = (payload.clone(), Vec::new());
+        let (payload, length, mut out) = (payload.clone(), payload.bytes(), Vec::new());
         Case::new(name, SPANS, move || {
             out.clear();
             black_box(encode(&payload, encoding, "", &mut out));
         })
-        .bytes(payload.bytes())
+        .bytes(length)
     };
     vec![
         decoding("zipkin: read JSON", Format::Json, json.into_bytes()),
