@@ -16,6 +16,7 @@ mod elasticsearch;
 mod files;
 mod harness;
 mod isolation;
+mod jaeger;
 mod journal;
 mod journal_cli;
 mod metrics;

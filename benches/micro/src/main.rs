@@ -13,6 +13,7 @@ mod baseline;
 mod case;
 mod count;
 mod handling;
+mod jaeger;
 mod journal;
 #[cfg(feature = "relay")]
 mod relay;
@@ -69,6 +70,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     cases.extend(journal::cases());
     cases.extend(scrape::cases());
     cases.extend(zipkin::cases());
+    cases.extend(jaeger::cases());
     if let (Some(name), Some(operations)) = (&cli.count, cli.operations) {
         let case = cases.iter_mut().find(|case| case.name == name);
         case.with_context(|| format!("there is no {name:?}"))?.run(operations);

@@ -5,6 +5,7 @@
 mod clients;
 mod elastic;
 mod prometheus;
+mod jaeger;
 mod rust;
 mod servers;
 mod zipkin;

@@ -1,0 +1,52 @@
+//! Jaeger's clients → our receiver → a sink that counts.
+
+use serde::Deserialize;
+use tokio::time::Instant;
+use watershed_testkit::{Sink, reserve};
+
+use crate::harness::peer::Peer;
+use crate::harness::{PATIENCE, beside_others, drained, start};
+
+#[derive(Debug, Deserialize)]
+struct Sent {
+    spans: u64,
+    failures: u64,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_jaegers_python_clients_send_arrives() {
+    let _turn = beside_others().await;
+    let sink = Sink::start("127.0.0.1:0").await.unwrap();
+    let [grpc, http, udp] = [reserve(), reserve(), reserve()];
+    let engine = start(&format!(
+        r#"
+[receivers.jaeger.protocols]
+grpc.endpoint = "{grpc}"
+thrift_http.endpoint = "{http}"
+thrift_compact.endpoint = "{udp}"
+[exporters.otlp]
+endpoint = "http://{}"
+[pipelines.traces]
+receivers = ["jaeger"]
+exporters = ["otlp"]
+"#,
+        sink.addr()
+    ))
+    .await;
+    for (protocol, address) in [("grpc", grpc), ("thrift_http", http), ("thrift_compact", udp)] {
+        let begin = Instant::now();
+        let environment =
+            [("WATERSHED_ENDPOINT", address.to_string()), ("WATERSHED_PROTOCOL", protocol.to_owned())];
+        let Some(output) = Peer::spawn("jaeger-python", &[], &environment).output().await else { return };
+        let sent: Sent =
+            serde_json::from_str(output.trim()).unwrap_or_else(|error| panic!("{error}: {output}"));
+        println!("{protocol}: {sent:?} in {:?}", begin.elapsed());
+        assert_eq!((sent.spans, sent.failures), (500, 0), "{protocol}");
+        assert!(sink.wait_until(|counts| counts.spans >= 500, PATIENCE).await);
+        let counts = sink.snapshot();
+        assert_eq!((counts.spans, counts.malformed), (500, 0), "{protocol}: {counts}");
+        sink.reset();
+    }
+    drained(&engine).await;
+    assert_eq!(sink.snapshot().requests, 0, "nothing came later");
+}
