@@ -292,7 +292,8 @@ exporters = ["prometheus", "prometheus/utf8"]
         } else {
             asked(&label, address, &NATIVE).await;
         }
-        let utf8 = if name == "prometheus" { "{\"work.done\"}" } else { "work_done" };
+        // Prometheus asks for UTF-8 only in text.
+        let utf8 = if name == "prometheus" && told.is_empty() { "{\"work.done\"}" } else { "work_done" };
         asked(&label, address, &[(&format!("sum({utf8})"), 9.0)]).await;
     }
     drained(&engine).await;
