@@ -18,6 +18,9 @@ use crate::naming::{Ending, Naming, Unit};
 /// Names that are remembered: more are made again and again.
 const NAMES: usize = 10_000;
 
+/// The longest of them, in bytes.
+const LONGEST: usize = 512;
+
 /// Metric that says what is known of a target.
 pub(crate) const TARGET_INFO: &str = "target_info";
 
@@ -429,6 +432,9 @@ impl Names {
         naming.metric(given, &words, ending, &mut name);
         let made =
             Rc::new(Made { given: given.into(), unit_given: unit.into(), ending, name, unit: words.text() });
+        if given.len() + unit.len() > LONGEST {
+            return made;
+        }
         if self.table.len() >= NAMES {
             self.table.clear();
         }

@@ -93,10 +93,12 @@ impl Series {
             return Err(Reason::Overlap);
         }
         let next = State::read(point)?;
-        if !delta {
-            (self.state, self.start) = (next, start);
-        } else if !self.state.add(&next) {
+        let same = self.state.is_like(&next);
+        if !same {
             // Other buckets: what was counted in the old ones is over, as after a restart.
+            self.exemplars.clear();
+        }
+        if !delta || !same || !self.state.add(&next) {
             (self.state, self.start) = (next, start);
         }
         (self.time, self.seen) = (time, now);
@@ -144,6 +146,21 @@ impl Series {
         }
     }
 
+    /// Bytes that it takes in text, or fewer, under a name of so many.
+    pub(super) fn text_bytes(&self, name: usize) -> usize {
+        /// Suffix, `le`, value, time and what stands between them.
+        const REST: usize = 64;
+        let lines = match &self.state {
+            State::Number(_) => 1,
+            State::Classic(classic) => classic.buckets.len() + 2,
+            // Spans and differences are longer than the text.
+            State::Native(native) => 4 + (native.positive.counts.len() + native.negative.counts.len()) / 4,
+            State::Summary(summary) => summary.quantiles.len() + 2,
+        };
+        let of_exemplars = self.exemplars.iter().flatten().map(|exemplar| exemplar.labels.len() + REST);
+        lines * (name + self.labels.len() + REST) + of_exemplars.sum::<usize>()
+    }
+
     /// What it holds in memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let of_state = match &self.state {
@@ -177,14 +194,25 @@ impl State {
         })
     }
 
-    /// Adds what has come since; whether that could be.
+    /// Whether both count in the same way.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Classic(one), Self::Classic(other)) => one.bounds().eq(other.bounds()),
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        }
+    }
+
+    /// Adds what has come since to what is [like](State::is_like) it; whether that could be.
     fn add(&mut self, more: &Self) -> bool {
         match (self, more) {
             (Self::Number(sum), Self::Number(more)) => {
                 *sum += more;
                 true
             }
-            (Self::Classic(sum), Self::Classic(more)) => sum.add(more),
+            (Self::Classic(sum), Self::Classic(more)) => {
+                sum.add(more);
+                true
+            }
             (Self::Native(sum), Self::Native(more)) => sum.add(more),
             _ => false,
         }
@@ -198,16 +226,15 @@ impl Classic {
         Ok(Self { sum: point.sum(), buckets: buckets(point)?.collect() })
     }
 
-    fn add(&mut self, more: &Self) -> bool {
-        let bounds = |(bound, _): &(f64, u64)| bound.to_bits();
-        if !self.buckets.iter().map(bounds).eq(more.buckets.iter().map(bounds)) {
-            return false;
-        }
+    fn bounds(&self) -> impl Iterator<Item = u64> {
+        self.buckets.iter().map(|(bound, _)| bound.to_bits())
+    }
+
+    fn add(&mut self, more: &Self) {
         for ((_, count), (_, more)) in self.buckets.iter_mut().zip(&more.buckets) {
             *count = count.saturating_add(*more);
         }
         self.sum = self.sum.zip(more.sum).map(|(sum, more)| sum + more);
-        true
     }
 
     pub(super) fn count(&self) -> u64 {

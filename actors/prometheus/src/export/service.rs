@@ -101,18 +101,21 @@ impl Scraped {
         let mut turn = 0;
         let mut encoder = gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
         for key in store.names(self.settings.metric_expiration.0) {
+            let compressed = encoder.as_ref().map_or(0, |encoder| encoder.get_ref().capacity());
             let written = store.with(&key, |family| {
                 let name = family_name(family, format);
-                let is_new = seen.insert(name.clone());
-                if is_new && !family.series.is_empty() {
+                if !seen.insert(name.clone()) {
+                    self.unserved.add(1);
+                } else if !family.series.is_empty() {
+                    let wanted: usize =
+                        family.series.iter().map(|series| series.text_bytes(name.len())).sum();
+                    let all = (out.len() + wanted + family.help.len()).max(out.capacity()) + compressed;
+                    permit.try_cover(all as u64)?;
                     self.write(family, &name, format, &mut out);
                 }
-                is_new
+                Ok(())
             });
-            if written == Some(false) {
-                self.unserved.add(1);
-            }
-            let compressed = encoder.as_ref().map_or(0, |encoder| encoder.get_ref().capacity());
+            written.unwrap_or(Ok(()))?;
             permit.try_cover((out.capacity() + compressed) as u64)?;
             if out.len() >= turn + TURN {
                 tokio::task::yield_now().await;
