@@ -329,7 +329,6 @@ impl Rule {
             Self::Not(rule) => !rule.samples(facts, spans, now),
             Self::Composite(composite) => composite.samples(facts, spans, now),
             #[cfg(test)]
-            #[expect(clippy::panic, reason = "it is what it is for")]
             Self::Panics => match attribute(spans, "panics", |_| true) {
                 true => panic!("as it was told"),
                 false => false,

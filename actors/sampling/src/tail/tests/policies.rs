@@ -11,6 +11,9 @@ use crate::tail::policy::{Facts, Policies, Spans, Verdict};
 use crate::tail::settings::Settings;
 use crate::tail::store::Arrived;
 
+/// Spans of a trace, and whether it is sampled.
+type Cases = Vec<(Vec<Span>, bool)>;
+
 struct Few(Sheaf, Vec<watershed_telemetry::sheaf::Spot>);
 
 impl Spans for Few {
@@ -72,7 +75,7 @@ fn each_policy_samples_what_it_is_there_for() {
     let state = |state: &str| vec![span(1, 0), Span { trace_state: state.into(), ..span(1, 1) }];
     let many = |count: u64| (0..count).map(|number| span(1, number)).collect::<Vec<_>>();
     let flagged = |flags| vec![span(1, 0), Span { flags, ..span(1, 1) }];
-    let table: Vec<(&str, Vec<(Vec<Span>, bool)>)> = vec![
+    let table: Vec<(&str, Cases)> = vec![
         ("type = 'always_sample'", vec![(vec![span(1, 0)], true)]),
         (
             "type = 'latency', latency = { threshold_ms = 1000 }",
