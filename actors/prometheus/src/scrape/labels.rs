@@ -13,6 +13,24 @@ pub(crate) const NAME: &str = "__name__";
 // === impl Labels ===
 
 impl Labels {
+    /// These labels, each of a name of its own; or the name that stands there twice.
+    pub(crate) fn distinct<N: Into<String>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, String> {
+        let mut labels: Vec<(String, String)> =
+            pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        labels.sort_by(|one, other| one.0.cmp(&other.0));
+        let twice = labels.windows(2).find_map(|pair| match pair {
+            [one, next] if one.0 == next.0 => Some(next.0.clone()),
+            _ => None,
+        });
+        if let Some(twice) = twice {
+            return Err(twice);
+        }
+        labels.retain(|(_, value)| !value.is_empty());
+        Ok(Self(labels))
+    }
+
     /// The value of a label, empty if there is none.
     pub(crate) fn get(&self, name: &str) -> &str {
         self.find(name).ok().and_then(|at| self.0.get(at)).map_or("", |(_, value)| value)

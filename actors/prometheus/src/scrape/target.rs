@@ -202,8 +202,10 @@ mod tests {
 
     use super::*;
 
+    type Pairs = Vec<(String, String)>;
+
     /// The targets of the only job of these settings, as labels and URLs.
-    fn targets(job: &str) -> (Vec<(Vec<(String, String)>, String)>, Vec<String>) {
+    fn targets(job: &str) -> (Vec<(Pairs, String)>, Vec<String>) {
         let text = format!("[[config.scrape_configs]]\njob_name = \"j\"\n{job}");
         let settings: Settings = toml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert_eq!(settings.check(), []);
@@ -224,7 +226,7 @@ mod tests {
         (told, wrong)
     }
 
-    fn labels(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    fn labels(pairs: &[(&str, &str)]) -> Pairs {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 

@@ -341,11 +341,8 @@ impl Common<'_> {
                 return Err(Failed::new(Reason::Limit, format!("a series has more than {MOST} labels")));
             }
         }
-        pairs.sort_by_key(|[name, _]| *name);
-        if let Some([[twice, _], _]) = pairs.array_windows().find(|[one, next]| one[0] == next[0]) {
-            return Err(Failed::parse(format!("the label {twice} stands there twice")));
-        }
-        Ok(pairs.into_iter().map(<(&str, &str)>::from).collect())
+        Labels::distinct(pairs.into_iter().map(<(&str, &str)>::from))
+            .map_err(|twice| Failed::parse(format!("the label {twice} stands there twice")))
     }
 }
 

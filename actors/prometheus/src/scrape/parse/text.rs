@@ -71,7 +71,7 @@ impl<'b> Reader<'b> {
             return Ok(());
         }
         let (keyword, rest) = token(blanks(comment));
-        if !matches!(keyword, b"HELP" | b"TYPE") && !(keyword == b"UNIT" && self.open_metrics) {
+        if !(matches!(keyword, b"HELP" | b"TYPE") || keyword == b"UNIT" && self.open_metrics) {
             return match self.open_metrics {
                 true => Err(Failed::parse("a comment is none of HELP, TYPE, UNIT and EOF")),
                 false => Ok(()),
@@ -243,11 +243,8 @@ fn labels(text: &[u8]) -> Result<Labels, Failed> {
             Ok(())
         })?;
     }
-    pairs.sort_by(|one, other| one.0.cmp(&other.0));
-    if let Some([(twice, _), _]) = pairs.array_windows().find(|[one, next]| one.0 == next.0) {
-        return Err(Failed::parse(format!("the label {twice} stands there twice")));
-    }
-    let labels: Labels = pairs.into_iter().collect();
+    let labels = Labels::distinct(pairs)
+        .map_err(|twice| Failed::parse(format!("the label {twice} stands there twice")))?;
     match labels.contains(NAME) {
         true => Ok(labels),
         false => Err(Failed::parse("a series has no name")),

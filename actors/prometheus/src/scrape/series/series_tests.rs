@@ -303,8 +303,10 @@ fn what_a_receiver_says_of_a_scrape_goes_by_no_rules() {
     }
 }
 
-/// A series that is written in a way, and what it is.
-fn written() -> impl Strategy<Value = Vec<(String, Vec<(String, String)>, f64)>> {
+/// A name, labels and a value.
+type Written = (String, Vec<(String, String)>, f64);
+
+fn written() -> impl Strategy<Value = Vec<Written>> {
     let label = ("[a-z_][a-z0-9_]{0,4}", "[ -~\\n\u{e4}\u{1f600}]{1,8}");
     let labels = prop::collection::btree_map(label.0, label.1, 0..4)
         .prop_map(|labels| labels.into_iter().collect::<Vec<_>>());
