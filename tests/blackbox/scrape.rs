@@ -110,7 +110,7 @@ fn job(more: &str) -> String {
 }
 
 /// These jobs, into a destination.
-fn topology(capture: &Capture, jobs: &str) -> String {
+pub fn topology(capture: &Capture, jobs: &str) -> String {
     format!(
         "{jobs}\n[exporters.otlp]\nendpoint = \"http://{}\"\ncompression = \"none\"\n\
          [pipelines.metrics]\nreceivers = [\"prometheus\"]\nexporters = [\"otlp\"]\n",
@@ -154,7 +154,7 @@ fn text(label: &opentelemetry_proto::tonic::common::v1::KeyValue) -> String {
     }
 }
 
-fn has(captured: &Captured, name: &str, value: Option<f64>) -> bool {
+pub fn has(captured: &Captured, name: &str, value: Option<f64>) -> bool {
     numbers(captured).iter().any(|(_, found, is)| found == name && *is == value)
 }
 

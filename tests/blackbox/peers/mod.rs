@@ -7,6 +7,7 @@ mod elastic;
 mod prometheus;
 mod jaeger;
 mod rust;
+mod scrape;
 mod servers;
 mod zipkin;
 
