@@ -42,9 +42,8 @@ async fn scraped(peer: &'static str, format: &str, enough: impl Fn(&[Metric]) ->
     let engine = start(&topology(&capture, &job)).await;
     // It shows something of its own scrapes only after one.
     let expected = families(address).await;
-    let captured = capture
-        .wait(|captured| has(captured, "up{}", Some(1.0)) && enough(&metrics(captured)))
-        .await;
+    let captured =
+        capture.wait(|captured| has(captured, "up{}", Some(1.0)) && enough(&metrics(captured))).await;
     let told: BTreeSet<String> = metrics(&captured).into_iter().map(|metric| metric.name).collect();
     let missing: Vec<_> = expected.difference(&told).collect();
     assert!(missing.is_empty(), "{peer} in {format}: {missing:?} of {}", expected.len());
