@@ -124,7 +124,7 @@ fn numbers(captured: &Captured) -> Vec<(String, String, Option<f64>)> {
     for resource in &captured.metrics.resource_metrics {
         let attributes = resource.resource.iter().flat_map(|resource| &resource.attributes);
         let instance = attributes.filter(|attribute| attribute.key == "service.instance.id");
-        let instance: String = instance.map(|attribute| text(attribute)).collect();
+        let instance: String = instance.map(text).collect();
         for metric in resource.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
             let points = match &metric.data {
                 Some(Data::Gauge(gauge)) => &gauge.data_points,

@@ -111,7 +111,10 @@ impl Exporter for Zipkin {
         let (body, left_out, _permit) = self.encode(&batch.payload);
         let partial = match left_out {
             0 => Partial::default(),
-            rejected => Partial { rejected, message: "spans without ids, which Zipkin does not have".into() },
+            rejected => {
+                let message = "spans without ids, which Zipkin does not have".into();
+                Partial { rejected, message, ..Partial::default() }
+            }
         };
         let content_type = HeaderValue::from_static(match self.format {
             Encoding::Json => "application/json",

@@ -4,8 +4,8 @@
 
 mod clients;
 mod elastic;
-mod prometheus;
 mod jaeger;
+mod prometheus;
 mod rust;
 mod scrape;
 mod servers;
