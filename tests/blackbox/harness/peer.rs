@@ -18,6 +18,7 @@ const ABSENT: i32 = 69;
 /// A counterpart. Killed when dropped.
 pub struct Peer {
     name: &'static str,
+    command: Command,
     child: Child,
     folder: TempDir,
 }
@@ -25,17 +26,41 @@ pub struct Peer {
 impl Peer {
     /// Starts it with these arguments and variables, and a folder of its own as `DIR`.
     pub fn spawn(name: &'static str, arguments: &[String], environment: &[(&str, String)]) -> Peer {
+        Self::spawn_with(name, arguments, environment, &[])
+    }
+
+    /// The same, with these files in its `DIR`.
+    pub fn spawn_with(
+        name: &'static str,
+        arguments: &[String],
+        environment: &[(&str, String)],
+        files: &[(&str, String)],
+    ) -> Peer {
         let readable = Permissions::from_mode(0o755);
         let folder = tempfile::Builder::new().permissions(readable).tempdir().unwrap();
         let stream = |name: &str| File::create(folder.path().join(name)).unwrap();
         let directory = folder.path().join("DIR");
         fs::create_dir(&directory).unwrap();
+        for (file, text) in files {
+            fs::write(directory.join(file), text).unwrap();
+        }
         let start = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/start");
         let mut command = Command::new(start);
         command.arg(name).args(arguments).env("DIR", directory).envs(environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(stream("stdout")).stderr(stream("stderr"));
         let child = command.spawn().unwrap();
-        Peer { name, child, folder }
+        Peer { name, command, child, folder }
+    }
+
+    /// Kills it where it stands, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again as it was started, on what it has left in its `DIR`.
+    pub fn start_again(&mut self) {
+        self.child = self.command.spawn().unwrap();
     }
 
     /// The peer once it is `ready`; `None` where it is not installed and need not be.

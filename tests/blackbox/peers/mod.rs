@@ -2,8 +2,12 @@
 //!
 //! A peer that is not installed is skipped with a word; `.ci/run` installs some and requires them.
 
+mod backends;
 mod clients;
 mod elastic;
+mod pairs;
+mod picture;
+mod prometheus;
 mod jaeger;
 mod prometheus;
 mod rust;

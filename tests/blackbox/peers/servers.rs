@@ -44,7 +44,7 @@ ack = "{ack}"
 }
 
 /// Sends everything over gRPC in plain text.
-async fn send(to: SocketAddr) -> Sent {
+pub(super) async fn send(to: SocketAddr) -> Sent {
     let certificates = Arc::new(Certificates::new());
     let endpoint = format!("http://{to}");
     let sent = rust::run(Destination { endpoint, protocol: "grpc", way: Way::Plain, certificates }).await;
@@ -259,13 +259,13 @@ service:
 }
 
 /// The answer of a query API.
-async fn query(address: SocketAddr, path: &str) -> Option<Value> {
+pub(super) async fn query(address: SocketAddr, path: &str) -> Option<Value> {
     let mut client = WebClient::connect(address).await.ok()?;
     let reply = client.send("GET", path, &[], b"").await.ok()?;
     (reply.status == 200).then(|| serde_json::from_slice(&reply.body).unwrap())
 }
 
-async fn answers(address: SocketAddr, path: &str) -> bool {
+pub(super) async fn answers(address: SocketAddr, path: &str) -> bool {
     http::get(address, path).await.is_some_and(|(status, _)| status == 200)
 }
 
