@@ -1,15 +1,26 @@
 //! The default ports, or free ones where something else has them.
 
+use std::any::Any;
+use std::fmt::Write as _;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
-/// The ports of the default topology's agent: gRPC and HTTP.
-const AGENT: [u16; 2] = [4317, 4318];
+/// Who listens in the default topology, whether to datagrams, and at which port.
+const PORTS: [(&str, bool, u16); 8] = [
+    ("agent.receivers.otlp.protocols.grpc", false, 4317),
+    ("agent.receivers.otlp.protocols.http", false, 4318),
+    ("agent.receivers.jaeger.protocols.grpc", false, 14250),
+    ("agent.receivers.jaeger.protocols.thrift_http", false, 14268),
+    ("agent.receivers.jaeger.protocols.thrift_compact", true, 6831),
+    ("agent.receivers.jaeger.protocols.thrift_binary", true, 6832),
+    ("agent.receivers.zipkin", false, 9411),
+    (GATEWAY, false, 4319),
+];
 
-/// The port of the default topology's gateway.
-const GATEWAY: u16 = 4319;
+/// The one that the agent sends to.
+const GATEWAY: &str = "gateway.receivers.otlp.protocols.grpc";
 
-/// Ports to use instead of the default ones.
+/// Ports to use instead of the default ones that are taken.
 pub(super) struct Free {
     /// What the user is told.
     pub(super) reason: String,
@@ -19,40 +30,40 @@ pub(super) struct Free {
 
 /// Nothing if the default ports are free.
 pub(super) fn instead() -> io::Result<Option<Free>> {
-    let taken: Vec<String> = AGENT
-        .into_iter()
-        .chain([GATEWAY])
-        .filter(|port| hold(*port).is_err())
-        .map(|port| port.to_string())
-        .collect();
-    if taken.is_empty() {
+    let taken = PORTS.iter().filter(|(_, datagrams, port)| hold(*datagrams, *port).is_err());
+    // Held at once, so that they differ.
+    let held = taken.map(|port| Ok((port, hold(port.1, 0)?))).collect::<io::Result<Vec<_>>>()?;
+    if held.is_empty() {
         return Ok(None);
     }
-    // Held at once, so that they differ.
-    let held = [hold(0)?, hold(0)?, hold(0)?];
-    let mut ports = [0; 3];
-    for (port, held) in ports.iter_mut().zip(&held) {
-        *port = held.local_addr()?.port();
+    let taken: Vec<_> = held.iter().map(|((.., port), _)| port.to_string()).collect();
+    let free: Vec<_> = held.iter().map(|(_, (port, _))| port.to_string()).collect();
+    let reason = format!("port {} in use: using {} instead", taken.join(" and "), free.join(" and "));
+    let overrides = overrides(held.iter().map(|((key, ..), (port, _))| (*key, *port)));
+    Ok(Some(Free { reason, overrides }))
+}
+
+/// Takes a port, any if it is 0, until what is returned beside its number is dropped.
+fn hold(datagrams: bool, port: u16) -> io::Result<(u16, Box<dyn Any>)> {
+    let address = (Ipv4Addr::LOCALHOST, port);
+    if datagrams {
+        let socket = UdpSocket::bind(address)?;
+        return Ok((socket.local_addr()?.port(), Box::new(socket)));
     }
-    let reason = format!(
-        "port {} in use: using {} instead",
-        taken.join(" and "),
-        ports.map(|port| port.to_string()).join(", ")
-    );
-    Ok(Some(Free { reason, overrides: overrides(ports) }))
+    let listener = TcpListener::bind(address)?;
+    Ok((listener.local_addr()?.port(), Box::new(listener)))
 }
 
-fn hold(port: u16) -> io::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-}
-
-fn overrides([grpc, http, gateway]: [u16; 3]) -> String {
-    format!(
-        "agent.receivers.otlp.protocols.grpc.endpoint = \"127.0.0.1:{grpc}\"\n\
-         agent.receivers.otlp.protocols.http.endpoint = \"127.0.0.1:{http}\"\n\
-         agent.exporters.otlp.endpoint = \"http://127.0.0.1:{gateway}\"\n\
-         gateway.receivers.otlp.protocols.grpc.endpoint = \"127.0.0.1:{gateway}\"\n"
-    )
+fn overrides<'k>(ports: impl Iterator<Item = (&'k str, u16)>) -> String {
+    let mut text = String::new();
+    for (key, port) in ports {
+        // A text takes everything.
+        let _ = writeln!(text, "{key}.endpoint = \"127.0.0.1:{port}\"");
+        if key == GATEWAY {
+            let _ = writeln!(text, "agent.exporters.otlp.endpoint = \"http://127.0.0.1:{port}\"");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -64,8 +75,20 @@ mod tests {
     fn the_default_topology_takes_other_ports() {
         let mut sources = Sources::default();
         sources.inline.push(("default".into(), crate::DEFAULT_TOPOLOGY.into()));
-        sources.inline.push(("ports".into(), overrides([1, 2, 3])));
+        let others = PORTS.iter().zip(1..).map(|((key, ..), port)| (*key, port));
+        sources.inline.push(("ports".into(), overrides(others)));
         let plan = config::load(&sources, &crate::kinds()).unwrap();
         assert_eq!(plan.warnings, []);
+    }
+
+    #[test]
+    fn every_port_of_the_default_topology_is_among_them() {
+        let said =
+            crate::DEFAULT_TOPOLOGY.lines().filter_map(|line| line.split_once("endpoint = \"localhost:"));
+        let mut said: Vec<u16> = said.map(|(_, port)| port.trim_end_matches('"').parse().unwrap()).collect();
+        let mut known = PORTS.map(|(.., port)| port).to_vec();
+        said.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(said, known);
     }
 }

@@ -28,6 +28,11 @@ fn changes(agent: &str, gateway: &str, sink: &str) -> String {
         r#"
 [agent]
 receivers.otlp.protocols = {{ grpc.endpoint = "{agent}", http.endpoint = "127.0.0.1:0" }}
+receivers.jaeger.protocols.grpc.endpoint = "127.0.0.1:0"
+receivers.jaeger.protocols.thrift_http.endpoint = "127.0.0.1:0"
+receivers.jaeger.protocols.thrift_compact.endpoint = "127.0.0.1:0"
+receivers.jaeger.protocols.thrift_binary.endpoint = "127.0.0.1:0"
+receivers.zipkin.endpoint = "127.0.0.1:0"
 processors.memory_limiter.limit_mib = 16
 exporters.otlp.endpoint = "http://{gateway}"
 [gateway]
