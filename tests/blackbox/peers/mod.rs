@@ -5,6 +5,7 @@
 mod backends;
 mod clients;
 mod elastic;
+mod jaeger;
 mod pairs;
 mod picture;
 mod prometheus;
