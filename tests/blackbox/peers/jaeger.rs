@@ -33,11 +33,15 @@ exporters = ["otlp"]
         sink.addr()
     ))
     .await;
-    for (protocol, address) in [("grpc", grpc), ("thrift_http", http), ("thrift_compact", udp)] {
+    let ways = [
+        ("jaeger/grpc", grpc.to_string()),
+        ("jaeger/thrift_http", format!("http://{http}/api/traces?format=jaeger.thrift")),
+        ("jaeger/thrift_compact", udp.to_string()),
+    ];
+    for (protocol, address) in ways {
         let begin = Instant::now();
-        let environment =
-            [("WATERSHED_ENDPOINT", address.to_string()), ("WATERSHED_PROTOCOL", protocol.to_owned())];
-        let Some(output) = Peer::spawn("jaeger-python", &[], &environment).output().await else { return };
+        let environment = [("WATERSHED_ENDPOINT", address), ("WATERSHED_PROTOCOL", protocol.to_owned())];
+        let Some(output) = Peer::spawn("python-jaeger", &[], &environment).output().await else { return };
         let sent: Sent =
             serde_json::from_str(output.trim()).unwrap_or_else(|error| panic!("{error}: {output}"));
         println!("{protocol}: {sent:?} in {:?}", begin.elapsed());
