@@ -9,8 +9,6 @@ mod jaeger;
 mod pairs;
 mod picture;
 mod prometheus;
-mod jaeger;
-mod prometheus;
 mod rust;
 mod scrape;
 mod servers;
