@@ -15,6 +15,8 @@ const PAGE: &str = include_str!("../../docs/metrics.md");
 fn everything(sink: &str, nobody: &str, grpc: &str, http: &str) -> String {
     format!(
         r#"
+[receivers.jaeger.protocols]
+thrift_compact.endpoint = "127.0.0.1:0"
 [receivers.otlp.protocols]
 grpc.endpoint = "{grpc}"
 http.endpoint = "{http}"
@@ -82,6 +84,9 @@ dead_letters = "file_storage"
 [pipelines."traces/tail"]
 receivers = ["otlp"]
 processors = ["tail_sampling"]
+exporters = ["nop"]
+[pipelines."traces/jaeger"]
+receivers = ["jaeger"]
 exporters = ["nop"]
 [pipelines."metrics/scraped"]
 receivers = ["prometheus"]
