@@ -50,6 +50,7 @@ pub fn kinds() -> Registry {
         watershed_prometheus::register,
         watershed_zipkin::register,
         watershed_jaeger::register,
+        watershed_routing::register,
         watershed_shaping::register,
         watershed_sampling::register,
         watershed_debug::register,

@@ -15,8 +15,8 @@ use watershed_delivery::{Budget, Share};
 use watershed_net::{BindError, DatagramSocket, Socket, Sockets, Stop, StopSignal};
 use watershed_stage::{
     Branch, DatagramListener, Downstream, Entry, Env, ExporterParts, Extensions, Intake, Ledger, Letters,
-    Listener, Message, Metrics, Part, PerSignal, Placement, ReceiverParts, Request, Serve, Shelf, Signal,
-    StageSpec, Tail, Tracing, deal, exporter_ended, processor_ended,
+    Listener, Message, Metrics, Nursery, Part, PerSignal, Placement, ReceiverParts, Request, Serve, Shelf,
+    Signal, StageSpec, Tail, Tracing, deal, exporter_ended, processor_ended,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Failure, Limits, Mail, Quota, Restart, Supervisor};
 
@@ -366,7 +366,8 @@ impl<'a> Builder<'a> {
             let cell = Cell::new(format!("{name}@{lane}"), quota.clone());
             let env = self.env(&exporter.id, None, lane, copies);
             cell.on_ended(exporter_ended(&env));
-            let parts = ExporterParts { env, batching: batching.clone() };
+            let nursery = Nursery::new(self.site.supervisor.clone(), self.child(&name, false, lane));
+            let parts = ExporterParts { env, batching: batching.clone(), nursery, seat: None };
             let launch = exporter.spec.launch(parts);
             ids.push(self.start(&cell, &name, exporter.critical, lane, launch).await?);
             cells.push(cell);
@@ -580,19 +581,23 @@ impl<'a> Builder<'a> {
         lane: usize,
         launch: watershed_supervise::Launch<M>,
     ) -> Result<ChildId, StartError> {
-        let spec = ChildSpec {
-            restart: Restart::Permanent,
-            critical,
-            group: Some(group.into()),
-            lane: self.site.lanes[lane].clone(),
-            stall_timeout: STALL_TIMEOUT,
-        };
+        let spec = self.child(group, critical, lane);
         gauges::actor(&self.metrics, cell);
         self.site
             .supervisor
             .supervise(cell.clone(), spec, launch)
             .await
             .map_err(|source| StartError::Stage { name: cell.name().clone(), source })
+    }
+
+    fn child(&self, group: &str, critical: bool, lane: usize) -> ChildSpec {
+        ChildSpec {
+            restart: Restart::Permanent,
+            critical,
+            group: Some(group.into()),
+            lane: self.site.lanes[lane].clone(),
+            stall_timeout: STALL_TIMEOUT,
+        }
     }
 
     fn env(&self, id: &Arc<str>, pipeline: Option<&Arc<str>>, lane: usize, copies: usize) -> Env {

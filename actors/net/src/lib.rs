@@ -7,7 +7,7 @@
 //!   message ([`Unary::admit`]); the body is gathered, and inflated, only inside the [`Permit`] that grants.
 //! * [`serve_http`] answers HTTP/1.1 in the same way ([`HttpService::admit`]). Either is encrypted by [`ServerTls`].
 //! * [`Client`] makes gRPC calls over one connection that it opens, and opens again, by itself.
-//! * [`HttpClient`] posts over HTTP/1.1, on connections that it keeps for the next request.
+//! * [`HttpClient`] posts over HTTP/1.1, on connections that it keeps for the next request, and gets what does not end.
 //! * [`ClientTls`] and [`Proxy`] are the way to the server for either of them.
 //! * [`Status`] is what either end says, with the delay a retrying client should keep (`google.rpc.RetryInfo`).
 //!
@@ -39,7 +39,7 @@ pub use self::http::{
 };
 pub use client::{CallError, CallErrorKind, Client, ClientKeepalive, ClientOptions, EndpointError, Proxy};
 pub use client::{FetchError, Fetched};
-pub use client::{HttpAnswer, HttpClient, HttpClientOptions, HttpError, HttpErrorKind};
+pub use client::{HttpAnswer, HttpClient, HttpClientOptions, HttpError, HttpErrorKind, HttpStream};
 pub use compression::Compression;
 pub use datagram::{DatagramService, DatagramSocket, serve_datagrams};
 pub use server::{Call, ConnectionLimit, ConnectionRefused, ServerKeepalive, ServerOptions, Unary, serve};

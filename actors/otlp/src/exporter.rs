@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use watershed_net::{Client, Code};
 use watershed_stage::{
-    Batch, Credentials, Dependence, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial,
-    QueueSettings, Reference, RetrySettings, Sending, grpc_client_settings,
+    Batch, Credentials, Dependence, Env, ExportError, Exporter, Failure, GrpcClientSettings, Interval,
+    KeyError, Partial, QueueSettings, Reference, RetrySettings, Sending, grpc_client_settings,
 };
 
 use crate::answer;
@@ -40,6 +40,13 @@ impl watershed_stage::Settings for Settings {
 
     fn references(&self) -> Vec<Reference> {
         self.shared().references()
+    }
+}
+
+impl Settings {
+    /// The part of it that is about the connection.
+    pub fn client(&self) -> GrpcClientSettings {
+        self.shared()
     }
 }
 

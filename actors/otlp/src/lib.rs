@@ -9,7 +9,7 @@ mod http;
 mod http_exporter;
 mod receiver;
 
-pub use exporter::OtlpGrpc;
+pub use exporter::{OtlpGrpc, Settings as OtlpGrpcSettings};
 pub use http_exporter::OtlpHttp;
 
 use watershed_stage::Registry;

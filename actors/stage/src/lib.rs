@@ -33,7 +33,10 @@ mod shelf;
 
 pub use deal::deal;
 pub use edge::exporter_ended;
-pub use exporter::{Batch, ExportError, Exporter, ExporterParts, Partial, PipelineBatch, Sending};
+pub use exporter::{
+    Batch, ExportError, Exporter, ExporterParts, Nursery, Partial, PipelineBatch, Seat, Sending, Tried,
+    configured,
+};
 pub use extension::{
     AuthError, AuthSettings, ClientAuth, DeadLetter, Dependence, Extension, ExtensionSpec, Extensions,
     Headers, Letters, Notes, Provided, Reference, Role, ServerAuth, Storage, Unauthenticated,

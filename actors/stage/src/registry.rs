@@ -314,6 +314,17 @@ impl Registry {
         self
     }
 
+    /// Adds an exporter kind that brings a loop of its own.
+    #[must_use]
+    pub fn balancer<S: Settings + Into<Arc<dyn ExporterSpec>>>(
+        mut self,
+        name: &'static str,
+        aliases: &[&'static str],
+    ) -> Self {
+        self.exporters.add::<S>(name, aliases, |value| Ok(read::<S>(value)?.into()));
+        self
+    }
+
     /// Adds an extension kind.
     #[must_use]
     pub fn extension<E: Extension>(mut self, name: &'static str, aliases: &[&'static str]) -> Self {

@@ -124,6 +124,23 @@ impl<M: Mail> Cell<M> {
         Reserve { cell: self.clone(), weight, place: None }
     }
 
+    /// Room made of a grant that was taken for the message before, such as that of another cell's
+    /// [`Taken`](crate::Taken): what moves between cells with one quota needs no second grant, and is never
+    /// without one.
+    pub fn adopt(&self, grant: Grant) -> Room<M> {
+        Room { cell: self.clone(), grant }
+    }
+
+    /// How many messages wait or are in hand.
+    pub fn len(&self) -> usize {
+        self.inner.lane.lock().len()
+    }
+
+    /// Whether no message waits or is in hand.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The cell at this moment.
     pub fn observe(&self) -> Observation {
         let lane = self.inner.lane.lock();

@@ -180,6 +180,11 @@ impl<M: Mail> Lane<M> {
         cut
     }
 
+    /// How many messages the lane holds.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len() + self.suspects.len() + self.slots.len()
+    }
+
     /// What the lane holds.
     pub(crate) fn held(&self) -> Weight {
         let slots = self.slots.iter().map(|(_, slot)| &slot.entry);

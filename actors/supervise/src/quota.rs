@@ -220,7 +220,7 @@ impl Grant {
     }
 
     /// Two grants that together are this one, the first of `first` at most.
-    pub(crate) fn split(mut self, first: Weight) -> (Self, Self) {
+    pub fn split(mut self, first: Weight) -> (Self, Self) {
         let first = first.min(self.weight);
         let rest = Self { quota: self.quota.clone(), weight: self.weight.minus(first) };
         self.weight = first;

@@ -271,6 +271,18 @@ impl Share {
     }
 }
 
+// === impl Charge ===
+
+impl Charge {
+    /// Two charges that together are this one, the first of `bytes` at most.
+    pub fn split(mut self, bytes: u64) -> (Self, Self) {
+        let bytes = bytes.min(self.bytes);
+        let rest = Self { share: self.share.clone(), bytes: self.bytes - bytes };
+        self.bytes = bytes;
+        (self, rest)
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         let mut used = self.share.used.lock();

@@ -7,7 +7,7 @@ mod transport;
 
 pub use self::grpc::{CallError, CallErrorKind, Client, ClientKeepalive, ClientOptions};
 pub use self::http::{
-    FetchError, Fetched, HttpAnswer, HttpClient, HttpClientOptions, HttpError, HttpErrorKind,
+    FetchError, Fetched, HttpAnswer, HttpClient, HttpClientOptions, HttpError, HttpErrorKind, HttpStream,
 };
 pub use self::proxy::Proxy;
 

@@ -120,6 +120,9 @@ impl<E: Exporter> Lane<E> {
     }
 
     fn retry(&mut self, mut job: Job, reason: Cow<'static, str>, retry_after: Option<Duration>) {
+        if self.is_vacant() {
+            return self.hand_back(job);
+        }
         let now = Instant::now();
         job.attempts += 1;
         let random = self.random.next();
@@ -232,8 +235,12 @@ impl<E: Exporter> Lane<E> {
     }
 
     pub(super) fn settle(&self, job: Job) {
-        for member in job.members {
-            self.finish(member, job.outcome.clone());
+        self.settle_members(job.members, &job.outcome);
+    }
+
+    pub(super) fn settle_members(&self, members: Vec<Member>, outcome: &Outcome) {
+        for member in members {
+            self.finish(member, outcome.clone());
         }
     }
 

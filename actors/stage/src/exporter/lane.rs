@@ -15,7 +15,7 @@ use super::batch::{Job, Member, Pending};
 use super::circuit::{Circuit, Stance, State};
 use super::concurrency::Concurrency;
 use super::counters::{Counters, Random, Trigger};
-use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending, Shared};
+use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Seat, Sending, Shared};
 use crate::extension::Dependence;
 use crate::message::Message;
 use crate::own::{Ended, Hush};
@@ -101,6 +101,10 @@ impl<E: Exporter> Lane<E> {
         loop {
             // A destination that answers at once must not keep the lane from its neighbours.
             tokio::task::coop::consume_budget().await;
+            let vacant = self.is_vacant();
+            if vacant {
+                self.leave_seat();
+            }
             self.dispatch();
             // It was waited for on behalf of what is here, not of what may come.
             if self.spare.is_some()
@@ -114,7 +118,7 @@ impl<E: Exporter> Lane<E> {
             let sends = self.may_send(stance);
             let wants_consumer = stance == Stance::Closed && !sends && self.has_room();
             // While nothing is sent, there still are those who wait, to be told.
-            let takes = sends || stance != Stance::Closed;
+            let takes = sends || stance != Stance::Closed || vacant;
             let wake_at = match stance {
                 Stance::Resting(until) => Some(until),
                 _ => self.pending.iter().map(Pending::flush_at).min().filter(|_| sends),
@@ -134,6 +138,7 @@ impl<E: Exporter> Lane<E> {
                 biased;
                 Some(done) = self.running.next(), if !self.running.is_empty() => self.done(done)?,
                 Ok(()) = self.changes.changed() => self.heed(),
+                () = reseated(&mut self.parts.seat) => self.reseated(),
                 next = listen(&mut self.lease, takes), if !drained => match next {
                     Next::Mail(ticket) => self.take(ticket),
                     Next::Control(Control::Drain { deadline }) => {
@@ -257,6 +262,9 @@ impl<E: Exporter> Lane<E> {
 
     /// Tries a job once more, unless nobody wants it any longer or the destination is to be left alone.
     pub(super) fn attempt(&mut self, mut job: Job) {
+        if self.is_vacant() {
+            return self.hand_back(job);
+        }
         let now = Instant::now();
         self.cut(&mut job, now);
         // A drain that ends before the destination may be asked again leaves only this attempt.
@@ -321,11 +329,13 @@ impl<E: Exporter> Lane<E> {
     /// so does a circuit that closes.
     pub(super) fn wait(&mut self, job: Job, until: Instant) {
         let (mut drain, closing) = (self.drain.subscribe(), self.circuit.closing());
+        let mut seat = self.parts.seat.clone();
         self.running.push(Box::pin(async move {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
                 Ok(()) = drain.changed() => {}
                 () = closing => {}
+                () = reseated(&mut seat) => {}
             }
             Done::Waited(job)
         }));
@@ -335,6 +345,17 @@ impl<E: Exporter> Lane<E> {
 /// The next thing to do; while there is no consumer for mail, what there is to know.
 async fn listen(lease: &mut Lease<Message>, takes: bool) -> Next {
     if takes { lease.next().await } else { Next::Control(lease.control().await) }
+}
+
+/// When the exporter has left its place, or has taken it again; never, where it has none.
+async fn reseated(seat: &mut Option<Seat>) {
+    let changed = match seat {
+        Some(seat) => seat.vacant.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
+    }
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -7,6 +7,7 @@ mod counters;
 mod ends;
 mod lane;
 mod pace;
+mod seat;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use watershed_supervise::{Failure, Launch};
 use watershed_telemetry::{Payload, Signal};
 
 use self::circuit::Circuit;
+pub use self::seat::{Nursery, Seat, Tried};
 use crate::extension::{Dependence, Reference, Role};
 use crate::message::{Context, Message};
 use crate::origin::TraceContext;
@@ -137,6 +139,10 @@ pub struct ExporterParts {
     pub env: Env,
     /// How batches are formed of what comes from each pipeline, where its `batch` processor says so.
     pub batching: Arc<HashMap<Arc<str>, PipelineBatch>>,
+    /// Where it starts actors of its own.
+    pub nursery: Nursery,
+    /// Its place, where it is one of several destinations of another exporter.
+    pub seat: Option<Seat>,
 }
 
 /// How what comes from one pipeline is batched.
@@ -162,6 +168,11 @@ struct Shared {
     /// As many as `num_consumers`. Whoever has something to send takes one, so that none rests on a lane where little
     /// comes in while another lane's messages wait; who waits for one is served in turn.
     consumers: Arc<Semaphore>,
+}
+
+/// An exporter kind with its settings, to be launched by another one.
+pub fn configured<E: Exporter>(settings: E::Settings) -> Arc<dyn ExporterSpec> {
+    Arc::new(Configured::<E>::new(settings))
 }
 
 // === impl Configured ===

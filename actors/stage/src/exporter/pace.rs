@@ -94,6 +94,10 @@ impl<E: Exporter> Lane<E> {
             Err(ExportError::Retryable { .. }) if !is_hurried() => Trip::Failed,
             Err(_) => Trip::Mute,
         };
+        if let Some(seat) = &self.parts.seat {
+            let fair = !matches!((trip, result), (Trip::Mute, Err(ExportError::Retryable { .. })));
+            (seat.tried)(now.duration_since(began), result, fair);
+        }
         self.concurrency.ends(began, now, trip);
         self.show_concurrency();
         match result {

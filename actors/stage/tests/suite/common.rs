@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Cause, Fault, Guard, Holder, Outcome, Receipt, Share};
 use watershed_stage::{
-    Context, Env, Extensions, Message, Metrics, Origin, Payload, Registry, Shelf, Signal, Tracing,
+    Context, Env, ExporterParts, Extensions, Message, Metrics, Nursery, Origin, Payload, Registry, Shelf,
+    Signal, Tracing,
 };
 use watershed_supervise::{
     Cell, ChildId, ChildSpec, DrainReport, Launch, Lease, Limits, Mail, Next, Policy, Quota, Supervisor,
@@ -204,6 +205,12 @@ impl Bench {
         let quota = Quota::new(Limits { requests: Some(requests), ..Limits::default() });
         self.quotas.borrow_mut().push(quota.clone());
         Cell::new(name, quota)
+    }
+
+    /// What an exporter's copy runs with.
+    pub fn parts(&self, env: Env) -> ExporterParts {
+        let nursery = Nursery::new(self.supervisor.clone(), ChildSpec::new(Arbiter::current()));
+        ExporterParts { env, batching: Arc::default(), nursery, seat: None }
     }
 
     pub async fn start<M: Mail>(&self, cell: &Cell<M>, launch: Launch<M>) -> ChildId {

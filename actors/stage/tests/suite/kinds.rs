@@ -187,8 +187,7 @@ pub async fn exporters<const N: usize>(
     for (lane, cell) in cells.iter().enumerate() {
         let mut env = bench.env("sink");
         (env.lane, env.copies) = (lane, N);
-        let parts = watershed_stage::ExporterParts { env, batching: Arc::default() };
-        bench.start(cell, spec.launch(parts)).await;
+        bench.start(cell, spec.launch(bench.parts(env))).await;
     }
     cells
 }

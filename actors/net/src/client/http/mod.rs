@@ -7,9 +7,11 @@
 mod exchange;
 mod fetch;
 mod pool;
+mod stream;
 mod url;
 
 pub use self::fetch::{FetchError, Fetched};
+pub use self::stream::HttpStream;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,319 @@
+//! The backends there are, which of them are used, and the table that every lane deals out by.
+//!
+//! Resolvers and probes change it, on one lane; all lanes read the table, and none of them waits for another.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use watershed_otlp::OtlpGrpc;
+use watershed_stage::{Env, ExportError, ExporterSpec, Message, Partial, configured};
+use watershed_supervise::{Cell, ChildId};
+
+use crate::health::{Change, Health, HealthSettings, Probed};
+use crate::meters::{BackendMeters, Meters, ResolverMeters};
+use crate::resolver::endpoint;
+use crate::ring::{MOST, Ring};
+use crate::settings::{Policy, Settings};
+
+/// The backends of one balancer.
+pub(crate) struct Pool {
+    pub(crate) settings: Arc<Settings>,
+    table: ArcSwap<Table>,
+    /// Told whenever the table changes, or there is a backend to begin or to end with.
+    version: watch::Sender<u64>,
+    state: Mutex<State>,
+    meters: OnceLock<Meters>,
+}
+
+/// Whom to give what comes.
+#[derive(Default)]
+pub(crate) struct Table {
+    /// In the order of their names.
+    pub(crate) backends: Vec<Arc<Backend>>,
+    /// Whom a key belongs to, where that is what counts.
+    pub(crate) ring: Option<Ring>,
+}
+
+/// One backend.
+pub(crate) struct Backend {
+    /// What the resolver calls it: its name on the ring.
+    pub(crate) name: Arc<str>,
+    /// What is connected to.
+    pub(crate) endpoint: String,
+    /// The exporter that sends to it.
+    pub(crate) exporter: Arc<dyn ExporterSpec>,
+    /// Whether it gets nothing.
+    pub(crate) vacant: watch::Sender<bool>,
+    /// Its exporter's copies, by lane.
+    pub(crate) copies: Mutex<BTreeMap<usize, Copy>>,
+    /// An export has failed: it should be looked at.
+    pub(crate) suspected: Notify,
+    health: Mutex<Health>,
+    gone: AtomicBool,
+    meters: BackendMeters,
+}
+
+/// The copy of a backend's exporter on one lane.
+#[derive(Clone)]
+pub(crate) struct Copy {
+    pub(crate) cell: Cell<Message>,
+    /// Once it has started.
+    pub(crate) child: Option<ChildId>,
+}
+
+#[derive(Default)]
+struct State {
+    /// In order of preference.
+    groups: Vec<Group>,
+    /// All that are in a group.
+    backends: BTreeMap<Arc<str>, Arc<Backend>>,
+    /// Those that are in none any more, until their exporters have ended.
+    retired: Vec<Arc<Backend>>,
+}
+
+struct Group {
+    meters: ResolverMeters,
+    /// Sorted. `None` before anything is known.
+    names: Option<Vec<Arc<str>>>,
+}
+
+// === impl Pool ===
+
+impl Pool {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            table: ArcSwap::default(),
+            version: watch::Sender::new(0),
+            state: Mutex::default(),
+            meters: OnceLock::new(),
+        }
+    }
+
+    /// What it counts, by the first who asks.
+    pub(crate) fn meters(&self, env: &Env) -> &Meters {
+        self.meters.get_or_init(|| {
+            let meters = Meters::new(env);
+            let resolvers = self.settings.resolvers();
+            let group = |resolver: &&crate::resolver::ResolverSettings| Group {
+                meters: meters.resolver(resolver.name()),
+                names: None,
+            };
+            self.state.lock().groups = resolvers.iter().map(group).collect();
+            meters
+        })
+    }
+
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Every backend, also those that are going.
+    pub(crate) fn all(&self) -> Vec<Arc<Backend>> {
+        let state = self.state.lock();
+        state.backends.values().chain(&state.retired).cloned().collect()
+    }
+
+    /// A resolver has looked.
+    pub(crate) fn resolved(&self, group: usize, found: Result<Vec<String>, String>) {
+        let Some(meters) = self.meters.get() else { return };
+        let mut state = self.state.lock();
+        let Some(group) = state.groups.get_mut(group) else { return };
+        group.meters.resolved(found.is_ok());
+        let mut names: Vec<Arc<str>> = match found {
+            Ok(found) => found.into_iter().map(Into::into).collect(),
+            Err(error) => {
+                // What was known is a better guess than nothing.
+                return tracing::warn!(%error, known = group.names.as_ref().map_or(0, Vec::len), "failed to resolve");
+            }
+        };
+        names.sort_unstable();
+        names.dedup();
+        names.truncate(MOST);
+        if group.names.as_ref() == Some(&names) {
+            return;
+        }
+        group.meters.updated(names.len());
+        tracing::info!(backends = ?names, "the backends have changed");
+        group.names = Some(names);
+        state.enlist(&self.settings, meters);
+        self.renew(&state);
+    }
+
+    /// A probe has ended.
+    pub(crate) fn probed(&self, backend: &Backend, probed: Probed) {
+        self.judge(backend, |health, settings, now| health.probed(settings, now, probed));
+    }
+
+    /// An attempt has ended; `fair` if it says something of the backend.
+    pub(crate) fn tried(
+        &self,
+        backend: &Backend,
+        took: Duration,
+        result: &Result<Partial, ExportError>,
+        fair: bool,
+    ) {
+        backend.meters.tried(took, result.is_ok());
+        if !fair || !self.settings.health_check.enabled {
+            return;
+        }
+        // One that says anything but "not now" works, and so does one that asks for time.
+        let ok = !matches!(result, Err(ExportError::Retryable { retry_after: None, .. }));
+        if !ok {
+            backend.suspected.notify_one();
+        }
+        self.judge(backend, |health, settings, now| health.exported(settings, now, ok));
+    }
+
+    /// A backend's exporter can not be started.
+    pub(crate) fn broken(&self, backend: &Backend) {
+        self.judge(backend, Health::broken);
+    }
+
+    fn judge(
+        &self,
+        backend: &Backend,
+        judge: impl FnOnce(&mut Health, &HealthSettings, Instant) -> Option<Change>,
+    ) {
+        let change = judge(&mut backend.health.lock(), &self.settings.health_check, Instant::now());
+        match change {
+            None => return,
+            Some(Change::Returned) => tracing::info!(backend = %backend.name, "a backend works again"),
+            Some(Change::Ejected(reason)) => {
+                if let Some(meters) = self.meters.get() {
+                    meters.ejected(&backend.name, reason);
+                }
+                tracing::warn!(backend = %backend.name, reason, "a backend does not work and is left out");
+            }
+        }
+        self.renew(&self.state.lock());
+    }
+
+    /// Forgets a backend whose exporters have ended.
+    pub(crate) fn forget(&self, backend: &Arc<Backend>) {
+        self.state.lock().retired.retain(|retired| !Arc::ptr_eq(retired, backend));
+    }
+
+    /// Makes the table anew where others are to be used. First it is there, and then the others give back what they have.
+    fn renew(&self, state: &State) {
+        let used = state.used();
+        let table = self.table.load();
+        let same = table.backends.len() == used.len()
+            && table.backends.iter().zip(&used).all(|(before, after)| Arc::ptr_eq(before, after));
+        if !same {
+            let names: Vec<&str> = used.iter().map(|backend| &*backend.name).collect();
+            let by_key = self.settings.policy == Policy::ByKey;
+            let ring = by_key.then(|| Ring::new(self.settings.ring, &names));
+            let now = Instant::now();
+            let is_new =
+                |backend: &&Arc<Backend>| table.backends.iter().all(|old| !Arc::ptr_eq(old, backend));
+            used.iter().filter(is_new).for_each(|backend| backend.health.lock().begin(now));
+            self.table.store(Arc::new(Table { backends: used.clone(), ring }));
+        }
+        for backend in state.backends.values().chain(&state.retired) {
+            let vacant = used.iter().all(|used| !Arc::ptr_eq(used, backend));
+            backend.vacant.send_if_modified(|before| std::mem::replace(before, vacant) != vacant);
+        }
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Makes backends of the names that have none, and retires those that are in no group any more.
+    fn enlist(&mut self, settings: &Settings, meters: &Meters) {
+        let names: Vec<Arc<str>> =
+            self.groups.iter().filter_map(|group| group.names.clone()).flatten().collect();
+        for (_, backend) in self.backends.extract_if(.., |name, _| !names.contains(name)) {
+            backend.gone.store(true, Ordering::Relaxed);
+            self.retired.push(backend);
+        }
+        for name in names {
+            if !self.backends.contains_key(&name)
+                && let Some(backend) = Backend::new(&name, settings, meters)
+            {
+                self.backends.insert(name, Arc::new(backend));
+            }
+        }
+    }
+
+    /// The backends that work of the first group that has any. Where none works at all, all of the first that has any:
+    /// one of them will be back first, and nobody knows which.
+    fn used(&self) -> Vec<Arc<Backend>> {
+        let members = |group: &Group| {
+            let names = group.names.iter().flatten();
+            names.filter_map(|name| self.backends.get(name).cloned()).collect::<Vec<_>>()
+        };
+        let groups: Vec<_> = self.groups.iter().map(members).collect();
+        let works = |group: &Vec<Arc<Backend>>| {
+            let works = group.iter().filter(|backend| backend.health.lock().is_in());
+            works.cloned().collect::<Vec<_>>()
+        };
+        let first = groups.iter().map(works).find(|working| !working.is_empty());
+        first.or_else(|| groups.iter().find(|group| !group.is_empty()).cloned()).unwrap_or_default()
+    }
+}
+
+// === impl Backend ===
+
+impl Backend {
+    fn new(name: &Arc<str>, settings: &Settings, meters: &Meters) -> Option<Self> {
+        let endpoint = match endpoint(name) {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                tracing::error!(%error, "a backend can not be used");
+                return None;
+            }
+        };
+        let mut otlp = settings.otlp(&endpoint);
+        if settings.health_check.enabled {
+            // Two who judge would contradict each other.
+            otlp.retry_on_failure.circuit_breaker.enabled = false;
+        }
+        let vacant = watch::Sender::new(true);
+        let used = vacant.clone();
+        meters.used(name, move || !*used.borrow());
+        Some(Self {
+            name: name.clone(),
+            endpoint,
+            exporter: configured::<OtlpGrpc>(otlp),
+            vacant,
+            copies: Mutex::default(),
+            suspected: Notify::new(),
+            health: Mutex::default(),
+            gone: AtomicBool::new(false),
+            meters: meters.backend(name),
+        })
+    }
+
+    /// Whether no resolver knows it any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is waited for an answer that has to come at once.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.health.lock().is_doubted()
+    }
+
+    /// Its part of the whole that it would get.
+    pub(crate) fn part(&self, settings: &HealthSettings, now: Instant) -> f64 {
+        self.health.lock().part(settings, now)
+    }
+
+    /// Messages that wait for it or are on their way.
+    pub(crate) fn load(&self) -> usize {
+        self.copies.lock().values().map(|copy| copy.cell.len()).sum()
+    }
+}

@@ -1,0 +1,141 @@
+//! Settings of `load_balancing`: otelcol's keys, and what it has none for.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use watershed_otlp::OtlpGrpcSettings;
+use watershed_stage::{ExporterSpec, KeyError, Reference, Role, Signal};
+
+use crate::balance::Balancer;
+use crate::health::HealthSettings;
+use crate::key::{Keys, RoutingKey};
+use crate::resolver::ResolverSettings;
+use crate::ring;
+
+/// What the endpoint is called while there is none.
+pub(crate) const ANY: &str = "backend:4317";
+
+/// Settings of `load_balancing`. They hold tokens: never printed.
+#[derive(Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// What items are routed by. Unless told, `traceID` for traces and logs and `service` for metrics.
+    routing_key: Option<RoutingKey>,
+    /// With `routing_key = "attributes"`, the attributes: looked for in the resource, then in the scope, then in the
+    /// item. `span.name`, `span.kind`, `log.severity` and `log.body` stand for fields.
+    routing_attributes: Vec<String>,
+    /// How a backend is chosen.
+    pub(crate) policy: Policy,
+    /// With `policy = "by_key"`, how keys are shared between backends.
+    pub(crate) ring: ring::Kind,
+    /// What is spoken to the backends.
+    protocol: Protocol,
+    /// Who knows the backends.
+    resolver: ResolverSettings,
+    /// Groups of backends to go to, in this order, while none of those before works.
+    failover: Vec<Group>,
+    /// How backends are found out that do not work.
+    pub(crate) health_check: HealthSettings,
+}
+
+/// How a backend is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Policy {
+    /// By the item's routing key, so that all with one key go to one backend.
+    #[default]
+    ByKey,
+    /// Each message to the next.
+    RoundRobin,
+    /// Each message to whoever has the fewest that are not yet sent.
+    LeastLoaded,
+}
+
+/// What is spoken to the backends.
+#[derive(Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Protocol {
+    /// Settings of the exporter `otlp` for each backend. It has no `endpoint`, and the queue's size is that of all
+    /// backends' together: what waits for one that fails goes to another.
+    otlp: OtlpGrpcSettings,
+}
+
+/// Backends that stand for those before them.
+#[derive(Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Group {
+    /// Who knows them.
+    resolver: ResolverSettings,
+}
+
+// === impl Settings ===
+
+impl watershed_stage::Settings for Settings {
+    fn check(&self) -> Vec<KeyError> {
+        let mut errors = Vec::new();
+        if !self.protocol.otlp.endpoint.is_empty() {
+            let message = "the backends have their endpoints from `resolver`: take it out";
+            errors.push(KeyError::new("protocol.otlp.endpoint", message));
+        }
+        errors.extend(self.otlp(ANY).check().into_iter().map(|error| error.under("protocol.otlp")));
+        errors.extend(self.resolver.check().into_iter().map(|error| error.under("resolver")));
+        for (index, group) in self.failover.iter().enumerate() {
+            let under = format!("failover.{index}.resolver");
+            errors.extend(group.resolver.check().into_iter().map(|error| error.under(&under)));
+        }
+        errors.extend(self.health_check.check().into_iter().map(|error| error.under("health_check")));
+        if self.policy != Policy::ByKey && self.routing_key.is_some() {
+            let message = "is for `policy = \"by_key\"`: keep one of the two";
+            errors.push(KeyError::new("routing_key", message));
+        }
+        let by_attributes = self.routing_key == Some(RoutingKey::Attributes);
+        if by_attributes && self.routing_attributes.is_empty() {
+            let message = "names the attributes to route by: `routing_key = \"attributes\"` needs it";
+            errors.push(KeyError::new("routing_attributes", message));
+        }
+        if !by_attributes && !self.routing_attributes.is_empty() {
+            let message = "is for `routing_key = \"attributes\"`";
+            errors.push(KeyError::new("routing_attributes", message));
+        }
+        errors
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        let otlp = &self.protocol.otlp;
+        let key = "sending_queue.storage".to_owned();
+        let storage = otlp.sending_queue.storage.clone().map(|id| Reference { key, id, role: Role::Storage });
+        let all = otlp.references().into_iter().chain(storage);
+        all.map(|reference| Reference { key: format!("protocol.otlp.{}", reference.key), ..reference })
+            .collect()
+    }
+}
+
+impl Settings {
+    /// The exporter's settings for one backend.
+    pub(crate) fn otlp(&self, endpoint: &str) -> OtlpGrpcSettings {
+        OtlpGrpcSettings { endpoint: endpoint.to_owned(), ..self.protocol.otlp.clone() }
+    }
+
+    /// The resolvers of all groups, the first to go to first.
+    pub(crate) fn resolvers(&self) -> Vec<&ResolverSettings> {
+        std::iter::once(&self.resolver).chain(self.failover.iter().map(|group| &group.resolver)).collect()
+    }
+
+    pub(crate) fn signals(&self) -> &'static [Signal] {
+        self.routing_key.map_or(&Signal::ALL, RoutingKey::signals)
+    }
+
+    /// What reads the keys of each signal, in the order of [`Signal::ALL`].
+    pub(crate) fn keys(&self) -> [Keys; 3] {
+        Signal::ALL.map(|signal| {
+            Keys::new(self.routing_key.unwrap_or(RoutingKey::usual(signal)), &self.routing_attributes)
+        })
+    }
+}
+
+impl From<Settings> for Arc<dyn ExporterSpec> {
+    fn from(settings: Settings) -> Self {
+        Arc::new(Balancer::new(settings))
+    }
+}

@@ -1,0 +1,108 @@
+//! An exporter that is one of several destinations of another one: where it stands, and what it leaves behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use watershed_supervise::{Cell, ChildId, ChildSpec, DrainReport, Failure, Launch, Supervisor};
+use watershed_telemetry::Payload;
+
+use super::batch::Job;
+use super::lane::Lane;
+use super::{ExportError, Exporter, Partial};
+use crate::message::Message;
+use crate::metrics::Counter;
+
+/// Where an exporter starts actors of its own, one for each of its destinations: on its own lane, under the same
+/// supervisor, each alone in its group.
+#[derive(Clone)]
+pub struct Nursery {
+    supervisor: Supervisor,
+    spec: ChildSpec,
+}
+
+/// The place of an exporter among several that stand for each other. What it has not put on the wire is not its own:
+/// it goes back to whoever dealt it out when the exporter has to leave its place, and is dealt out anew.
+#[derive(Clone)]
+pub struct Seat {
+    /// While true, nothing is sent, and everything that is not on the wire goes back.
+    pub vacant: watch::Receiver<bool>,
+    /// Where it goes back to. Its quota is that of the exporter's own cell.
+    pub back: Cell<Message>,
+    /// Told of every attempt.
+    pub tried: Tried,
+    /// Counts the items that go back.
+    pub returned: Counter,
+}
+
+/// Told how long an attempt took, what came of it, and whether it was given the time that it may take: one that its
+/// senders cut short says nothing of the destination.
+pub type Tried = Arc<dyn Fn(Duration, &Result<Partial, ExportError>, bool) + Send + Sync>;
+
+// === impl Nursery ===
+
+impl Nursery {
+    /// A nursery whose actors are supervised as `spec` says.
+    pub fn new(supervisor: Supervisor, spec: ChildSpec) -> Self {
+        Self { supervisor, spec }
+    }
+
+    /// Starts an actor; once it has started, or with the reason why it has not.
+    pub async fn start(&self, cell: Cell<Message>, launch: Launch<Message>) -> Result<ChildId, Failure> {
+        let spec = ChildSpec { group: Some(cell.name().clone()), ..self.spec.clone() };
+        self.supervisor.supervise(cell, spec, launch).await
+    }
+
+    /// Lets actors finish what they hold, until the deadline, and ends them.
+    pub async fn drain(&self, children: &[ChildId], deadline: Instant) -> DrainReport {
+        self.supervisor.drain(children, deadline).await
+    }
+}
+
+// === impl Lane ===
+
+impl<E: Exporter> Lane<E> {
+    /// Whether what it has belongs to others.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.parts.seat.as_ref().is_some_and(|seat| *seat.vacant.borrow())
+    }
+
+    /// The place was left or taken: what may be sent begins small again.
+    pub(super) fn reseated(&mut self) {
+        if !self.is_vacant() {
+            self.concurrency.restart();
+            self.show_concurrency();
+        }
+    }
+
+    /// Gives everything back that no attempt is under way for.
+    pub(super) fn leave_seat(&mut self) {
+        for pending in std::mem::take(&mut self.pending) {
+            self.hand_back(pending.into_job());
+        }
+        for job in std::mem::take(&mut self.ready) {
+            self.hand_back(job);
+        }
+    }
+
+    /// Gives the messages of a job back, as far as they have not been sent.
+    pub(super) fn hand_back(&mut self, job: Job) {
+        let Some(seat) = &self.parts.seat else { return };
+        let whole = job.members.len() > 1;
+        let Some(rest) = Payload::concat(job.parts) else {
+            return self.settle_members(job.members, &job.outcome);
+        };
+        for member in job.members {
+            let Some(taken) = self.lease.take(member.ticket) else { continue };
+            let (mut message, grant) = taken.into_parts();
+            if !whole {
+                // What came of the parts before is owed to the same sender.
+                message.guard.fork().resolve(job.outcome.clone());
+                message.payload = rest.clone();
+            }
+            seat.returned.add(message.payload.items() as u64);
+            seat.back.adopt(grant).send(message);
+        }
+    }
+}
