@@ -135,7 +135,12 @@ impl Router {
             0 => keep(self.pool.clone(), &self.parts)?,
             _ => std::future::pending().boxed_local(),
         };
+        // A list that does not change is known before anybody can send anything.
+        let _ = futures_util::poll!(&mut keeper);
         self.heed();
+        while let Some(chore) = self.chores.next().await {
+            self.done(chore);
+        }
         self.lease.started();
         loop {
             // A queue that is never empty must not keep the lane from its neighbours.

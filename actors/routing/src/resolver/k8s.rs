@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -16,6 +17,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 use watershed_net::{ClientTls, ClientTlsOptions, HttpClient, HttpClientOptions, HttpStream, Pem};
+use watershed_stage::delivery::Budget;
 use watershed_stage::{Env, Failure, Interval, KeyError, Settings};
 
 use super::{PORT, Report, address};
@@ -175,13 +177,17 @@ impl Settings for K8sSettings {
 
 impl K8sSettings {
     pub(super) fn open(&self, env: &Env) -> Result<K8s, Failure> {
+        self.open_with(env.budget.clone())
+    }
+
+    fn open_with(&self, budget: Arc<Budget>) -> Result<K8s, Failure> {
         let server = match &self.api_server {
             Some(server) => server.trim_end_matches('/').to_owned(),
             None => in_cluster()?,
         };
         let mut options =
             HttpClientOptions { connect_timeout: self.timeout.0, ..HttpClientOptions::default() };
-        options.budget = Some(env.budget.clone());
+        options.budget = Some(budget);
         if server.starts_with("https://") {
             let ca = Some(Pem::File(self.service_account.join("ca.crt")));
             let reload_interval = Some(Duration::from_secs(600));
