@@ -1,7 +1,7 @@
 //! Bytes from outside against prost. The first byte chooses the signal and the bounds of the cuts.
 //!
 //! Either both sides accept the bytes or neither does, ids and nesting apart; and what is accepted reads the same,
-//! and can be split, joined and edited without a loss.
+//! and can be split, dealt out, joined and edited without a loss.
 
 #![no_main]
 
@@ -12,6 +12,7 @@ mod oracle;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use oracle::Request;
+use watershed_telemetry::deal::{Grain, deal};
 use watershed_telemetry::edit::{Action, AttributeEdits, Target};
 use watershed_telemetry::{Flaw, Payload, Signal};
 
@@ -37,6 +38,15 @@ fuzz_target!(|data: &[u8]| {
     assert!(by_items.iter().all(|part| part.items() <= bound.max(1)));
     check(&payload, by_items);
     check(&payload, payload.clone().split_by_bytes(16 * bound));
+
+    for grain in [Grain::Groups, Grain::Items, Grain::Points] {
+        let mut turn = 0;
+        let dealt = deal(&payload, grain, 1 + bound % 4, |_| {
+            turn += 1 + bound / 4;
+            turn % 4
+        });
+        check(&payload, dealt.into_iter().map(|(_, part)| part).collect());
+    }
 
     for target in [Target::Resource, Target::Scope, Target::Item] {
         let key = || "k".to_owned();

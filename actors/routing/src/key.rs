@@ -208,3 +208,144 @@ fn of_value(value: AnyValueView<'_>) -> u64 {
         Value::Bytes(bytes) => hash(7, bytes),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+    use opentelemetry_proto::tonic::metrics::v1::{
+        Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric::Data,
+    };
+    use opentelemetry_proto::tonic::resource::v1::Resource;
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+    use prost::Message as _;
+    use watershed_stage::Payload;
+    use watershed_telemetry::deal::deal;
+
+    use super::*;
+
+    fn text(text: &str) -> Option<AnyValue> {
+        Some(AnyValue { value: Some(any_value::Value::StringValue(text.into())) })
+    }
+
+    fn attributes(pairs: &[(&str, &str)]) -> Vec<KeyValue> {
+        let attribute = |(key, value): &(&str, &str)| KeyValue {
+            key: (*key).into(),
+            value: text(value),
+            ..KeyValue::default()
+        };
+        pairs.iter().map(attribute).collect()
+    }
+
+    fn resource(pairs: &[(&str, &str)]) -> Option<Resource> {
+        Some(Resource { attributes: attributes(pairs), ..Resource::default() })
+    }
+
+    /// The keys of all units.
+    fn keys(signal: Signal, key: RoutingKey, names: &[&str], request: Vec<u8>) -> Vec<Option<Vec<u8>>> {
+        let payload = Payload::validate(signal, request.into()).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut keys = Keys::new(key, &names);
+        let mut read = Vec::new();
+        deal(&payload, keys.grain(signal), 2, |unit| {
+            read.push(keys.of(&unit).map(<[u8]>::to_vec));
+            0
+        });
+        read
+    }
+
+    fn spans(pairs: &[(&str, &str)], spans: Vec<Span>) -> Vec<u8> {
+        let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
+        let group = ResourceSpans { resource: resource(pairs), scope_spans, ..ResourceSpans::default() };
+        ExportTraceServiceRequest { resource_spans: vec![group.clone(), group] }.encode_to_vec()
+    }
+
+    fn span(id: u8) -> Span {
+        Span { trace_id: vec![id; 16], name: format!("GET /{id}"), kind: 2, ..Span::default() }
+    }
+
+    #[test]
+    fn a_trace_id_is_its_bytes_and_none_is_no_key() {
+        let request = spans(&[], vec![span(1), span(2), span(0)]);
+        let once = [Some(vec![1; 16]), Some(vec![2; 16]), None];
+        assert_eq!(keys(Signal::Traces, RoutingKey::TraceId, &[], request), [once.clone(), once].concat());
+        let records = vec![LogRecord { trace_id: vec![3; 16], ..LogRecord::default() }, LogRecord::default()];
+        let scope_logs = vec![ScopeLogs { log_records: records, ..ScopeLogs::default() }];
+        let request = ExportLogsServiceRequest {
+            resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }],
+        };
+        let read = keys(Signal::Logs, RoutingKey::TraceId, &[], request.encode_to_vec());
+        assert_eq!(read, [Some(vec![3; 16]), None]);
+    }
+
+    #[test]
+    fn a_service_is_its_name_and_a_group_without_one_has_an_empty_key() {
+        let request = spans(&[("host.name", "h"), ("service.name", "shop")], vec![span(1), span(2)]);
+        let read = keys(Signal::Traces, RoutingKey::Service, &[], request);
+        assert_eq!(read, [Some(b"shop".to_vec()), Some(b"shop".to_vec())]);
+        assert_eq!(
+            keys(Signal::Traces, RoutingKey::Service, &[], spans(&[], vec![span(1)])),
+            [Some(vec![]), Some(vec![])]
+        );
+    }
+
+    #[test]
+    fn a_resource_is_the_same_in_any_order() {
+        let read = |pairs: &[(&str, &str)]| {
+            keys(Signal::Traces, RoutingKey::Resource, &[], spans(pairs, vec![span(1)]))
+        };
+        assert_eq!(read(&[("a", "1"), ("b", "2")]), read(&[("b", "2"), ("a", "1")]));
+        assert_ne!(read(&[("a", "1"), ("b", "2")]), read(&[("a", "2"), ("b", "1")]));
+        assert_ne!(read(&[("a", "1")]), read(&[("a", "1"), ("a", "1")]));
+    }
+
+    #[test]
+    fn attributes_are_laid_end_to_end_and_some_names_are_fields() {
+        let mut one = span(1);
+        one.attributes = attributes(&[("tenant", "of the span"), ("zone", "z")]);
+        let request = spans(&[("tenant", "blue")], vec![one, span(2)]);
+        let names = ["tenant", "zone", "span.kind", "span.name", "nowhere"];
+        let read = keys(Signal::Traces, RoutingKey::Attributes, &names, request);
+        assert_eq!(read[..2], [Some(b"bluezServerGET /1".to_vec()), Some(b"blueServerGET /2".to_vec())]);
+
+        let record = LogRecord { severity_text: "WARN".into(), body: text("full"), ..LogRecord::default() };
+        let scope =
+            Some(InstrumentationScope { attributes: attributes(&[("lib", "s")]), ..Default::default() });
+        let scope_logs = vec![ScopeLogs { scope, log_records: vec![record], ..ScopeLogs::default() }];
+        let request = ExportLogsServiceRequest {
+            resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }],
+        };
+        let names = ["log.severity", "lib", "log.body"];
+        let read = keys(Signal::Logs, RoutingKey::Attributes, &names, request.encode_to_vec());
+        assert_eq!(read, [Some(b"WARNsfull".to_vec())]);
+    }
+
+    #[test]
+    fn metrics_go_by_name_or_by_stream() {
+        let metric = |name: &str, points: &[&[(&str, &str)]]| {
+            let point = |pairs: &&[(&str, &str)]| NumberDataPoint {
+                attributes: attributes(pairs),
+                ..Default::default()
+            };
+            let data = Some(Data::Gauge(Gauge { data_points: points.iter().map(point).collect() }));
+            Metric { name: name.into(), data, ..Metric::default() }
+        };
+        let metrics = vec![
+            metric("a", &[&[("x", "1"), ("y", "2")], &[("y", "2"), ("x", "1")], &[("x", "1")]]),
+            metric("b", &[&[("x", "1")]]),
+        ];
+        let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
+        let group = ResourceMetrics { scope_metrics, ..ResourceMetrics::default() };
+        let request = ExportMetricsServiceRequest { resource_metrics: vec![group] }.encode_to_vec();
+        let read = keys(Signal::Metrics, RoutingKey::Metric, &[], request.clone());
+        assert_eq!(read, [Some(b"a".to_vec()), Some(b"b".to_vec())]);
+        let read = keys(Signal::Metrics, RoutingKey::StreamId, &[], request);
+        assert_eq!(read.len(), 4);
+        assert_eq!(read[0], read[1]);
+        let others: std::collections::BTreeSet<_> = read[1..].iter().collect();
+        assert_eq!(others.len(), 3);
+    }
+}

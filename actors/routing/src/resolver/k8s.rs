@@ -341,9 +341,12 @@ impl K8s {
         match event.r#type {
             "ADDED" | "MODIFIED" => {
                 let (name, backends) = self.read(slice);
-                Ok(known.slices.insert(name, backends.clone()).as_ref() != Some(&backends))
+                let before = known.slices.insert(name.clone(), backends).unwrap_or_default();
+                Ok(known.slices.get(&name) != Some(&before))
             }
-            "DELETED" => Ok(known.slices.remove(&slice.metadata.name).is_some()),
+            "DELETED" => {
+                Ok(known.slices.remove(&slice.metadata.name).is_some_and(|before| !before.is_empty()))
+            }
             // A bookmark, or what comes after us.
             _ => Ok(false),
         }

@@ -17,4 +17,5 @@ mod processor;
 mod receiver;
 mod registry;
 mod retry;
+mod seat;
 mod settings;

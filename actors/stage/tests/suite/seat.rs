@@ -1,0 +1,135 @@
+//! An exporter that stands among others: what it gives back when it leaves its place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use watershed_delivery::Outcome;
+use watershed_stage::{Message, Partial, Seat};
+use watershed_supervise::Cell;
+
+use crate::common::{Bench, End, paused, secs, spans, until};
+use crate::kinds::{batches, on_export, retryable};
+
+/// An exporter with a seat.
+struct Seated {
+    cell: Cell<Message>,
+    back: End,
+    vacant: watch::Sender<bool>,
+    /// Of every attempt, how long it took, whether it succeeded, and whether it was fair.
+    tried: Arc<Mutex<Vec<(Duration, bool, bool)>>>,
+}
+
+impl Seated {
+    async fn new(bench: &Bench, settings: &str) -> Self {
+        let spec =
+            Bench::registry().parse_exporter("sink", toml::from_str(settings).unwrap()).unwrap().unwrap();
+        let (cell, back) = (bench.cell("sink", 1000), End::new(bench, "back", 1000));
+        let (vacant, tried) = (watch::Sender::new(false), Arc::<Mutex<Vec<_>>>::default());
+        let seen = tried.clone();
+        let seat = Seat {
+            vacant: vacant.subscribe(),
+            back: back.cell.clone(),
+            tried: Arc::new(move |took, result, fair| seen.lock().push((took, result.is_ok(), fair))),
+            returned: bench.metrics.counter("returned", "", &[]),
+        };
+        let mut parts = bench.parts(bench.env("sink"));
+        parts.seat = Some(seat);
+        bench.start(&cell, spec.launch(parts)).await;
+        Self { cell, back, vacant, tried }
+    }
+}
+
+#[test]
+fn who_leaves_gives_back_all_that_is_not_on_the_wire_and_what_fails_there() {
+    paused(async {
+        let bench = Bench::new();
+        let mut seated = Seated::new(&bench, "sending_queue = { num_consumers = 2 }").await;
+        on_export(|seen| async move {
+            tokio::time::sleep(secs(5)).await;
+            if seen.ids == [1] { retryable(None) } else { Ok(Partial::default()) }
+        });
+        let fates: Vec<_> = (1..=4).map(|id| bench.held(&seated.cell, spans([id]))).collect();
+        until("it comes to that", || batches().len() == 2).await;
+        seated.vacant.send_replace(true);
+        for id in [3, 4] {
+            assert_eq!(seated.back.finish(Outcome::Delivered).await, [id]);
+        }
+        // What comes late is not its own, either.
+        let late = bench.held(&seated.cell, spans([5]));
+        assert_eq!(seated.back.finish(Outcome::Delivered).await, [5]);
+        assert!(seated.back.is_empty() && batches().len() == 2);
+        assert_eq!(seated.back.finish(Outcome::Delivered).await, [1]);
+        until("it comes to that", || {
+            fates.iter().chain([&late]).all(|fate| fate.outcome() == Some(Outcome::Delivered))
+        })
+        .await;
+        assert_eq!(batches(), [[1], [2]]);
+        assert_eq!(*seated.tried.lock(), [(secs(5), false, true), (secs(5), true, true)]);
+        assert_eq!(bench.metric("returned"), 4);
+        seated.vacant.send_replace(false);
+        let again = bench.held(&seated.cell, spans([6]));
+        until("it comes to that", || again.outcome() == Some(Outcome::Delivered)).await;
+        drop(seated);
+        bench.end().await;
+    });
+}
+
+#[test]
+fn what_waits_for_another_attempt_goes_back_at_once() {
+    paused(async {
+        let bench = Bench::new();
+        let mut seated =
+            Seated::new(&bench, "retry_on_failure = { initial_interval = '60s', max_interval = '60s' }")
+                .await;
+        on_export(|_| async { retryable(None) });
+        let fate = bench.held(&seated.cell, spans([1]));
+        until("it comes to that", || batches().len() == 1).await;
+        let left = tokio::time::Instant::now();
+        seated.vacant.send_replace(true);
+        assert_eq!(seated.back.finish(Outcome::Delivered).await, [1]);
+        assert!(left.elapsed() < secs(1));
+        assert_eq!(fate.outcome(), Some(Outcome::Delivered));
+        drop(seated);
+        bench.end().await;
+    });
+}
+
+#[test]
+fn of_a_message_of_which_a_part_is_through_only_the_rest_goes_back() {
+    paused(async {
+        let bench = Bench::new();
+        let mut seated =
+            Seated::new(&bench, "sending_queue = { batch = { min_size = 2, max_size = 2 } }").await;
+        on_export(
+            |seen| async move { if seen.ids == [1, 2] { Ok(Partial::default()) } else { retryable(None) } },
+        );
+        let fate = bench.held(&seated.cell, spans([1, 2, 3]));
+        until("it comes to that", || batches().len() == 2).await;
+        seated.vacant.send_replace(true);
+        assert_eq!(seated.back.finish(Outcome::Delivered).await, [3]);
+        assert_eq!(fate.outcome(), Some(Outcome::Delivered));
+        drop(seated);
+        bench.end().await;
+    });
+}
+
+/// A sender that cuts an attempt short says nothing of the destination.
+#[test]
+fn an_attempt_that_had_no_time_is_not_held_against_the_destination() {
+    paused(async {
+        let bench = Bench::new();
+        let seated = Seated::new(&bench, "").await;
+        on_export(|_| async {
+            tokio::time::sleep(secs(60)).await;
+            retryable(None)
+        });
+        let _ = bench.awaited(&seated.cell, spans([1]), Duration::from_millis(100)).await;
+        until("it comes to that", || seated.tried.lock().len() == 1).await;
+        let (_, ok, fair) = seated.tried.lock()[0];
+        assert!(!ok && !fair);
+        drop(seated);
+        bench.end().await;
+    });
+}
