@@ -54,7 +54,8 @@ struct Router {
     /// What can go to nobody now.
     parked: Vec<Ticket>,
     chores: FuturesUnordered<LocalBoxFuture<'static, Chore>>,
-    draining: bool,
+    /// The deadline of the drain, once there is one.
+    deadline: Option<Instant>,
 }
 
 /// Whose turn it is.
@@ -122,7 +123,7 @@ impl Router {
             turns: Turns::default(),
             parked: Vec::new(),
             chores: FuturesUnordered::new(),
-            draining: false,
+            deadline: None,
             pool,
             parts,
             lease,
@@ -138,14 +139,17 @@ impl Router {
         // A list that does not change is known before anybody can send anything.
         let _ = futures_util::poll!(&mut keeper);
         self.heed();
-        while let Some(chore) = self.chores.next().await {
+        while self.cells.iter().any(Option::is_none)
+            && let Some(chore) = self.chores.next().await
+        {
             self.done(chore);
         }
         self.lease.started();
+        let mut drained = false;
         loop {
             // A queue that is never empty must not keep the lane from its neighbours.
             tokio::task::coop::consume_budget().await;
-            if self.draining {
+            if drained {
                 // The queue was empty once, but is still open: backends that fail give back what they have.
                 if let Some(ticket) = self.lease.try_next() {
                     self.heed();
@@ -161,10 +165,12 @@ impl Router {
                 Some(chore) = self.chores.next(), if !self.chores.is_empty() => self.done(chore),
                 () = &mut keeper => keeper = std::future::pending().boxed_local(),
                 Ok(()) = self.changes.changed() => self.heed(),
-                next = self.lease.next(), if !self.draining => match next {
+                next = self.lease.next(), if !drained => match next {
                     Next::Mail(ticket) => self.route(ticket),
-                    Next::Control(Control::Drain { .. }) => {}
-                    Next::Drained => self.draining = true,
+                    Next::Control(Control::Drain { deadline }) => self.deadline = Some(deadline),
+                    // Without having been asked to drain: the lease has ended, and nothing is ours any more.
+                    Next::Drained if self.deadline.is_none() => return Ok(()),
+                    Next::Drained => drained = true,
                 },
             }
         }
@@ -176,7 +182,7 @@ impl Router {
         for backend in self.pool.all() {
             if backend.is_gone() {
                 self.end(&backend);
-            } else {
+            } else if !*backend.vacant.borrow() {
                 self.begin(&backend);
             }
         }
@@ -242,8 +248,9 @@ impl Router {
         if let Some(child) = child {
             copies.remove(&self.parts.env.lane);
             let nursery = self.parts.nursery.clone();
+            let deadline = self.deadline.unwrap_or_else(|| Instant::now() + FAREWELL);
             let end = async move {
-                nursery.drain(&[child], Instant::now() + FAREWELL).await;
+                nursery.drain(&[child], deadline).await;
                 Chore::Ended
             };
             self.chores.push(end.boxed_local());

@@ -74,6 +74,7 @@ pub(crate) struct Health {
 /// That it is left out.
 #[derive(Debug)]
 struct Out {
+    since: Instant,
     /// Not before then is it used again.
     until: Instant,
     /// Probes answered in a row.
@@ -181,12 +182,19 @@ impl Health {
         None
     }
 
-    /// An export has ended.
-    pub(crate) fn exported(&mut self, settings: &HealthSettings, now: Instant, ok: bool) -> Option<Change> {
+    /// An export that took so long has ended.
+    pub(crate) fn exported(
+        &mut self,
+        settings: &HealthSettings,
+        now: Instant,
+        took: Duration,
+        ok: bool,
+    ) -> Option<Change> {
         if ok {
             self.failed = 0;
-            // Where all are left out, all are used, and one that takes something works.
-            return if self.out.is_some() { self.back(now) } else { None };
+            // Where all are left out, all are used, and one that takes something works. What it took before says nothing.
+            let works = self.out.as_ref().is_some_and(|out| out.since + took <= now);
+            return if works { self.back(now) } else { None };
         }
         self.failed = self.failed.saturating_add(1);
         let ejects = settings.failures > 0 && self.failed >= settings.failures && self.is_in();
@@ -195,11 +203,12 @@ impl Health {
 
     /// It can not even be tried.
     pub(crate) fn broken(&mut self, settings: &HealthSettings, now: Instant) -> Option<Change> {
-        self.eject(now, settings.ejection_time.0, "broken")
+        let was_in = self.is_in();
+        self.eject(now, settings.ejection_time.0, "broken").filter(|_| was_in)
     }
 
     fn eject(&mut self, now: Instant, rest: Duration, reason: &'static str) -> Option<Change> {
-        self.out = Some(Out { until: now + rest.min(Duration::from_secs(86_400)), answered: 0 });
+        self.out = Some(Out { since: now, until: now + rest.min(Duration::from_secs(86_400)), answered: 0 });
         Some(Change::Ejected(reason))
     }
 
@@ -249,21 +258,22 @@ mod tests {
     fn exports_that_fail_eject_for_a_while_one_whose_probes_are_answered() {
         let (mut health, settings, now) = fresh();
         for ok in [false, false, true, false, false, false, false] {
-            assert_eq!(health.exported(&settings, now, ok), None);
+            assert_eq!(health.exported(&settings, now, SECOND, ok), None);
         }
-        assert_eq!(health.exported(&settings, now, false), Some(Change::Ejected("failures")));
+        assert_eq!(health.exported(&settings, now, SECOND, false), Some(Change::Ejected("failures")));
         assert_eq!(health.probed(&settings, now + 9 * SECOND, Probed::Answered), None);
         assert_eq!(health.probed(&settings, now + 10 * SECOND, Probed::Answered), Some(Change::Returned));
         // It begins anew.
-        assert_eq!(health.exported(&settings, now, false), None);
+        assert_eq!(health.exported(&settings, now, SECOND, false), None);
     }
 
     #[test]
-    fn what_takes_something_is_back() {
+    fn what_takes_something_is_back_unless_it_was_sent_before() {
         let (mut health, settings, now) = fresh();
         health.probed(&settings, now, Probed::Refused);
-        assert_eq!(health.exported(&settings, now, false), None);
-        assert_eq!(health.exported(&settings, now, true), Some(Change::Returned));
+        assert_eq!(health.exported(&settings, now + SECOND, SECOND, false), None);
+        assert_eq!(health.exported(&settings, now + SECOND, 2 * SECOND, true), None);
+        assert_eq!(health.exported(&settings, now + SECOND, SECOND, true), Some(Change::Returned));
     }
 
     #[test]

@@ -172,7 +172,7 @@ impl Pool {
         if !ok {
             backend.suspected.notify_one();
         }
-        self.judge(backend, |health, settings, now| health.exported(settings, now, ok));
+        self.judge(backend, |health, settings, now| health.exported(settings, now, took, ok));
     }
 
     /// A backend's exporter can not be started.
@@ -314,6 +314,6 @@ impl Backend {
 
     /// Messages that wait for it or are on their way.
     pub(crate) fn load(&self) -> usize {
-        self.copies.lock().values().map(|copy| copy.cell.len()).sum()
+        self.copies.lock().values().map(|copy| copy.cell.depth()).sum()
     }
 }

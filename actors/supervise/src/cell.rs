@@ -132,13 +132,8 @@ impl<M: Mail> Cell<M> {
     }
 
     /// How many messages wait or are in hand.
-    pub fn len(&self) -> usize {
-        self.inner.lane.lock().len()
-    }
-
-    /// Whether no message waits or is in hand.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub fn depth(&self) -> usize {
+        self.inner.lane.lock().depth()
     }
 
     /// The cell at this moment.

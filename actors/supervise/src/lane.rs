@@ -181,7 +181,7 @@ impl<M: Mail> Lane<M> {
     }
 
     /// How many messages the lane holds.
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.queue.len() + self.suspects.len() + self.slots.len()
     }
 

@@ -235,12 +235,8 @@ impl<E: Exporter> Lane<E> {
     }
 
     pub(super) fn settle(&self, job: Job) {
-        self.settle_members(job.members, &job.outcome);
-    }
-
-    pub(super) fn settle_members(&self, members: Vec<Member>, outcome: &Outcome) {
-        for member in members {
-            self.finish(member, outcome.clone());
+        for member in job.members {
+            self.finish(member, job.outcome.clone());
         }
     }
 

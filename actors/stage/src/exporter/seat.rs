@@ -87,16 +87,15 @@ impl<E: Exporter> Lane<E> {
     }
 
     /// Gives the messages of a job back, as far as they have not been sent.
-    pub(super) fn hand_back(&mut self, job: Job) {
+    pub(super) fn hand_back(&self, mut job: Job) {
         let Some(seat) = &self.parts.seat else { return };
-        let whole = job.members.len() > 1;
-        let Some(rest) = Payload::concat(job.parts) else {
-            return self.settle_members(job.members, &job.outcome);
-        };
+        let Some(rest) = Payload::concat(std::mem::take(&mut job.parts)) else { return self.settle(job) };
+        // Of several none has been sent in part.
+        let alone = job.members.len() == 1;
         for member in job.members {
             let Some(taken) = self.lease.take(member.ticket) else { continue };
             let (mut message, grant) = taken.into_parts();
-            if !whole {
+            if alone {
                 // What came of the parts before is owed to the same sender.
                 message.guard.fork().resolve(job.outcome.clone());
                 message.payload = rest.clone();
