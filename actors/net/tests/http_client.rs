@@ -397,3 +397,46 @@ async fn a_lane_task_that_cannot_move_can_post() {
         .await;
     until(|| server.open() == 0).await;
 }
+
+/// A watch says something now and then, and nobody waits for its end.
+#[tokio::test]
+async fn a_response_that_does_not_end_is_read_as_it_comes() {
+    let server = H1::start(|_| {
+        let text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfirst\n\r\n";
+        (text.as_bytes().to_vec(), Then::Stall)
+    })
+    .await;
+    let client = client(|options| options.compression = Compression::Gzip(1));
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", HeaderValue::from_static("Bearer t"));
+    let mut stream = is_send(client.get(&server.url("/watch?a=b"), &headers)).await.unwrap();
+    assert_eq!(stream.status, 200);
+    assert_eq!(stream.chunk().await.unwrap().unwrap(), "first\n");
+    let request = server.requests.lock().pop().unwrap();
+    assert_eq!(request.line, "GET /watch?a=b HTTP/1.1");
+    assert_eq!(request.header("authorization"), Some("Bearer t"));
+    assert_eq!((request.header("content-encoding"), request.body.len()), (None, 0));
+    drop(stream);
+    until(|| server.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_is_an_error_and_one_that_ends_is_none() {
+    let server = H1::start(|request| match request.line.contains("/broken") {
+        true => (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfir".to_vec(), Then::Close),
+        false => (answer("404 Not Found", "", "nothing"), Then::Close),
+    })
+    .await;
+    let client = client(|_| ());
+    let mut stream = client.get(&server.url("/broken"), &HeaderMap::new()).await.unwrap();
+    while let Some(chunk) = stream.chunk().await {
+        if let Err(error) = chunk {
+            assert_eq!(error.kind, HttpErrorKind::Lost);
+            break;
+        }
+    }
+    let mut stream = client.get(&server.url("/"), &HeaderMap::new()).await.unwrap();
+    assert_eq!(stream.status, 404);
+    assert_eq!(stream.chunk().await.unwrap().unwrap(), "nothing");
+    assert!(stream.chunk().await.is_none());
+}

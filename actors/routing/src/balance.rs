@@ -66,6 +66,9 @@ struct Turns {
     turn: usize,
 }
 
+/// The parts of a message, each with the cell that it goes to.
+type Dealt = SmallVec<[(Cell<Message>, Payload); 1]>;
+
 /// What is waited for.
 enum Chore {
     /// A backend's exporter has started, or has not.
@@ -307,7 +310,7 @@ impl Router {
             return self.lease.give_back(ticket, outcome);
         }
         let dealt = self.deal(&payload);
-        let dealt: Option<SmallVec<[(Cell<Message>, Payload); 1]>> =
+        let dealt: Option<Dealt> =
             dealt.into_iter().map(|(way, part)| Some((self.cells.get(way)?.clone()?, part))).collect();
         let Some(dealt) = dealt else { return self.parked.push(ticket) };
         if let Some(taken) = self.lease.take(ticket) {
@@ -378,7 +381,7 @@ fn keep(pool: Arc<Pool>, parts: &ExporterParts) -> Result<LocalBoxFuture<'static
 }
 
 /// Sends the parts of a message, each with its part of the debt, the room and the memory. There is at least one.
-fn send(mut message: Message, mut grant: Grant, dealt: SmallVec<[(Cell<Message>, Payload); 1]>) {
+fn send(mut message: Message, mut grant: Grant, dealt: Dealt) {
     let last = dealt.len().saturating_sub(1);
     for (index, (cell, payload)) in dealt.into_iter().enumerate() {
         if index == last {

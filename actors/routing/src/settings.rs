@@ -139,3 +139,53 @@ impl From<Settings> for Arc<dyn ExporterSpec> {
         Arc::new(Balancer::new(settings))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use watershed_stage::Settings as _;
+
+    use super::*;
+
+    const STATIC: &str = "resolver.static.hostnames = ['a', 'b:1']\n";
+
+    /// The keys that are wrong.
+    fn wrong(toml: &str) -> Vec<String> {
+        let settings: Settings = toml::from_str(toml).unwrap();
+        settings.check().into_iter().map(|error| error.key).collect()
+    }
+
+    #[test]
+    fn exactly_one_resolver_is_asked_for_in_each_group() {
+        assert_eq!(wrong(STATIC), [""; 0]);
+        assert_eq!(wrong(""), ["resolver"]);
+        assert_eq!(wrong(&format!("{STATIC}resolver.dns.hostname = 'c'")), ["resolver"]);
+        assert_eq!(wrong(&format!("{STATIC}[[failover]]")), ["failover.0.resolver"]);
+        assert_eq!(wrong("resolver.dns = {}"), ["resolver.dns.hostname"]);
+        assert_eq!(wrong("resolver.file = {}"), ["resolver.file.path"]);
+        assert_eq!(wrong("resolver.k8s = {}"), ["resolver.k8s.service"]);
+        assert_eq!(wrong("resolver.static.hostnames = ['a', 'b:c']"), ["resolver.static.hostnames.1"]);
+    }
+
+    #[test]
+    fn keys_that_contradict_each_other_are_errors() {
+        for (toml, key) in [
+            ("policy = 'round_robin'\nrouting_key = 'service'", "routing_key"),
+            ("routing_key = 'attributes'", "routing_attributes"),
+            ("routing_key = 'service'\nrouting_attributes = ['a']", "routing_attributes"),
+            ("protocol.otlp.endpoint = 'c:4317'", "protocol.otlp.endpoint"),
+            ("protocol.otlp.sending_queue.queue_size = 0", "protocol.otlp.sending_queue.queue_size"),
+            ("health_check.interval = '0s'", "health_check.interval"),
+            ("health_check.service = 'x'", "health_check.service"),
+        ] {
+            assert_eq!(wrong(&format!("{STATIC}{toml}")), [key], "{toml}");
+        }
+    }
+
+    #[test]
+    fn a_key_says_which_signals_it_is_for() {
+        let signals = |toml: &str| toml::from_str::<Settings>(toml).unwrap().signals().to_vec();
+        assert_eq!(signals("routing_key = 'traceID'"), [Signal::Traces, Signal::Logs]);
+        assert_eq!(signals("routing_key = 'streamID'"), [Signal::Metrics]);
+        assert_eq!(signals(""), Signal::ALL);
+    }
+}

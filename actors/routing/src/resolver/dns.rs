@@ -1,7 +1,7 @@
 //! The addresses of a name, asked for again and again.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::lookup_host;
 use tokio::time::{sleep, timeout};
 use watershed_stage::{Interval, KeyError, Settings};
@@ -9,7 +9,7 @@ use watershed_stage::{Interval, KeyError, Settings};
 use super::{PORT, Report, address};
 
 /// A name with addresses (`resolver.dns`).
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DnsSettings {
     /// The name. Each of its A and AAAA records is a backend; a headless service of Kubernetes has one for each pod

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use watershed_stage::{Interval, KeyError, Settings};
 
@@ -14,7 +14,7 @@ use super::{Report, endpoint};
 const LARGEST: u64 = 1 << 20;
 
 /// A file of backends (`resolver.file`).
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct FileSettings {
     /// The file: a backend a line, as `host` or `host:port`. Empty lines and what follows a `#` count for nothing.

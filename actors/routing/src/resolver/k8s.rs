@@ -14,7 +14,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 use watershed_net::{ClientTls, ClientTlsOptions, HttpClient, HttpClientOptions, HttpStream, Pem};
 use watershed_stage::delivery::Budget;
@@ -36,7 +36,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 
 /// A service (`resolver.k8s`). Whoever runs this needs `get`, `list` and `watch` of `endpointslices` in
 /// `discovery.k8s.io`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct K8sSettings {
     /// The service, as `name` or `name.namespace`; the namespace is this pod's unless told.

@@ -249,7 +249,7 @@ impl Watching {
 async fn until(condition: impl Fn() -> bool) {
     timeout(PATIENCE, async {
         while !condition() {
-            sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await; // sleep-ok: between two looks at the condition
         }
     })
     .await

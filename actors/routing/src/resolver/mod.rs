@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use watershed_stage::{Env, Failure, KeyError, Settings};
 
 use self::dns::DnsSettings;
@@ -19,7 +19,7 @@ use self::k8s::K8sSettings;
 const PORT: u16 = 4317;
 
 /// Who knows the backends (`resolver`): exactly one of them.
-#[derive(Clone, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ResolverSettings {
     /// The configuration.
@@ -34,7 +34,7 @@ pub(crate) struct ResolverSettings {
 }
 
 /// A list that does not change.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct StaticSettings {
     /// The backends, as `host` or `host:port`; the port is 4317 unless told.
