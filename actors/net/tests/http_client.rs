@@ -409,7 +409,7 @@ async fn a_response_that_does_not_end_is_read_as_it_comes() {
     let client = client(|options| options.compression = Compression::Gzip(1));
     let mut headers = HeaderMap::new();
     headers.insert("authorization", HeaderValue::from_static("Bearer t"));
-    let mut stream = is_send(client.get(&server.url("/watch?a=b"), &headers)).await.unwrap();
+    let mut stream = is_send(client.stream(&server.url("/watch?a=b"), &headers)).await.unwrap();
     assert_eq!(stream.status, 200);
     assert_eq!(stream.chunk().await.unwrap().unwrap(), "first\n");
     let request = server.requests.lock().pop().unwrap();
@@ -428,14 +428,14 @@ async fn a_response_that_breaks_off_is_an_error_and_one_that_ends_is_none() {
     })
     .await;
     let client = client(|_| ());
-    let mut stream = client.get(&server.url("/broken"), &HeaderMap::new()).await.unwrap();
+    let mut stream = client.stream(&server.url("/broken"), &HeaderMap::new()).await.unwrap();
     while let Some(chunk) = stream.chunk().await {
         if let Err(error) = chunk {
             assert_eq!(error.kind, HttpErrorKind::Lost);
             break;
         }
     }
-    let mut stream = client.get(&server.url("/"), &HeaderMap::new()).await.unwrap();
+    let mut stream = client.stream(&server.url("/"), &HeaderMap::new()).await.unwrap();
     assert_eq!(stream.status, 404);
     assert_eq!(stream.chunk().await.unwrap().unwrap(), "nothing");
     assert!(stream.chunk().await.is_none());

@@ -198,7 +198,9 @@ pub trait ExporterSpec: Send + Sync {
     /// Where its copies stand.
     fn placement(&self) -> Placement;
     /// The sockets it wants, owned by the engine.
-    fn listeners(&self) -> Vec<Listener<()>>;
+    fn listeners(&self) -> Vec<Listener<()>> {
+        Vec::new()
+    }
     /// Queue, batching, retries and timeout.
     fn sending(&self) -> Sending;
     /// The extensions it names.

@@ -388,7 +388,7 @@ impl K8s {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        let get = timeout(self.settings.timeout.0, self.client.get(&url, &headers)).await;
+        let get = timeout(self.settings.timeout.0, self.client.stream(&url, &headers)).await;
         get.map_err(|_| self.late())?.map_err(|error| error.to_string())
     }
 

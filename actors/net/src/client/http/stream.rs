@@ -27,7 +27,7 @@ impl HttpClient {
     /// long that takes, or how much follows.
     ///
     /// `headers` go beside those of the settings, as those of [`HttpClient::post`] do.
-    pub async fn get(&self, url: &Uri, headers: &HeaderMap) -> Result<HttpStream, HttpError> {
+    pub async fn stream(&self, url: &Uri, headers: &HeaderMap) -> Result<HttpStream, HttpError> {
         let target = Target::read(url).map_err(|error| HttpError::unsendable(&error))?;
         let route = self.shared.route(&target)?;
         let mut request = Request::new(Pieces::new(&SmallVec::new()));
