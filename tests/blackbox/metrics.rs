@@ -68,6 +68,9 @@ endpoint = "127.0.0.1:0"
 [exporters.prometheus_remote_write]
 endpoint = "http://{nobody}/api/v1/write"
 retry_on_failure.enabled = false
+[exporters.load_balancing]
+resolver.static.hostnames = ["{sink}"]
+protocol.otlp.tls.insecure = true
 
 [pipelines.all]
 signals = ["traces", "metrics", "logs"]
@@ -95,6 +98,9 @@ exporters = ["nop"]
 receivers = ["otlp"]
 exporters = ["prometheus", "prometheus_remote_write"]
 ack = "accepted"
+[pipelines."logs/balanced"]
+receivers = ["otlp"]
+exporters = ["load_balancing"]
 [pipelines."traces/gone"]
 receivers = ["otlp"]
 exporters = ["otlp/gone"]

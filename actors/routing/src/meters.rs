@@ -70,6 +70,8 @@ impl Meters {
     }
 
     pub(crate) fn backend(&self, endpoint: &str) -> BackendMeters {
+        // There before the first of them, so that whoever watches for one sees that there are none.
+        ["refused", "silent", "failures", "broken"].map(|reason| self.ejections(endpoint, reason));
         let labels = [("exporter", &*self.exporter), ("endpoint", endpoint)];
         BackendMeters {
             latency: self.metrics.histogram(
@@ -98,13 +100,12 @@ impl Meters {
         );
     }
 
-    pub(crate) fn ejected(&self, endpoint: &str, reason: &str) {
-        let counter = self.metrics.counter(
+    pub(crate) fn ejections(&self, endpoint: &str, reason: &str) -> Counter {
+        self.metrics.counter(
             "watershed_loadbalancer_ejections",
             "How often a backend was left out because it did not work, by how that was found out.",
             &[("exporter", &self.exporter), ("endpoint", endpoint), ("reason", reason)],
-        );
-        counter.add(1);
+        )
     }
 }
 

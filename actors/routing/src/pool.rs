@@ -191,7 +191,7 @@ impl Pool {
             Some(Change::Returned) => tracing::info!(backend = %backend.name, "a backend works again"),
             Some(Change::Ejected(reason)) => {
                 if let Some(meters) = self.meters.get() {
-                    meters.ejected(&backend.name, reason);
+                    meters.ejections(&backend.name, reason).add(1);
                 }
                 tracing::warn!(backend = %backend.name, reason, "a backend does not work and is left out");
             }
