@@ -71,7 +71,9 @@ impl Meters {
 
     pub(crate) fn backend(&self, endpoint: &str) -> BackendMeters {
         // There before the first of them, so that whoever watches for one sees that there are none.
-        ["refused", "silent", "failures", "broken"].map(|reason| self.ejections(endpoint, reason));
+        for reason in ["refused", "silent", "failures", "broken"] {
+            self.ejections(endpoint, reason);
+        }
         let labels = [("exporter", &*self.exporter), ("endpoint", endpoint)];
         BackendMeters {
             latency: self.metrics.histogram(
