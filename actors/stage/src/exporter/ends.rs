@@ -85,18 +85,16 @@ impl<E: Exporter> Lane<E> {
             return;
         }
         if let Some(which) = which {
-            let mut end = 0;
-            let mut theirs = |member: &Member| -> Arc<[u32]> {
-                let start = end;
-                end += member.payload.items() as u32;
-                which.iter().filter(|item| (start..end).contains(item)).map(|item| item - start).collect()
-            };
-            let blamed: Vec<_> = job.members.iter().map(&mut theirs).collect();
-            let mut blamed = blamed.into_iter();
+            let (mut left, mut start) = (which, 0);
             for member in std::mem::take(&mut job.members) {
-                let which = blamed.next().unwrap_or_default();
-                let clean = member.awaited || which.is_empty();
-                let outcome = if clean { job.outcome.clone() } else { lost(which.len(), Some(which)) };
+                let items = member.payload.items();
+                let (theirs, others) =
+                    left.split_at(left.partition_point(|item| *item < start + items as u32));
+                let theirs: Arc<[u32]> = theirs.iter().map(|item| item - start).collect();
+                (left, start) = (others, start + items as u32);
+                // Who waits is told that it was taken, unless nothing of it was.
+                let clean = theirs.is_empty() || member.awaited && theirs.len() < items;
+                let outcome = if clean { job.outcome.clone() } else { lost(theirs.len(), Some(theirs)) };
                 self.finish(member, outcome);
             }
             return;

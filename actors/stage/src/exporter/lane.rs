@@ -116,7 +116,7 @@ impl<E: Exporter> Lane<E> {
             self.spare = None;
             let stance = self.stance(Instant::now());
             let sends = self.may_send(stance);
-            let wants_consumer = stance == Stance::Closed && !sends && self.has_room();
+            let wants_consumer = !matches!(stance, Stance::Resting(_)) && !sends && self.has_room();
             // While nothing is sent, there still are those who wait, to be told.
             let takes = sends || stance != Stance::Closed || vacant;
             let wake_at = match stance {

@@ -25,7 +25,11 @@ impl<E: Exporter> Lane<E> {
     pub(super) fn may_send(&self, stance: Stance) -> bool {
         match stance {
             Stance::Closed => self.has_consumer() && self.has_room(),
-            Stance::Due => self.concurrency.in_flight() < self.sending.queue.num_consumers,
+            // Where there is one consumer, order may matter: the job that waits with it is the probe.
+            Stance::Due => {
+                let consumers = self.sending.queue.num_consumers;
+                self.concurrency.in_flight() < consumers && (consumers > 1 || self.has_consumer())
+            }
             Stance::Resting(_) => false,
         }
     }

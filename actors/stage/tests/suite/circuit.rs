@@ -362,6 +362,31 @@ fn without_an_interval_probes_are_no_more_than_requests_would_be() {
     });
 }
 
+#[test]
+fn with_one_consumer_order_outlives_an_outage() {
+    paused(async {
+        let bench = Bench::new();
+        let cell = exporter(
+            &bench,
+            "sending_queue.num_consumers = 1
+             retry_on_failure = { initial_interval = '50ms', max_interval = '5s', max_elapsed_time = '0s' }",
+        )
+        .await;
+        let down = destination();
+        let held: Vec<Fate> = (0..20).map(|id| bench.held(&cell, spans([id]))).collect();
+        opens(&bench).await;
+        tokio::time::sleep(secs(20)).await;
+        down.set(false);
+        for fate in held {
+            assert_eq!(fate.end().await, Outcome::Delivered);
+        }
+        let mut order: Vec<u32> = seen().iter().map(|seen| seen.ids[0]).collect();
+        order.dedup();
+        assert_eq!(order, (0..20).collect::<Vec<_>>(), "none is tried before the one before it is through");
+        bench.end().await;
+    });
+}
+
 /// What a sender hears is never longer than its own patience would have been.
 #[test]
 fn nobody_waits_longer_than_before() {
