@@ -8,6 +8,9 @@ use watershed_telemetry::wire;
 
 use crate::naming::{self, Naming};
 
+/// Bytes of each buffer that stay from payload to payload.
+const KEPT: usize = 1 << 20;
+
 /// Where a label comes from. Of two of one name, the one from further up stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
@@ -130,7 +133,7 @@ impl Labels {
         self.sorted.clear();
         self.sorted.extend_from_slice(&self.entries);
         let text = &self.text;
-        let at = |(from, to): (u32, u32)| text.get(from as usize..to as usize).unwrap_or_default();
+        let at = |range| slice(text, range);
         let order = |a: &Entry, b: &Entry| {
             at(a.name).cmp(at(b.name)).then(a.rank.cmp(&b.rank)).then_with(|| at(a.key).cmp(at(b.key)))
         };
@@ -144,25 +147,26 @@ impl Labels {
     /// Makes one of labels of one name.
     #[cold]
     fn merge(&mut self) {
-        let all = std::mem::take(&mut self.sorted);
-        for entry in all {
-            let same = self.sorted.last().copied().filter(|last| self.at(last.name) == self.at(entry.name));
-            let Some(last) = same else {
-                self.sorted.push(entry);
-                continue;
-            };
+        let Self { text, sorted, .. } = self;
+        sorted.dedup_by(|entry, last| {
+            if slice(text, entry.name) != slice(text, last.name) {
+                return false;
+            }
             // A key that comes twice is one attribute, of which the first counts.
-            if last.rank != entry.rank || self.at(last.key) == self.at(entry.key) {
-                continue;
+            if last.rank == entry.rank && slice(text, last.key) != slice(text, entry.key) {
+                last.value = join(text, last.value, entry.value);
+                last.key = entry.key;
             }
-            let joined = format!("{};{}", self.at(last.value), self.at(entry.value));
-            let start = self.end();
-            self.text.push_str(&joined);
-            let value = (start, self.end());
-            if let Some(last) = self.sorted.last_mut() {
-                (last.value, last.key) = (value, entry.key);
-            }
-        }
+            true
+        });
+    }
+
+    /// Gives back what a point out of the ordinary took. There is nothing sealed any more.
+    pub(crate) fn shrink(&mut self) {
+        self.sorted.clear();
+        self.text.shrink_to(KEPT);
+        self.entries.shrink_to(KEPT / size_of::<Entry>());
+        self.sorted.shrink_to(KEPT / size_of::<Entry>());
     }
 
     /// Names and values, sorted by name, as they were when sealed.
@@ -192,13 +196,34 @@ impl Labels {
     }
 
     fn end(&self) -> u32 {
-        // A payload is far smaller than 4 GiB, and its labels are of one point.
-        u32::try_from(self.text.len()).unwrap_or(u32::MAX)
+        end(&self.text)
     }
 
-    fn at(&self, (from, to): (u32, u32)) -> &str {
-        self.text.get(from as usize..to as usize).unwrap_or_default()
+    fn at(&self, range: (u32, u32)) -> &str {
+        slice(&self.text, range)
     }
+}
+
+fn end(text: &str) -> u32 {
+    // A payload is far smaller than 4 GiB, and its labels are of one point.
+    u32::try_from(text.len()).unwrap_or(u32::MAX)
+}
+
+fn slice(text: &str, (from, to): (u32, u32)) -> &str {
+    text.get(from as usize..to as usize).unwrap_or_default()
+}
+
+/// Puts a value behind another. What has been joined ends the text and grows in place: many values take no more than
+/// each of them once.
+fn join(text: &mut String, (mut from, to): (u32, u32), more: (u32, u32)) -> (u32, u32) {
+    if to != end(text) {
+        let start = end(text);
+        text.extend_from_within(from as usize..to as usize);
+        from = start;
+    }
+    text.push(';');
+    text.extend_from_within(more.0 as usize..more.1 as usize);
+    (from, end(text))
 }
 
 /// These labels under names that every scraper takes; `None` where they have such names. Of several that become one, the
@@ -237,4 +262,48 @@ pub(crate) fn unpack(mut packed: &[u8]) -> impl Iterator<Item = (&str, &str)> + 
         packed = rest;
         Some((std::str::from_utf8(name).unwrap_or_default(), std::str::from_utf8(value).unwrap_or_default()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{payload, resource};
+
+    fn put(labels: &mut Labels, pairs: &[(&str, &str)]) {
+        let payload = payload(vec![resource(pairs)]);
+        for attribute in payload.resources().flat_map(|group| group.resource().attributes()) {
+            labels.attribute(Rank::Attribute, &Naming::default(), attribute.key(), attribute.value());
+        }
+        labels.seal();
+    }
+
+    #[test]
+    fn keys_of_one_name_are_joined_in_their_order_wherever_they_stand() {
+        let mut labels = Labels::default();
+        put(
+            &mut labels,
+            &[("b.b", "4"), ("a.a", "2"), ("b_b", "5"), ("c", "7"), ("a_a", "3"), ("a-a", "1"), ("a.a", "9")],
+        );
+        assert_eq!(labels.iter().collect::<Vec<_>>(), [("a_a", "1;2;3"), ("b_b", "4;5"), ("c", "7")]);
+        // The last of the text is another's, and grows all the same.
+        labels.clear();
+        put(&mut labels, &[("a-a", "1"), ("a_a", "2"), ("b.b", "4"), ("b-b", "3")]);
+        assert_eq!(labels.iter().collect::<Vec<_>>(), [("a_a", "1;2"), ("b_b", "3;4")]);
+    }
+
+    #[test]
+    fn many_keys_of_one_name_take_no_more_than_each_of_them_and_nothing_for_ever() {
+        let keys: Vec<String> =
+            (' '..='\u{fff}').filter(|c| !c.is_alphanumeric()).map(|c| format!("k{c}")).collect();
+        let long = "v".repeat(2000);
+        let pairs: Vec<(&str, &str)> = keys.iter().map(|key| (&**key, &*long)).collect();
+        let mut labels = Labels::default();
+        put(&mut labels, &pairs);
+        let most = labels.iter().next().map_or(0, |(_, value)| value.len());
+        assert!(labels.iter().count() == 1 && most > KEPT);
+        assert!(labels.text.len() < 3 * most, "{} for {most}", labels.text.len());
+        labels.clear();
+        labels.shrink();
+        assert!(labels.text.capacity() <= KEPT);
+    }
 }

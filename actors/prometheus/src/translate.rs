@@ -176,6 +176,7 @@ impl Translation {
             }
         }
         labels.rewind(begin);
+        labels.shrink();
         drops
     }
 
