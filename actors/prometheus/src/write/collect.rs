@@ -293,9 +293,8 @@ impl Collector<'_> {
         let last = stale.then_some((f64::INFINITY, 0));
         let shard = self.sample(place, &names.count, None, value(point.count() as f64), None);
         let all = finite.into_iter().flatten().filter(|(bound, _)| bound.is_finite()).chain(last);
-        let mut exemplars: Option<Repeated<'_, ExemplarView<'_>>> = (!stale).then(|| point.exemplars());
-        exemplars = exemplars.filter(|exemplars| exemplars.clone().next().is_some());
-        let mut below = f64::NEG_INFINITY;
+        let exemplars = if stale { Vec::new() } else { by_value(point.exemplars()) };
+        let mut exemplars = exemplars.into_iter().peekable();
         for (index, (bound, count)) in all.chain(counts.into_iter().flatten()).enumerate() {
             let text = self.bound(index, bound);
             let (series, _) = self.series(place, &names.bucket, Some(("le", &text)), Some(shard));
@@ -303,13 +302,8 @@ impl Collector<'_> {
             let Place { time, start, .. } = place;
             let item = value(count as f64);
             self.collected.samples.push(Sample { series, time, start, item, stands: false });
-            if let Some(exemplars) = exemplars {
-                let lies = |view: &ExemplarView<'_>| {
-                    float(view.value()).is_some_and(|value| value > below && value <= bound)
-                };
-                self.exemplars(series, exemplars.filter(lies));
-            }
-            below = bound;
+            let lying = std::iter::from_fn(|| exemplars.next_if(|(value, _)| *value <= bound));
+            self.exemplars(series, lying.map(|(_, view)| view));
         }
         if stale || point.sum().is_some() {
             let sum = value(point.sum().unwrap_or_default());
@@ -444,6 +438,14 @@ impl Visitor for Collector<'_> {
         let place = Place { labels, time: millis(time), start: 0 };
         self.sample(place, TARGET_INFO, None, Item::Value(1.0), None);
     }
+}
+
+/// Exemplars in the order of their values, for a walk along the buckets. One that is no number lies in none.
+fn by_value<'a>(exemplars: Repeated<'a, ExemplarView<'a>>) -> Vec<(f64, ExemplarView<'a>)> {
+    let valued = exemplars.filter_map(|view| Some((float(view.value())?, view)));
+    let mut valued: Vec<_> = valued.filter(|(value, _)| !value.is_nan()).collect();
+    valued.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    valued
 }
 
 /// A bound or quantile as otelcol writes it: no exponent, and no fraction where there is none.

@@ -487,6 +487,36 @@ fn a_destination_says_what_it_has_written() {
 
 proptest! {
     #[test]
+    fn each_exemplar_is_of_the_first_bucket_that_holds_it(
+        bounds in prop::collection::btree_set(-5..5_i8, 0..6),
+        values in prop::collection::vec(
+            prop_oneof![(-12..12_i8).prop_map(|half| f64::from(half) / 2.0), Just(f64::NAN), Just(f64::INFINITY)],
+            0..20,
+        ),
+    ) {
+        let bounds: Vec<f64> = bounds.into_iter().map(f64::from).collect();
+        let mut point = classic(&bounds, &vec![1; bounds.len() + 1], None);
+        let exemplar = |value: &f64| {
+            let value = Some(otlp::exemplar::Value::AsDouble(*value));
+            otlp::Exemplar { time_unix_nano: MS, value, ..Default::default() }
+        };
+        point.exemplars = values.iter().map(exemplar).collect();
+        let all = all(&settings(""), &of(vec![metric("h", "", "", histogram(2, vec![point]))]));
+        let mut below = f64::NEG_INFINITY;
+        for bound in bounds.into_iter().chain([f64::INFINITY]) {
+            let le = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            let series = &all[&format!("__name__=h_bucket,job=shop,le={le}")];
+            let mut found: Vec<f64> = series.exemplars.iter().map(|(_, value, _)| f64::from_bits(*value)).collect();
+            let mut expected: Vec<f64> =
+                values.iter().copied().filter(|value| *value > below && *value <= bound).collect();
+            found.sort_by(f64::total_cmp);
+            expected.sort_by(f64::total_cmp);
+            prop_assert_eq!(found, expected);
+            below = bound;
+        }
+    }
+
+    #[test]
     fn each_sample_is_in_its_series_in_the_order_of_time(
         points in prop::collection::vec((0..4_u8, 0..6_u64, any::<f64>()), 0..60),
         shards in 1..7_usize,
