@@ -40,6 +40,9 @@ const WRITTEN: [HeaderName; 3] = [
     HeaderName::from_static("x-prometheus-remote-write-exemplars-written"),
 ];
 
+/// Bytes below which no destination's complaint brings the largest request: none that works takes less.
+const LEAST: usize = 16 << 10;
+
 /// Characters of a destination's complaint that are passed on.
 const COMPLAINT: usize = 512;
 
@@ -287,7 +290,7 @@ impl RemoteWrite {
             StatusCode::UNAUTHORIZED if self.credentials.rejected(headers) => {
                 Err(retryable(complaint(), None))
             }
-            StatusCode::PAYLOAD_TOO_LARGE if self.halve(shard) => Ok(()),
+            StatusCode::PAYLOAD_TOO_LARGE if halve(shard, &self.most) => Ok(()),
             status => {
                 let missing = written.map_or(counts.points.into(), |written| written.missing(&counts));
                 self.reject(pending, why(status, &answer.body), missing, Some((status, complaint())));
@@ -297,24 +300,6 @@ impl RemoteWrite {
                 }
                 shard.borrow_mut().pop_front();
                 Ok(())
-            }
-        }
-    }
-
-    /// Cuts the request at the front in two, and whatever comes from now on; whether that could be.
-    fn halve(&self, shard: &RefCell<VecDeque<Request>>) -> bool {
-        let mut shard = shard.borrow_mut();
-        let Some(request) = shard.pop_front() else { return false };
-        self.most.set(self.most.get().min(request.body.len() / 2));
-        match request.halves() {
-            Ok([first, second]) => {
-                shard.push_front(second);
-                shard.push_front(first);
-                true
-            }
-            Err(request) => {
-                shard.push_front(request);
-                false
             }
         }
     }
@@ -382,6 +367,26 @@ fn is_same(one: &Payload, other: &Payload) -> bool {
 
 fn front(shard: &RefCell<VecDeque<Request>>) -> Option<(Bytes, Counts)> {
     shard.borrow().front().map(|request| (request.body.clone(), request.counts()))
+}
+
+/// Cuts the request at the front in two, and whatever comes from now on; whether that could be.
+fn halve(shard: &RefCell<VecDeque<Request>>, most: &Cell<usize>) -> bool {
+    let mut shard = shard.borrow_mut();
+    let Some(request) = shard.pop_front() else { return false };
+    let half = request.body.len() / 2;
+    match request.halves() {
+        Ok([first, second]) => {
+            // For good: so one odd answer must not make requests of single series of all that is to come.
+            most.set(most.get().min(half.max(LEAST)));
+            shard.push_front(second);
+            shard.push_front(first);
+            true
+        }
+        Err(request) => {
+            shard.push_front(request);
+            false
+        }
+    }
 }
 
 fn retryable(reason: String, retry_after: Option<Duration>) -> ExportError {

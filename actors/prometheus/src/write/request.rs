@@ -27,8 +27,10 @@ pub(super) enum Version {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) body: Bytes,
-    /// Where its series begin, behind what they have in common.
+    /// Where its series begin, behind symbols or metadata.
     begin: usize,
+    /// How much of what is before them they can not do without: symbols, no metadata.
+    shared: usize,
     /// Where each series ends, from there on, and what there is up to its end.
     ends: Vec<(u32, Counts)>,
 }
@@ -131,20 +133,21 @@ impl Request {
         self.ends.len()
     }
 
-    /// The same in two requests, in their order; `None` where there is only one series.
+    /// The same in two requests, in their order, metadata in the first; as it was where there is nothing to cut.
     pub(super) fn halves(mut self) -> Result<[Self; 2], Self> {
-        if self.ends.len() < 2 {
+        let metadata = usize::from(self.begin > self.shared);
+        if self.ends.len() + metadata < 2 {
             return Err(self);
         }
         let second = self.ends.split_off(self.ends.len() / 2);
         let (end, counts) = self.ends.last().copied().unwrap_or_default();
         let cut = self.begin + end as usize;
-        let (Some(head), Some(rest)) = (self.body.get(..self.begin), self.body.get(cut..)) else {
+        let (Some(head), Some(rest)) = (self.body.get(..self.shared), self.body.get(cut..)) else {
             return Err(self);
         };
         let body = Bytes::from([head, rest].concat());
         let ends = second.into_iter().map(|(at, sum)| (at - end, sum.since(counts))).collect();
-        let second = Self { body, begin: self.begin, ends };
+        let second = Self { body, begin: self.shared, shared: self.shared, ends };
         self.body.truncate(cut);
         Ok([self, second])
     }
@@ -291,10 +294,11 @@ impl Writer<'_> {
             body = std::mem::replace(&mut self.symbols, Symbols::new()).bytes;
         }
         let begin = body.len();
+        let shared = if self.version == Version::V2 { begin } else { 0 };
         body.extend_from_slice(&series);
         self.counts = Counts::default();
         let ends = std::mem::take(&mut self.ends);
-        self.ready.push_back(Request { body: body.into(), begin, ends });
+        self.ready.push_back(Request { body: body.into(), begin, shared, ends });
     }
 
     fn finish(mut self) -> VecDeque<Request> {

@@ -430,6 +430,55 @@ fn large_requests_are_cut_and_hold_everything() {
 }
 
 #[test]
+fn halving_ends_with_metadata_and_each_series_alone() {
+    let metrics =
+        (0..20).map(|i| metric(&format!("m{i}"), "", &"x".repeat(500), gauge(vec![number(1.0, 0, MS)])));
+    let payload = of(metrics.collect());
+    for (version, requests) in [(Version::V1, 21), (Version::V2, 20)] {
+        let told = settings("send_metadata = true\nremote_write_queue.num_consumers = 1");
+        let (mut shards, _) = made(&told, version, &payload);
+        let (whole, shard) = (all(&told, &payload), RefCell::new(shards.remove(0)));
+        let most = Cell::new(1 << 20);
+        let (mut after, mut metadata, mut points, mut count) = (All::new(), Vec::new(), 0, 0);
+        while !shard.borrow().is_empty() {
+            if halve(&shard, &most) {
+                continue;
+            }
+            let request = shard.borrow_mut().pop_front().unwrap();
+            match version {
+                Version::V1 => metadata.push(read_v1(&request, &mut after).metadata.len()),
+                Version::V2 => drop(read_v2(&request, &mut after)),
+            }
+            points += request.counts().points;
+            count += 1;
+        }
+        assert_eq!((count, points, after), (requests, 20, whole));
+        if version == Version::V1 {
+            assert_eq!((metadata[0], metadata[1..].iter().sum::<usize>()), (20, 0));
+        }
+        assert_eq!(most.get(), LEAST);
+    }
+}
+
+#[test]
+fn what_can_not_be_cut_leaves_the_largest_request_as_it_is() {
+    let point = |size: usize| labelled(number(1.0, 0, MS), &[("a", &"x".repeat(size))]);
+    for (points, most, expected) in [
+        (vec![point(100_000)], 1 << 20, 1 << 20),
+        (vec![point(50_000), point(50_001)], 1 << 20, 50_000),
+        (vec![point(100), point(101)], 1 << 20, LEAST),
+        (vec![point(100), point(101)], 1000, 1000),
+    ] {
+        let payload = of(vec![metric("g", "", "", gauge(points))]);
+        let told = settings("remote_write_queue.num_consumers = 1");
+        let shard = RefCell::new(made(&told, Version::V1, &payload).0.remove(0));
+        let most = Cell::new(most);
+        assert_eq!(halve(&shard, &most), shard.borrow().len() == 2);
+        assert!((expected..expected + 200).contains(&most.get()), "{} for {expected}", most.get());
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_said() {
     let registry = crate::register(Registry::new());
     for (text, keys) in [
