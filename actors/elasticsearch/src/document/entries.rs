@@ -8,11 +8,17 @@ use watershed_telemetry::view::{AnyValueView, Attributes, Value};
 use super::json::{self, Out};
 use super::route::is_control;
 
+/// How many bytes of keys a document may have from repeating the paths of maps for each of their values. A path is as
+/// long as its sender likes, and is in the request only once.
+const MOST_REPEATED: usize = 1 << 20;
+
 /// Fields by key, in any order.
 #[derive(Clone, Default)]
 pub(super) struct Entries<'a> {
     keys: String,
     list: Vec<Entry<'a>>,
+    /// Bytes of paths that were repeated.
+    repeated: usize,
 }
 
 #[derive(Clone)]
@@ -26,6 +32,8 @@ struct Entry<'a> {
 pub(super) enum Field<'a> {
     Text(&'a str),
     Value(AnyValueView<'a>),
+    /// Attributes, as an object.
+    Map(Attributes<'a>),
     Integer(i64),
     /// Nanoseconds since 1970.
     Time(u64),
@@ -62,6 +70,7 @@ impl Field<'_> {
         match self {
             Self::Text(text) => json::text(out, text),
             Self::Value(value) => json::value(out, *value),
+            Self::Map(map) => json::object(out, *map),
             Self::Integer(value) => json::integer(out, *value),
             Self::Time(nanos) => json::rfc3339(out, *nanos),
             Self::Hex(bytes) => json::hex(out, bytes),
@@ -78,7 +87,8 @@ impl<'a> Entries<'a> {
         self.under("", key, value);
     }
 
-    /// Adds a field under `prefix`, maps as a field for each of their values.
+    /// Adds a field under `prefix`, maps as a field for each of their values unless that [repeats](Self::repeats) too
+    /// much.
     pub(super) fn under(&mut self, prefix: &str, key: &str, value: Field<'a>) {
         if value.is_empty() {
             return;
@@ -91,12 +101,25 @@ impl<'a> Entries<'a> {
         self.keys.push_str(key);
         let end = self.keys.len();
         match value {
-            Field::Value(map) if let Value::KvList(map) = map.value() => {
+            Field::Value(map)
+                if let Value::KvList(map) = map.value()
+                    && self.repeats(end - start, map) =>
+            {
                 let path = self.keys.get(start..end).unwrap_or_default().to_owned();
                 map.for_each(|entry| self.under(&path, entry.key(), Field::Value(entry.value())));
             }
             value => self.list.push(Entry { key: (start, end), value }),
         }
+    }
+
+    /// Whether a path of so many bytes can be repeated for each value of a map. If so, it counts as done.
+    pub(super) fn repeats(&mut self, path: usize, map: Attributes<'a>) -> bool {
+        let repeated = path.saturating_mul(map.count()).saturating_add(self.repeated);
+        let fits = repeated <= MOST_REPEATED;
+        if fits {
+            self.repeated = repeated;
+        }
+        fits
     }
 
     /// Adds attributes under `prefix`, each under the name that `rename` gives it, if any. Returns whether some are
@@ -121,7 +144,7 @@ impl<'a> Entries<'a> {
 
     /// Puts what is there in order, which is done again in no time when there is more.
     pub(super) fn sort(&mut self) {
-        let Self { keys, list } = self;
+        let Self { keys, list, .. } = self;
         let text = |entry: &Entry<'_>| keys.get(entry.key.0..entry.key.1).unwrap_or_default();
         list.sort_by(|a, b| by_path(text(a), text(b)));
     }
@@ -129,7 +152,7 @@ impl<'a> Entries<'a> {
     /// Writes an object but for its last brace.
     pub(super) fn write(mut self, out: &mut Out, shape: Shape) {
         self.sort();
-        let Self { keys, list } = &self;
+        let Self { keys, list, .. } = &self;
         let text = |entry: &Entry<'_>| keys.get(entry.key.0..entry.key.1).unwrap_or_default();
         // Of equal keys the last was added last.
         let mut fields: Vec<(&str, &Field<'_>)> = Vec::with_capacity(list.len());

@@ -36,7 +36,11 @@ pub(super) fn span(out: &mut Out, place: &Place<'_>, span: SpanView<'_>, mode: M
     for event in span.events() {
         let path =
             if events.is_empty() { event.name().to_owned() } else { format!("{events}.{}", event.name()) };
-        entries.attributes(&path, event.attributes(), Some);
+        if entries.repeats(path.len(), event.attributes()) {
+            entries.attributes(&path, event.attributes(), Some);
+        } else {
+            entries.add(&path, Field::Map(event.attributes()));
+        }
         entries.under(&path, "time", Field::Time(event.time_unix_nano()));
     }
     entries.add("@timestamp", Field::Time(outline.start_time_unix_nano));

@@ -382,3 +382,35 @@ fn modes_none_and_raw_differ_in_where_attributes_stand() {
     );
     assert_eq!(source["Link"], json!(format!(r#"[{{"traceID":"{TRACE}","spanID":"{SPAN}"}}]"#)));
 }
+
+#[test]
+fn a_long_path_is_not_repeated_for_each_of_many_values() {
+    let path = "p".repeat(50_000);
+    let map = |entries: Vec<Value>| json!({"kvlistValue": {"values": entries}});
+    let flat = |count: usize| (0..count).map(|n| attribute(&format!("k{n}"), json!(n))).collect::<Vec<_>>();
+    let nest = |values: &dyn Fn(usize) -> Value| {
+        map((0..20).map(|n| json!({"key": format!("n{n}"), "value": values(n)})).collect())
+    };
+    let wide = map(flat(7_000));
+    let deep = nest(&|_| nest(&|_| map(flat(20))));
+    for (value, mode) in [(&wide, Mode::None), (&deep, Mode::None), (&wide, Mode::Ecs), (&deep, Mode::Raw)] {
+        let text = logs(json!([]), json!([]), json!([{"attributes": [{"key": path, "value": value}]}]));
+        let bulk = bulk(&plan(mode), &payload(Signal::Logs, &text.to_string()));
+        assert!(bulk.body.len() < 2 << 20, "{}", bulk.body.len());
+        let field = |document: &Value| {
+            let all = document.as_object().unwrap();
+            all.iter().filter(|(key, _)| key.contains(&path)).map(|(_, value)| value.clone()).next()
+        };
+        let field = field(&pairs(&bulk)[0].1).unwrap();
+        let is_whole = if value == &wide { field["k6999"] == json!(6999) } else { field.is_object() };
+        assert!(is_whole, "{field}");
+    }
+
+    let span = |name: &str| json!({"events": [{"name": name, "attributes": flat(7_000)}]});
+    let text = json!({"resourceSpans": [{"scopeSpans": [{"spans": [span(&path), span("short")]}]}]});
+    let bulk = bulk(&plan(Mode::None), &payload(Signal::Traces, &text.to_string()));
+    assert!(bulk.body.len() < 1 << 20, "{}", bulk.body.len());
+    let documents = pairs(&bulk);
+    assert_eq!(documents[0].1[format!("Events.{path}.value")]["k6999"], json!(6999));
+    assert_eq!(documents[1].1["Events.short.k6999"], json!(6999));
+}
