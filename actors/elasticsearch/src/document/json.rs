@@ -1,5 +1,6 @@
 //! Pieces of JSON: numbers, times and attribute values, appended to one buffer.
 
+use hashbrown::HashMap;
 use watershed_telemetry::json::{write_hex, write_text};
 use watershed_telemetry::view::{AnyValueView, Attributes, Value};
 
@@ -149,11 +150,11 @@ fn array<'a>(out: &mut Out, values: impl Iterator<Item = AnyValueView<'a>>) {
 
 /// A map, with its keys as they are.
 pub(super) fn object(out: &mut Out, values: Attributes<'_>) {
-    let mut seen = Seen::default();
+    let mut keys = Keys::of(values);
     out.push(b'{');
     for (index, attribute) in values.enumerate() {
         let key = attribute.key();
-        if seen.before(values, index, key) {
+        if keys.before(index, key) {
             continue;
         }
         if out.last() != Some(&b'{') {
@@ -179,7 +180,7 @@ pub(super) enum Maps {
 /// whether there was one that is addressed to us.
 pub(super) fn attributes(out: &mut Out, attributes: Attributes<'_>, maps: Maps) -> bool {
     const KEY: &str = ",\"attributes\":{";
-    let (mut seen, mut controls) = (Seen::default(), false);
+    let (mut keys, mut controls) = (Keys::of(attributes), false);
     let start = out.len();
     for (index, attribute) in attributes.enumerate() {
         let key = attribute.key();
@@ -187,11 +188,11 @@ pub(super) fn attributes(out: &mut Out, attributes: Attributes<'_>, maps: Maps) 
             controls = true;
             continue;
         }
-        if seen.before(attributes, index, key) {
+        if keys.before(index, key) {
             continue;
         }
         let value_of = attribute.value();
-        let (key, point) = match place(attributes, key, value_of) {
+        let (key, point) = match place(&mut keys, key, value_of) {
             Place::None => (key, None),
             Place::First(key, point) => (key, Some(point)),
             Place::Second => continue,
@@ -231,7 +232,7 @@ enum Place<'a> {
 }
 
 /// `geo.location.lat` and `geo.location.lon`, with whatever before them, are one point if they are both there.
-fn place<'a>(attributes: Attributes<'a>, key: &'a str, value: AnyValueView<'a>) -> Place<'a> {
+fn place<'a>(keys: &mut Keys<'a>, key: &'a str, value: AnyValueView<'a>) -> Place<'a> {
     let (Some(name), is_latitude) = (match key.strip_suffix(".lat") {
         Some(name) => (Some(name), true),
         None => (key.strip_suffix(".lon"), false),
@@ -240,12 +241,11 @@ fn place<'a>(attributes: Attributes<'a>, key: &'a str, value: AnyValueView<'a>) 
     };
     let is_place =
         name.strip_suffix("geo.location").is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    if !is_place || attributes.into_iter().any(|attribute| attribute.key() == name) {
+    if !is_place || keys.find(name).is_some() {
         return Place::None;
     }
-    let axis = if is_latitude { ".lon" } else { ".lat" };
-    let is_other = |key: &str| key.strip_suffix(axis) == Some(name);
-    let other = attributes.into_iter().find_map(|other| is_other(other.key()).then(|| other.value().value()));
+    let other = format!("{name}{}", if is_latitude { ".lon" } else { ".lat" });
+    let other = keys.find(&other).map(|other| other.value());
     match (value.value(), other) {
         (Value::Double(latitude), Some(Value::Double(longitude))) if is_latitude => {
             Place::First(name, [longitude, latitude])
@@ -255,14 +255,29 @@ fn place<'a>(attributes: Attributes<'a>, key: &'a str, value: AnyValueView<'a>) 
     }
 }
 
-/// Keys seen so far. Keys ought to be unique, and Elasticsearch refuses a document in which they are not; what comes
-/// twice is written once. A filter, so that there is nothing to compare in nearly all cases.
-#[derive(Default)]
-struct Seen([u64; 4]);
+/// Up to how many attributes are compared one by one.
+const FEW: usize = 64;
 
-impl Seen {
-    /// Whether one of the first `index` of `all` has this key, too.
-    fn before(&mut self, all: Attributes<'_>, index: usize, key: &str) -> bool {
+/// The keys of a map. They ought to be unique, and Elasticsearch refuses a document in which they are not; what comes
+/// twice is written once. A filter, so that there is nothing to compare in nearly all cases; past a [few](FEW) they are
+/// hashed, since whoever sends them may know the filter.
+struct Keys<'a> {
+    all: Attributes<'a>,
+    filter: [u64; 4],
+    /// Where the first of each key is, and its value.
+    hashed: Option<HashMap<&'a str, (usize, AnyValueView<'a>)>>,
+}
+
+impl<'a> Keys<'a> {
+    fn of(all: Attributes<'a>) -> Self {
+        Self { all, filter: [0; 4], hashed: None }
+    }
+
+    /// Whether one of the first `index` has this key, too.
+    fn before(&mut self, index: usize, key: &str) -> bool {
+        if index >= FEW {
+            return self.hashed().get(key).is_some_and(|(first, _)| *first < index);
+        }
         let byte = |at: usize| key.as_bytes().get(at).map_or(0, |byte| u32::from(*byte));
         let length = key.len();
         let mixed = (length as u32)
@@ -272,10 +287,28 @@ impl Seen {
             .wrapping_add(byte(length.wrapping_sub(3)).wrapping_mul(0x27D4_EB2F))
             >> 24;
         let (word, bit) = ((mixed >> 6) as usize & 3, 1 << (mixed & 63));
-        let Some(word) = self.0.get_mut(word) else { return true };
+        let Some(word) = self.filter.get_mut(word) else { return true };
         let was = *word & bit != 0;
         *word |= bit;
-        was && all.take(index).any(|earlier| earlier.key() == key)
+        was && self.all.take(index).any(|earlier| earlier.key() == key)
+    }
+
+    /// The first value under this key.
+    fn find(&mut self, key: &str) -> Option<AnyValueView<'a>> {
+        if self.hashed.is_none() && self.all.into_iter().nth(FEW).is_none() {
+            return self.all.find(key);
+        }
+        self.hashed().get(key).map(|(_, value)| *value)
+    }
+
+    fn hashed(&mut self) -> &HashMap<&'a str, (usize, AnyValueView<'a>)> {
+        self.hashed.get_or_insert_with(|| {
+            let mut first = HashMap::new();
+            for (index, attribute) in self.all.enumerate() {
+                first.entry(attribute.key()).or_insert((index, attribute.value()));
+            }
+            first
+        })
     }
 }
 

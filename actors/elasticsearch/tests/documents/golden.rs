@@ -1,6 +1,6 @@
 //! What documents look like.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use watershed_elasticsearch::document::{Flaw, Mode, Plan};
 use watershed_telemetry::Signal;
 
@@ -413,4 +413,32 @@ fn a_long_path_is_not_repeated_for_each_of_many_values() {
     let documents = pairs(&bulk);
     assert_eq!(documents[0].1[format!("Events.{path}.value")]["k6999"], json!(6999));
     assert_eq!(documents[1].1["Events.short.k6999"], json!(6999));
+}
+
+#[test]
+fn many_attributes_are_written_once_each_and_make_points_as_few_do() {
+    let mut all: Vec<Value> = (0..100).map(|n| attribute(&format!("k{n}"), json!(n))).collect();
+    all.insert(3, attribute("a.geo.location.lat", json!(52.5)));
+    all.extend(all.clone());
+    all.push(attribute("b.geo.location.lat", json!(1.5)));
+    all.push(attribute("a.geo.location.lon", json!(13.25)));
+    all.extend([90, 70, 7].map(|n| attribute(&format!("k{n}"), json!("again"))));
+    all.push(attribute("last", json!(true)));
+    let body = json!({"kvlistValue": {"values": all}});
+    let text = logs(json!([]), json!([]), json!([{"attributes": all, "body": body}]));
+    let bulk = bulk(&plan(Mode::Otel), &payload(Signal::Logs, &text.to_string()));
+    let mut expected: Map<String, Value> = (0..100).map(|n| (format!("k{n}"), json!(n))).collect();
+    expected.insert("last".into(), json!(true));
+    expected.insert("b.geo.location.lat".into(), json!(1.5));
+    let mut structured = expected.clone();
+    expected.insert("a.geo.location".into(), json!([13.25, 52.5]));
+    structured.insert("a.geo.location.lat".into(), json!(52.5));
+    structured.insert("a.geo.location.lon".into(), json!(13.25));
+    let document = &pairs(&bulk)[0].1;
+    assert_eq!(document["attributes"], Value::Object(expected));
+    assert_eq!(document["body"]["structured"], Value::Object(structured));
+    // What is read as a map would hide a second copy.
+    let text = String::from_utf8(bulk.body).unwrap();
+    assert_eq!(text.matches("\"k90\":").count(), 2);
+    assert_eq!(text.matches("\"a.geo.location.lat\":").count(), 1);
 }
