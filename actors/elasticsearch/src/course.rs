@@ -30,7 +30,7 @@ pub(crate) struct Course<'e> {
 struct Part {
     payload: Payload,
     progress: Progress,
-    /// An earlier attempt ended without an answer.
+    /// An earlier attempt ended without an answer that can be relied on.
     was_uncertain: bool,
 }
 
@@ -149,6 +149,7 @@ impl<'e> Course<'e> {
     /// Whether anything was taken since the last time that this was asked. If so, goes back to what was not.
     pub(crate) fn advances(&mut self) -> bool {
         self.next = (0, 0);
+        self.parts.iter_mut().for_each(|part| part.was_uncertain |= part.progress.uncertain);
         std::mem::take(&mut self.advanced)
     }
 

@@ -236,7 +236,8 @@ impl Elasticsearch {
             self.counters.latency.record(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
             match answer {
                 Ok(answer) => {
-                    course.uncertain(false);
+                    // A proxy says so, too, when it has lost an answer.
+                    course.uncertain(answer.status.is_server_error());
                     return self.read(call, &node, answer);
                 }
                 Err(error) => {
@@ -335,6 +336,9 @@ impl Elasticsearch {
             }
         });
         let silent = written.count();
+        if read.is_err() || silent > 0 {
+            course.uncertain(true);
+        }
         if let Err(error) = read {
             let reason = format!("the answer can not be read: {error}");
             self.counters.retried.add((again + silent) as u64);
@@ -482,3 +486,7 @@ impl Drop for Unasked<'_> {
         self.0.unasked(self.1);
     }
 }
+
+#[cfg(test)]
+#[path = "exporter_tests.rs"]
+mod tests;
