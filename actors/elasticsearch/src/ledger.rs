@@ -5,9 +5,11 @@
 //! Two pipelines may have the same bytes, and both mean them.
 
 use std::cell::RefCell;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use watershed_delivery::{Budget, Permit};
 
 /// A growing set of small numbers.
@@ -33,7 +35,11 @@ pub(crate) struct Progress {
 
 /// Requests that are not through.
 #[derive(Default)]
-pub(crate) struct Ledger(RefCell<Vec<Entry>>);
+pub(crate) struct Ledger {
+    /// By where their bytes lie: a batch may be made of thousands, and each is looked for.
+    entries: RefCell<HashTable<Entry>>,
+    hasher: DefaultHashBuilder,
+}
 
 struct Entry {
     pipeline: Arc<str>,
@@ -76,27 +82,30 @@ impl Numbers {
 impl Ledger {
     /// What is known of a request, no longer kept here.
     pub(crate) fn take(&self, pipeline: &Arc<str>, request: &Bytes) -> Progress {
-        let mut entries = self.0.borrow_mut();
-        let is_it = |entry: &Entry| {
-            let same = entry.request.as_ptr() == request.as_ptr() && entry.request.len() == request.len();
-            same && entry.pipeline == *pipeline
-        };
-        match entries.iter().position(is_it) {
-            Some(index) => entries.swap_remove(index).progress,
-            None => Progress::default(),
+        let is_it = |entry: &Entry| place(&entry.request) == place(request) && entry.pipeline == *pipeline;
+        match self.entries.borrow_mut().find_entry(self.hasher.hash_one(place(request)), is_it) {
+            Ok(entry) => entry.remove().0.progress,
+            Err(_) => Progress::default(),
         }
     }
 
     /// Keeps what is known of a request.
     pub(crate) fn keep(&self, pipeline: Arc<str>, request: Bytes, progress: Progress, budget: &Arc<Budget>) {
         let _permit = budget.overdraw(request.len() as u64);
-        self.0.borrow_mut().push(Entry { pipeline, request, progress, _permit });
+        let hash = |entry: &Entry| self.hasher.hash_one(place(&entry.request));
+        let entry = Entry { pipeline, request, progress, _permit };
+        self.entries.borrow_mut().insert_unique(hash(&entry), entry, hash);
     }
 
     /// Forgets requests that nobody else has: their messages have ended.
     pub(crate) fn sweep(&self) {
-        self.0.borrow_mut().retain(|entry| !entry.request.is_unique());
+        self.entries.borrow_mut().retain(|entry| !entry.request.is_unique());
     }
+}
+
+/// Where the bytes of a request lie.
+fn place(request: &Bytes) -> (usize, usize) {
+    (request.as_ptr().addr(), request.len())
 }
 
 #[cfg(test)]
@@ -121,8 +130,28 @@ mod tests {
         ledger.keep(pipeline.clone(), request.clone(), progress, &budget);
         drop(request);
         ledger.sweep();
-        assert!(ledger.0.borrow().is_empty());
+        assert!(ledger.entries.borrow().is_empty());
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn each_of_many_requests_has_its_own_progress_in_each_of_two_pipelines() {
+        let budget = Budget::new(1 << 20);
+        let ledger = Ledger::default();
+        let pipelines: [Arc<str>; 2] = ["logs".into(), "copy".into()];
+        let whole = Bytes::from(vec![1; 1000]);
+        // Some begin at one place, and differ in where they end.
+        let requests: Vec<Bytes> = (0..999).map(|at| whole.slice(at / 2..at / 2 + 1 + at % 2)).collect();
+        let known = || requests.iter().flat_map(|request| pipelines.iter().map(move |name| (name, request)));
+        for (attempts, (pipeline, request)) in (1..).zip(known()) {
+            let progress = Progress { attempts, ..Progress::default() };
+            ledger.keep(pipeline.clone(), request.clone(), progress, &budget);
+        }
+        ledger.sweep();
+        for (attempts, (pipeline, request)) in (1..).zip(known()) {
+            assert_eq!(ledger.take(pipeline, request).attempts, attempts);
+        }
+        assert!(ledger.entries.borrow().is_empty());
     }
 
     #[test]
