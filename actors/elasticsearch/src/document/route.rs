@@ -58,8 +58,9 @@ impl<'a> Says<'a> {
     /// The first non-empty text under this key.
     fn find(&self, key: &str) -> Option<&'a str> {
         let all = [self.item, Some(self.scope), Some(self.resource)];
-        let found = all.into_iter().flatten().find_map(|attributes| attributes.find(key)?.as_str());
-        found.filter(|text| !text.is_empty())
+        let text =
+            |attributes: Attributes<'a>| attributes.find(key)?.as_str().filter(|text| !text.is_empty());
+        all.into_iter().flatten().find_map(text)
     }
 }
 

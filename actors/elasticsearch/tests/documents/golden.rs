@@ -115,13 +115,21 @@ fn the_item_says_before_its_scope_and_that_before_its_resource_where_a_document_
     let own = json!({"attributes": [dataset("Item/One"), attribute("data_stream.namespace", json!("Prod"))]});
     let index = json!({"attributes": [attribute("elasticsearch.index", json!("My Index"))]});
     let resource = json!([dataset("resource"), attribute("data_stream.namespace", json!("res"))]);
-    let text = logs(resource, json!([dataset("scope")]), json!([plain, own, index, plain]));
+    // An empty text says nothing.
+    let empty = json!({"attributes": [dataset(""), attribute("data_stream.namespace", json!(""))]});
+    let text = logs(resource, json!([dataset("scope")]), json!([plain, own, index, plain, empty]));
     let documents = written(&plan(Mode::Otel), Signal::Logs, &text);
     let indices: Vec<_> =
         documents.iter().map(|(action, _)| action["create"]["_index"].as_str().unwrap()).collect();
     assert_eq!(
         indices,
-        ["logs-scope.otel-res", "logs-item_one.otel-prod", "my_index", "logs-scope.otel-res"]
+        [
+            "logs-scope.otel-res",
+            "logs-item_one.otel-prod",
+            "my_index",
+            "logs-scope.otel-res",
+            "logs-scope.otel-res"
+        ]
     );
     assert_eq!(documents[1].1["data_stream"]["dataset"], "item_one.otel");
     assert_eq!(documents[1].1["attributes"], Value::Null);
