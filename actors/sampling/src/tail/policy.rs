@@ -371,6 +371,7 @@ impl Texts {
             Self::These(texts) => texts.iter().any(|it| it == text),
             Self::Expressions { set, known, most } => match known.get(text) {
                 Some(matches) => *matches,
+                None if text.len() > LONG => set.is_match(text),
                 None => {
                     let matches = set.is_match(text);
                     // Which is there is of no account as long as those that come often soon are.
@@ -444,6 +445,9 @@ impl Composite {
         fits
     }
 }
+
+/// Longer texts are matched each time: who sends would choose how much is kept.
+const LONG: usize = 256;
 
 /// otelcol's salt where none is set.
 const DEFAULT_SALT: &str = "default-hash-seed";

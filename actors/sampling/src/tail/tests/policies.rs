@@ -149,6 +149,8 @@ fn each_policy_samples_what_it_is_there_for() {
                 (vec![with("k", string("/healthz"))], true),
                 (vec![with("k", string("/api/health"))], false),
                 (vec![with("k", string("azzb"))], true),
+                (vec![with("k", string(&"z".repeat(300)))], true),
+                (vec![with("k", string(&"a".repeat(300)))], false),
                 (vec![with("k", string("azb"))], false),
                 (vec![with("k", string("/healthz"))], true),
                 (vec![with("k", string("azb"))], false),
