@@ -413,7 +413,8 @@ impl Arrived {
         let id = outline.trace_id.try_into().unwrap_or_default();
         let status = u8::try_from(outline.status.code()).ok().filter(|code| *code < 3).unwrap_or_default();
         let mut seen = (1 << status) & STATUSES;
-        if outline.parent_span_id.is_empty() {
+        // Some say that there is none by an id of zeros.
+        if outline.parent_span_id.is_empty() || outline.parent_span_id == [0; 8] {
             seen |= ROOT;
         }
         if flags && span.flags() & 1 == 1 {

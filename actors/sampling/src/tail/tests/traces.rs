@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use opentelemetry_proto::tonic::trace::v1::Span;
 use proptest::prelude::*;
+use watershed_stage::Payload;
 
 use super::BREAKS;
 use super::rig::{BEGIN, Book, Rig, SECOND, failed, id, paused, payload, slow, span};
@@ -248,17 +249,17 @@ fn a_trace_with_its_root_is_decided_sooner_and_a_huge_one_is_left_out() {
             "decision_wait = '1h'\ndecision_wait_after_root_received = '2s'\nmaximum_trace_size_bytes = 2000\n{ERRORS}"
         );
         let mut rig = Rig::start(&settings, None).await;
-        let root = |trace| Span { parent_span_id: Vec::new(), ..failed(span(trace, 0)) };
-        rig.send(BEGIN, vec![root(1), failed(span(2, 0))]).await;
+        let root = |trace, parent| Span { parent_span_id: parent, ..failed(span(trace, 0)) };
+        rig.send(BEGIN, vec![root(1, Vec::new()), failed(span(2, 0)), root(4, vec![0; 8])]).await;
         rig.send(BEGIN + SECOND, vec![span(1, 1)]).await;
         rig.send(BEGIN + 3 * SECOND, vec![Span { name: "x".repeat(3000), ..failed(span(3, 0)) }]).await;
-        assert_eq!(rig.came.len(), 1);
+        assert_eq!(rig.came.iter().map(Payload::items).sum::<usize>(), 3);
         rig.send(BEGIN + 9 * SECOND, vec![failed(span(3, 1))]).await;
         assert_eq!(rig.metric("otelcol_processor_tail_sampling_traces_dropped_too_large", ""), 1.0);
         let (came, _) = rig.end().await;
         let mut traces: Vec<_> = came.into_keys().collect();
         traces.sort();
-        let mut expected = vec![id(1), id(2)];
+        let mut expected = vec![id(1), id(2), id(4)];
         expected.sort();
         assert_eq!(traces, expected);
     });
