@@ -65,7 +65,7 @@ pub(crate) struct TailSampling {
     counters: Counters,
     store: Lent<Store>,
     limits: Limits,
-    /// When the last message came, and whether it had just arrived somewhere else.
+    /// When the last message that was taken came, and whether it had just arrived somewhere else.
     heard: Option<(Instant, bool)>,
     /// When something was last seen to be overtaken, and what time it was for that.
     overtaken: Option<(Instant, u64)>,
@@ -150,14 +150,19 @@ impl Processor for TailSampling {
         context: &Arc<Context>,
         outlet: &mut Outlet,
     ) -> Result<(), Error> {
-        self.heard = Some((Instant::now(), wall_clock().saturating_sub(context.arrived) < LIVE));
+        let heard = (Instant::now(), wall_clock().saturating_sub(context.arrived) < LIVE);
         let before = self.store.clock.now;
         self.store.clock.now = before.max(context.arrived);
         if self.env.notes.is_some() && context.arrived > before.saturating_add(SLACK) {
             self.overtaken = Some((Instant::now(), before));
         }
         self.settle(outlet).await;
-        self.make_room(payload.bytes() as u64, outlet).await?;
+        if let Err(refused) = self.make_room(payload.bytes() as u64, outlet).await {
+            // It comes again and again, and must not keep time from going on.
+            self.heard.get_or_insert(heard);
+            return Err(refused);
+        }
+        self.heard = Some(heard);
         let mut passing = Bundle::default();
         #[cfg(test)]
         tests::break_here("before a message is taken in");

@@ -1,6 +1,7 @@
 //! Traces that come scattered, in disorder, late and twice.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use opentelemetry_proto::tonic::trace::v1::Span;
 use proptest::prelude::*;
@@ -239,6 +240,21 @@ fn over_its_bounds_it_decides_early_and_drops_nothing_undecided() {
         rig.send(BEGIN + 2 * SECOND, vec![failed(span(99, 0))]).await;
         let (came, _) = rig.end().await;
         assert_eq!(came.len(), 11);
+    });
+}
+
+#[test]
+fn what_is_refused_and_comes_again_does_not_keep_time_from_going_on() {
+    paused(async {
+        let settings = format!("num_traces = 1\nblock_on_overflow = true\ndecision_wait = '1s'\n{ERRORS}");
+        let mut rig = Rig::start(&settings, Some(&Book::default())).await;
+        rig.send(BEGIN, vec![failed(span(1, 0))]).await;
+        for _ in 0..4 {
+            rig.send(BEGIN, vec![failed(span(2, 0))]).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        assert!(rig.ended("refused") < 4);
+        assert!(rig.end().await.0.contains_key(&id(1)));
     });
 }
 
