@@ -119,6 +119,8 @@ impl Processor for TailSampling {
         if store.clock.now == 0 {
             store.expect(settings.expected_new_traces_per_sec / env.copies.max(1), hash);
         }
+        // What is held must not wait for another message.
+        let heard = (store.traces() > 0).then(|| (Instant::now(), false));
         Ok(Self {
             flags: policies.want_flags(),
             settings: settings.clone(),
@@ -127,7 +129,7 @@ impl Processor for TailSampling {
             counters,
             store,
             limits,
-            heard: None,
+            heard,
             overtaken: None,
             arrived: Vec::new(),
         })

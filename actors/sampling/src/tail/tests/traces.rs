@@ -259,6 +259,18 @@ fn what_is_refused_and_comes_again_does_not_keep_time_from_going_on() {
 }
 
 #[test]
+fn after_a_panic_what_is_held_is_decided_without_another_message() {
+    paused(async {
+        let mut rig = Rig::start(&format!("decision_wait = '1s'\n{ERRORS}"), None).await;
+        rig.send(BEGIN, vec![failed(span(1, 0))]).await;
+        BREAKS.set(Some("before decisions are carried out"));
+        rig.rest().await;
+        assert_eq!((rig.cell.observe().restarts.panicked, rig.came.len()), (1, 1));
+        rig.end().await;
+    });
+}
+
+#[test]
 fn a_trace_with_its_root_is_decided_sooner_and_a_huge_one_is_left_out() {
     paused(async {
         let settings = format!(
