@@ -266,8 +266,13 @@ impl Store {
 
     /// The oldest traces, so many of them.
     pub(super) fn oldest(&mut self, count: usize) -> Vec<Ticket> {
-        let count = count.min(self.order.len());
-        let oldest = self.order.drain(..count).collect();
+        let mut oldest = Vec::new();
+        while oldest.len() < count
+            && let Some(ticket) = self.order.pop_front()
+        {
+            // Traces that ended before they were due are still in line.
+            oldest.extend(self.trace(ticket).map(|_| ticket));
+        }
         self.distinct(oldest)
     }
 

@@ -294,6 +294,24 @@ fn a_trace_with_its_root_is_decided_sooner_and_a_huge_one_is_left_out() {
 }
 
 #[test]
+fn traces_that_ended_sooner_do_not_stand_in_for_the_oldest() {
+    paused(async {
+        let settings =
+            format!("num_traces = 10\ndecision_wait = '1h'\nmaximum_trace_size_bytes = 500\n{ERRORS}");
+        let mut rig = Rig::start(&settings, None).await;
+        for trace in 0..100 {
+            let huge = Span { name: "x".repeat(1000), ..span(trace, 0) };
+            rig.send(BEGIN + trace * 2 * SECOND, vec![huge]).await;
+        }
+        for trace in 100..111 {
+            rig.send(BEGIN + 202 * SECOND, vec![span(trace, 0)]).await;
+        }
+        assert_eq!(rig.metric("watershed_tail_sampling_early_decisions", "num_traces"), 10.0);
+        rig.end().await;
+    });
+}
+
+#[test]
 fn what_is_undecided_at_the_end_is_decided_unless_it_is_to_go() {
     for (more, count) in [("", 1), ("drop_pending_traces_on_shutdown = true\n", 0)] {
         paused(async {
