@@ -177,9 +177,7 @@ impl Processor for TailSampling {
             self.take_in(sheaf, &mut arrived, context, outlet, &mut passing);
             self.arrived = arrived;
         }
-        if passing.spans() > 0 {
-            outlet.send(passing.finish());
-        }
+        self.pass(passing, outlet);
         Ok(())
     }
 
@@ -238,6 +236,20 @@ impl TailSampling {
             let (new, too_large) = self.store.add((sheaf, hold, context), arrived, self.limits.largest, hash);
             self.counters.new_traces.add(new as u64);
             self.counters.too_large.add(too_large as u64);
+        }
+    }
+
+    /// Lets go on what does not wait. Without a journal it goes as if it had been held, which waits for room: who was
+    /// refused it would send all of its message again, and what was held of that would be held twice.
+    fn pass(&self, passing: Bundle, outlet: &mut Outlet) {
+        match passing.spans() {
+            0 => {}
+            spans if self.env.notes.is_none() => {
+                let hold = outlet.hold(spans);
+                outlet.pass([(&hold, spans)], passing.finish());
+                outlet.release([hold], None);
+            }
+            _ => outlet.send(passing.finish()),
         }
     }
 
