@@ -27,7 +27,7 @@ use decided::Capacity;
 use metrics::{Counters, Early};
 use policy::{Policies, ROOT, SAMPLED_FLAG, STATUSES, Verdict};
 pub(crate) use settings::Settings;
-use store::{Arrived, Fate, Passing, Store, Ticket};
+use store::{Arrived, Fate, Passing, SPAN, Store, Ticket};
 
 /// Decisions are made this often at least, and more often where the wait is short.
 const BEAT: Duration = Duration::from_secs(1);
@@ -53,6 +53,9 @@ const OVERTAKEN: Duration = Duration::from_secs(2);
 
 /// Traces that are decided early at once, at least: room for one would not last.
 const ROOM: usize = 64;
+
+/// Room for so many spans of a message is kept for the next.
+const USUAL: usize = 1 << 14;
 
 /// The first byte of a note: its form.
 const NOTE: u8 = 1;
@@ -159,7 +162,8 @@ impl Processor for TailSampling {
             self.overtaken = Some((Instant::now(), before));
         }
         self.settle(outlet).await;
-        if let Err(refused) = self.make_room(payload.bytes() as u64, outlet).await {
+        let bytes = payload.bytes() + payload.items() * (size_of::<Arrived>() + SPAN);
+        if let Err(refused) = self.make_room(bytes as u64, outlet).await {
             // It comes again and again, and must not keep time from going on.
             self.heard.get_or_insert(heard);
             return Err(refused);
@@ -177,6 +181,8 @@ impl Processor for TailSampling {
             self.take_in(sheaf, &mut arrived, context, outlet, &mut passing);
             self.arrived = arrived;
         }
+        self.arrived.clear();
+        self.arrived.shrink_to(USUAL);
         self.pass(passing, outlet);
         Ok(())
     }

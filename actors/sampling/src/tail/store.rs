@@ -16,6 +16,9 @@ use watershed_telemetry::view::{ResourceView, SpanView};
 use super::decided::Decided;
 use super::policy::{Facts, ROOT, Spans};
 
+/// What a span that waits takes beside its request: its place, and another when it goes.
+pub(super) const SPAN: usize = size_of::<Held>() + size_of::<Spot>();
+
 /// Ends a chain of spans.
 const NONE: u32 = u32::MAX;
 
@@ -28,7 +31,7 @@ pub(super) struct Store {
     /// The first of the unused `spans`.
     free: u32,
     requests: Slab<Request>,
-    /// What all requests take.
+    /// What all requests and their spans take.
     bytes: u64,
     /// Traces in the order of their first span.
     order: VecDeque<Ticket>,
@@ -76,6 +79,8 @@ struct Request {
     context: Arc<Context>,
     /// How many of its spans are held.
     left: u32,
+    /// What it takes until none is.
+    bytes: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -150,7 +155,7 @@ impl Store {
         self.traces.len()
     }
 
-    /// What is held, in bytes on the wire.
+    /// What is held, in bytes: requests as they came, and what is kept for each of their spans.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -175,8 +180,10 @@ impl Store {
     ) -> (usize, usize) {
         let waiting = |span: &&Arrived| matches!(span.fate, Fate::Waits | Fate::Follows(_));
         let left = spans.iter().filter(waiting).count() as u32;
-        self.bytes += sheaf.bytes() as u64;
-        let request = self.requests.insert(Request { sheaf, hold, context: context.clone(), left }) as u32;
+        let bytes = (sheaf.bytes() + left as usize * SPAN) as u64;
+        self.bytes += bytes;
+        let request = Request { sheaf, hold, context: context.clone(), left, bytes };
+        let request = self.requests.insert(request) as u32;
         let (mut new, mut too_large) = (0, 0);
         for span in spans.iter().filter(waiting) {
             let number = match self.find(span.hash, &span.id) {
@@ -335,7 +342,7 @@ impl Store {
     /// Forgets a request.
     pub(super) fn end(&mut self, request: u32) -> Option<Hold> {
         let request = self.requests.try_remove(request as usize)?;
-        self.bytes -= request.sheaf.bytes() as u64;
+        self.bytes -= request.bytes;
         Some(request.hold)
     }
 

@@ -312,6 +312,18 @@ fn traces_that_ended_sooner_do_not_stand_in_for_the_oldest() {
 }
 
 #[test]
+fn the_smallest_of_spans_take_room_too() {
+    paused(async {
+        let mut rig = Rig::start(&format!("max_bytes = '1MiB'\ndecision_wait = '1h'\n{ERRORS}"), None).await;
+        for _ in 0..2 {
+            rig.send(BEGIN, vec![Span::default(); 20_000]).await;
+        }
+        assert_eq!(rig.metric("watershed_tail_sampling_early_decisions", "max_bytes"), 1.0);
+        rig.end().await;
+    });
+}
+
+#[test]
 fn what_is_undecided_at_the_end_is_decided_unless_it_is_to_go() {
     for (more, count) in [("", 1), ("drop_pending_traces_on_shutdown = true\n", 0)] {
         paused(async {
