@@ -191,9 +191,9 @@ impl<'a, F: FnMut(Unit<'a>) -> usize> Dealer<F> {
         let (inner, goes) = self.measure(kind, message, within);
         for way in 0..self.plan.ways {
             let size = match (goes, self.plan.size(inner, way)) {
-                (_, 0) => continue,
-                (Goes::Many, size) => wire::bytes_field_len(number, size),
-                _ => whole,
+                (Goes::One(only), _) if only == way => whole,
+                (Goes::Many, 1..) => wire::bytes_field_len(number, self.plan.size(inner, way)),
+                _ => continue,
             };
             self.plan.sizes(node)[way] += size;
         }

@@ -164,3 +164,23 @@ fn what_is_empty_goes_the_first_way() {
     let dealt = deal(&empty, Grain::Items, 4, |_| panic!("nothing to ask about"));
     assert_eq!((dealt.len(), dealt[0].0, dealt[0].1.bytes()), (1, 0, empty.bytes()));
 }
+
+#[test]
+fn metrics_of_which_each_goes_one_way_are_whole_there() {
+    let metric = |name: &str| {
+        let point = field(1, &[]);
+        field(2, &[field(1, name.as_bytes()), field(5, &point)].concat())
+    };
+    let scope = field(2, &[metric("a"), metric("b"), metric("c")].concat());
+    let payload = Payload::validate(Signal::Metrics, Bytes::from(field(1, &scope))).unwrap();
+    let mut turn = 0;
+    let dealt = deal(&payload, Grain::Points, 2, |_| {
+        turn += 1;
+        turn % 2
+    });
+    assert_eq!(dealt.len(), 2);
+    for (way, part) in dealt {
+        let read = Payload::validate(Signal::Metrics, part.to_bytes()).unwrap();
+        assert_eq!((read.items(), part.items()), (1 + way, 1 + way));
+    }
+}
