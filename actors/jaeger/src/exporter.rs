@@ -11,12 +11,17 @@ use watershed_stage::{
     Batch, Credentials, Dependence, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial,
     Payload, QueueSettings, Reference, RetrySettings, Sending, Signal, answer, grpc_client_settings,
 };
+use watershed_telemetry::build::NoRoom;
 
 use crate::encode::encode;
 use crate::grpc::POST_SPANS;
 
 /// Calls of one batch that are under way at once.
 const CALLS: usize = 16;
+
+/// A batch may become so many times as large, and this large in any case, in bytes.
+const GROWTH: usize = 16;
+const LARGE: usize = 64 << 20;
 
 /// Sends batches to a collector of Jaeger's, over one connection a lane.
 pub struct Jaeger {
@@ -80,7 +85,7 @@ impl Exporter for Jaeger {
 
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
         let headers = self.credentials.headers(batch).await?;
-        let (requests, _permit) = self.encode(&batch.payload);
+        let (requests, _permit) = self.encode(&batch.payload)?;
         let calls = requests.into_iter().map(|request| self.call(&headers, batch, request));
         // All are made, also after one has failed: what arrives now is not sent in vain, since Jaeger knows its spans.
         let mut ends = stream::iter(calls).buffer_unordered(CALLS);
@@ -94,13 +99,19 @@ impl Exporter for Jaeger {
 
 impl Jaeger {
     /// A payload as Jaeger wants it, and the memory it takes: what was accepted is sent, whether there is room or not.
-    fn encode(&self, payload: &Payload) -> (Vec<Vec<u8>>, Permit) {
+    /// Each span repeats its scope: what that makes of a batch has an end, beyond which it is sent in halves.
+    fn encode(&self, payload: &Payload) -> Result<(Vec<Vec<u8>>, Permit), ExportError> {
         let permit = self.budget.overdraw(0);
+        let most = payload.bytes().saturating_mul(GROWTH).max(LARGE);
         let requests = encode(payload, &mut |total| {
             permit.cover(total as u64);
-            true
+            total <= most
         });
-        (requests.unwrap_or_default(), permit)
+        let requests = requests.map_err(|NoRoom| ExportError::TooLarge {
+            code: Code::ResourceExhausted as i32,
+            reason: "its spans repeat too much of their scope".into(),
+        })?;
+        Ok((requests, permit))
     }
 
     async fn call(&self, headers: &HeaderMap, batch: &Batch, request: Vec<u8>) -> Result<(), ExportError> {

@@ -14,6 +14,8 @@ const GROUP: usize = 256;
 pub(crate) struct Groups<'a, P, S> {
     /// Processes by the bytes that tell them apart.
     processes: HashMap<&'a [u8], u32>,
+    /// Processes by where their bytes lie: those of a batch are hashed once.
+    by_address: HashMap<(usize, usize), u32>,
     by_process: Vec<P>,
     groups: HashMap<(u32, Scope<'a>), u32>,
     scopes: Vec<Scope<'a>>,
@@ -35,6 +37,7 @@ impl<'a, P, S> Groups<'a, P, S> {
     pub(crate) fn new() -> Self {
         Self {
             processes: HashMap::new(),
+            by_address: HashMap::new(),
             by_process: Vec::new(),
             groups: HashMap::new(),
             scopes: Vec::new(),
@@ -78,11 +81,22 @@ impl<'a, P, S> Groups<'a, P, S> {
         scope: Scope<'a>,
         room: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Place, NoRoom> {
-        self.hold(GROUP, room)?;
-        let next = self.by_process.len() as u32;
-        let known = *self.processes.entry(identity).or_insert(next);
-        if known == next {
-            self.by_process.push(process);
+        let at = (identity.as_ptr() as usize, identity.len());
+        let known = match self.by_address.get(&at) {
+            Some(known) => *known,
+            None => {
+                self.hold(GROUP, room)?;
+                let next = self.by_process.len() as u32;
+                let known = *self.processes.entry(identity).or_insert(next);
+                if known == next {
+                    self.by_process.push(process);
+                }
+                self.by_address.insert(at, known);
+                known
+            }
+        };
+        if !self.groups.contains_key(&(known, scope)) {
+            self.hold(GROUP, room)?;
         }
         let next = self.scopes.len() as u32;
         let group = *self.groups.entry((known, scope)).or_insert(next);

@@ -82,14 +82,14 @@ fn write_process(out: &mut Output<'_>, process: &[u8]) -> Result<()> {
 }
 
 fn write_span(out: &mut Output<'_>, span: &[u8]) -> Result<()> {
-    let mut draft = Draft::default();
+    let (mut draft, mut sought) = (Draft::default(), false);
     for field in Fields::new(span) {
         match pair(field?) {
             (1, Wire::Bytes(id)) => draft.trace_id(out, trace_id(id)?)?,
             (2, Wire::Bytes(id)) => put_span_id(out, 2, span_id(id)?)?,
             (3, Wire::Bytes(name)) => put_text(out, 5, name)?,
             (4, Wire::Bytes(reference)) => {
-                if draft.trace_id == [0; 16] {
+                if draft.trace_id == [0; 16] && !std::mem::replace(&mut sought, true) {
                     // Only an odd writer puts the id of the trace behind what has to be compared with it.
                     draft.trace_id = trace_id(messages(span, 1).last().transpose()?.unwrap_or_default())?;
                 }

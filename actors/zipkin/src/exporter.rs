@@ -11,7 +11,12 @@ use watershed_stage::{
     Payload, QueueSettings, Reference, RetrySettings, Sending, Signal, http_client_settings,
 };
 
-use crate::{Encoding, encode};
+use crate::Encoding;
+use crate::encode::encode_within;
+
+/// A batch may become so many times as large, and this large in any case, in bytes: each span repeats its resource.
+const GROWTH: usize = 16;
+const LARGE: usize = 64 << 20;
 
 /// Posts batches to a Zipkin server.
 pub(crate) struct Zipkin {
@@ -108,7 +113,7 @@ impl Exporter for Zipkin {
 
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
         let headers = self.credentials.headers(batch).await?;
-        let (body, left_out, _permit) = self.encode(&batch.payload);
+        let (body, left_out, _permit) = self.encode(&batch.payload)?;
         let partial = match left_out {
             0 => Partial::default(),
             rejected => {
@@ -137,13 +142,18 @@ impl Exporter for Zipkin {
 impl Zipkin {
     /// The body, how many spans are not in it, and the memory that it takes: what was accepted is sent, whether there
     /// is room for it or not.
-    fn encode(&self, payload: &Payload) -> (Bytes, u64, Permit) {
+    fn encode(&self, payload: &Payload) -> Result<(Bytes, u64, Permit), ExportError> {
         let capacity = payload.bytes() + payload.bytes() / 2;
         let permit = self.budget.overdraw(capacity as u64);
         let mut out = Vec::with_capacity(capacity);
-        let left_out = encode(payload, self.format, &self.default_service_name, &mut out);
+        let most = payload.bytes().saturating_mul(GROWTH).max(LARGE);
+        let left_out = encode_within(payload, self.format, &self.default_service_name, most, &mut out);
+        let left_out = left_out.ok_or(ExportError::TooLarge {
+            code: Code::ResourceExhausted as i32,
+            reason: "its spans repeat too much of their resource".into(),
+        })?;
         permit.cover(out.capacity() as u64);
-        (out.into(), left_out, permit)
+        Ok((out.into(), left_out, permit))
     }
 
     /// What an answer means. Zipkin says 500 where its storage fails, and has no other way to say "again".

@@ -70,6 +70,9 @@ impl Prometheus {
                 }
                 Some(gone) = loops.next(), if !loops.is_empty() => {
                     kept.remove(&gone);
+                    // It may have come back while it ended.
+                    let targets = found.borrow().clone();
+                    self.update(&targets, &mut kept, &loops, intake);
                 }
             }
         }

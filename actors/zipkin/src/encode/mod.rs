@@ -26,11 +26,25 @@ pub enum Encoding {
 /// Spans whose resource has no `service.name` are of `default_service_name`. docs/components/zipkin.md says what
 /// becomes what.
 pub fn encode(payload: &Payload, encoding: Encoding, default_service_name: &str, out: &mut Vec<u8>) -> u64 {
-    match encoding {
+    encode_within(payload, encoding, default_service_name, usize::MAX, out).unwrap_or_default()
+}
+
+/// The same, unless that takes more than `most` bytes: each span repeats its resource.
+pub(crate) fn encode_within(
+    payload: &Payload,
+    encoding: Encoding,
+    default_service_name: &str,
+    most: usize,
+    out: &mut Vec<u8>,
+) -> Option<u64> {
+    let left_out = match encoding {
         Encoding::Json => {
             out.push(b'[');
             let from = out.len();
             let left_out = spans::each(payload, default_service_name, |span| {
+                if out.len() > most {
+                    return;
+                }
                 if out.len() > from {
                     out.push(b',');
                 }
@@ -39,6 +53,11 @@ pub fn encode(payload: &Payload, encoding: Encoding, default_service_name: &str,
             out.push(b']');
             left_out
         }
-        Encoding::Proto => spans::each(payload, default_service_name, |span| proto::put_span(out, span)),
-    }
+        Encoding::Proto => spans::each(payload, default_service_name, |span| {
+            if out.len() <= most {
+                proto::put_span(out, span);
+            }
+        }),
+    };
+    (out.len() <= most).then_some(left_out)
 }

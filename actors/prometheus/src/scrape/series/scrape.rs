@@ -180,7 +180,10 @@ impl<'s> Scrape<'s> {
     /// Makes a series of that text known. `labels` are as they were scraped, the name among them.
     pub(crate) fn add(&mut self, parts: &[&[u8]], labels: Labels, native: bool) -> Result<u32, Failed> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        self.series.reserve(length as u64 + SERIES)?;
+        let known = self.series.find(parts);
+        if known.is_none() {
+            self.series.reserve(length as u64 + SERIES)?;
+        }
         let (family, role) = self.part(labels.get(NAME).as_bytes(), native);
         let kind = self.series.families.get(family as usize).map_or(Type::Unknown, |known| known.family.kind);
         let (mut point, mut bound, mut as_role) = (UNMAPPED, 0.0, Role::Number);
@@ -196,9 +199,9 @@ impl<'s> Scrape<'s> {
         let series = &mut *self.series;
         let entry = |text| Entry { text, point, family, role: as_role, bound, seen: 0 };
         // A series whose declaration has changed takes the place of the one before.
-        if let Some(id) = series.find(parts) {
+        if let Some(id) = known {
             if let Some(old) = series.entries.get_mut(id as usize) {
-                *old = entry(old.text);
+                *old = Entry { seen: old.seen, ..entry(old.text) };
             }
             return Ok(id);
         }
