@@ -9,12 +9,13 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::message::Message;
-use crate::view::{ResourceGroup, ResourceView, SpanView};
+use crate::view::{ResourceView, SpanView};
 use crate::wire::{self, Field, Value};
 use crate::{Payload, Signal};
 
 // `ExportTraceServiceRequest`, `ResourceSpans` and `ScopeSpans`.
 const RESOURCE_SPANS: u32 = 1;
+const RESOURCE: u32 = 1;
 const SCOPE_SPANS: u32 = 2;
 const SPANS: u32 = 2;
 
@@ -43,8 +44,17 @@ pub struct Bundle {
 
 #[derive(Debug)]
 struct Group {
-    body: Span,
     head: Head,
+    resource: Resource,
+}
+
+/// The resource of a group.
+#[derive(Debug)]
+enum Resource {
+    /// It lies there.
+    At(Span),
+    /// It came in pieces: their merge, which is one laid after the other.
+    Merged(Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -89,8 +99,11 @@ impl Sheaf {
                 return;
             }
             let (number, before) = (groups.len() as u32, scopes.len());
-            let mut head = Head::new();
-            fields(bytes, body.clone(), |field, whole, body| {
+            let (mut head, mut resource) = (Head::new(), Resource::At((0, 0)));
+            fields(bytes, body, |field, whole, body| {
+                if let (RESOURCE, Value::Bytes(_)) = (field.number, field.value) {
+                    resource.add(bytes, body.clone());
+                }
                 if field.number != SCOPE_SPANS {
                     return join(&mut head, whole);
                 }
@@ -108,15 +121,19 @@ impl Sheaf {
                 }
             });
             if scopes.len() > before {
-                groups.push(Group { body: span(&body), head });
+                groups.push(Group { head, resource });
             }
         });
         Self { request, groups, scopes }
     }
 
-    /// The bytes that it keeps alive.
+    /// The bytes that it keeps alive, resources that came in pieces included.
     pub fn bytes(&self) -> usize {
-        self.request.len()
+        let merged = |group: &Group| match &group.resource {
+            Resource::At(_) => 0,
+            Resource::Merged(bytes) => bytes.len(),
+        };
+        self.request.len() + self.groups.iter().map(merged).sum::<usize>()
     }
 
     /// The span that lies there.
@@ -127,10 +144,17 @@ impl Sheaf {
 
     /// The resource of the span that lies there.
     pub fn resource(&self, spot: Spot) -> ResourceView<'_> {
-        let group =
-            self.scope_of(spot).and_then(|scope| self.groups.get(self.scopes.get(scope)?.group as usize));
-        let body = group.map(|group| self.slice(group.body)).unwrap_or_default();
-        ResourceGroup::new(Signal::Traces, Message::new(body)).resource()
+        let bytes = match self.group_of(spot).and_then(|group| Some(&self.groups.get(group)?.resource)) {
+            Some(Resource::At(at)) => self.slice(*at),
+            Some(Resource::Merged(bytes)) => bytes,
+            None => &[],
+        };
+        Message::new(bytes).into()
+    }
+
+    /// The number of the resource group in which the span lies: those of one group have one resource.
+    pub fn group_of(&self, spot: Spot) -> Option<usize> {
+        Some(self.scopes.get(self.scope_of(spot)?)?.group as usize)
     }
 
     fn scope_of(&self, spot: Spot) -> Option<usize> {
@@ -164,6 +188,23 @@ impl Sheaf {
             };
             let inner = runs.iter().map(|run| wire::bytes_field_len(SCOPE_SPANS, run.len)).sum::<usize>();
             each(group, runs, total(&group.head) + inner);
+        }
+    }
+}
+
+// === impl Resource ===
+
+impl Resource {
+    /// Another piece of it lies there.
+    fn add(&mut self, request: &[u8], at: Range<usize>) {
+        let piece = request.get(at.clone()).unwrap_or_default();
+        match self {
+            Self::At((_, 0)) => *self = Self::At(span(&at)),
+            Self::At((from, to)) => {
+                let first = request.get(*from as usize..*to as usize).unwrap_or_default();
+                *self = Self::Merged([first, piece].concat());
+            }
+            Self::Merged(bytes) => bytes.extend_from_slice(piece),
         }
     }
 }

@@ -34,8 +34,9 @@ pub(super) struct Facts {
 
 /// The spans of a trace.
 pub(super) trait Spans {
-    /// Whether `is` holds for any of them.
-    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, ResourceView<'_>) -> bool) -> bool;
+    /// Whether `is` holds for any of them. It is shown a resource with the first of the spans under it alone, since who
+    /// sends may have put a large one over many spans.
+    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, Option<ResourceView<'_>>) -> bool) -> bool;
 }
 
 /// What a trace is judged by.
@@ -345,7 +346,9 @@ fn set(bound: u64) -> Option<u64> {
 /// Whether an attribute of this key of any resource or span is so.
 fn attribute(spans: &dyn Spans, key: &str, mut is: impl FnMut(Value<'_>) -> bool) -> bool {
     let mut found = |attributes: Attributes<'_>| attributes.find(key).is_some_and(|value| is(value.value()));
-    spans.any(&mut |span, resource| found(resource.attributes()) || found(span.attributes()))
+    spans.any(&mut |span, resource| {
+        resource.is_some_and(|it| found(it.attributes())) || found(span.attributes())
+    })
 }
 
 /// The value of a member of a `tracestate` (W3C Trace Context, 3.3.1).

@@ -382,13 +382,17 @@ struct Chain<'s> {
 }
 
 impl Spans for Chain<'_> {
-    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, ResourceView<'_>) -> bool) -> bool {
-        let mut at = self.head;
+    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, Option<ResourceView<'_>>) -> bool) -> bool {
+        let (mut at, mut shown) = (self.head, None);
         while let Some(held) = self.store.spans.get(at as usize) {
-            if let Some(request) = self.store.requests.get(held.request as usize)
-                && is(request.sheaf.span(held.spot), request.sheaf.resource(held.spot))
-            {
-                return true;
+            if let Some(Request { sheaf, .. }) = self.store.requests.get(held.request as usize) {
+                // Those of one group came one after the other.
+                let group = Some((held.request, sheaf.group_of(held.spot)));
+                let is_new = shown != group;
+                shown = group;
+                if is(sheaf.span(held.spot), is_new.then(|| sheaf.resource(held.spot))) {
+                    return true;
+                }
             }
             at = held.next;
         }

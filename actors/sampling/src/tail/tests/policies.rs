@@ -17,8 +17,8 @@ type Cases = Vec<(Vec<Span>, bool)>;
 struct Few(Sheaf, Vec<watershed_telemetry::sheaf::Spot>);
 
 impl Spans for Few {
-    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, ResourceView<'_>) -> bool) -> bool {
-        self.1.iter().any(|spot| is(self.0.span(*spot), self.0.resource(*spot)))
+    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, Option<ResourceView<'_>>) -> bool) -> bool {
+        self.1.iter().any(|spot| is(self.0.span(*spot), Some(self.0.resource(*spot))))
     }
 }
 

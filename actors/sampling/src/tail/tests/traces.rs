@@ -324,6 +324,37 @@ fn the_smallest_of_spans_take_room_too() {
 }
 
 #[test]
+fn a_policy_sees_each_resource_of_a_trace() {
+    let policy =
+        "type = 'string_attribute', string_attribute = { key = 'service.name', values = ['payments'] }";
+    paused(async {
+        let mut rig = Rig::start(&format!("policies = [{{ name = 'p', {policy} }}]"), None).await;
+        let part = |trace, from: u64| (from..from + 3).map(|number| span(trace, number)).collect::<Vec<_>>();
+        // First, midway and last; in one message and in several; and not at all.
+        for services in [
+            ["payments", "orders", "orders"],
+            ["orders", "payments", "orders"],
+            ["orders", "orders", "payments"],
+        ] {
+            let trace = services.iter().position(|service| *service == "payments").unwrap() as u64;
+            let groups = services.iter().zip([0, 3, 6]);
+            rig.send_payload(BEGIN, payload(groups.clone().map(|(it, at)| (*it, part(trace, at))).collect()))
+                .await;
+            for (service, at) in groups {
+                rig.send_payload(BEGIN, payload(vec![(service, part(trace + 10, at))])).await;
+            }
+        }
+        rig.send(BEGIN, part(20, 0)).await;
+        let (came, _) = rig.end().await;
+        let mut traces: Vec<_> = came.into_keys().collect();
+        traces.sort();
+        let mut expected: Vec<_> = [0, 1, 2, 10, 11, 12].map(id).into();
+        expected.sort();
+        assert_eq!(traces, expected);
+    });
+}
+
+#[test]
 fn what_is_undecided_at_the_end_is_decided_unless_it_is_to_go() {
     for (more, count) in [("", 1), ("drop_pending_traces_on_shutdown = true\n", 0)] {
         paused(async {
