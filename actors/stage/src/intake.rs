@@ -369,9 +369,9 @@ impl Drop for Waiting<'_> {
 /// A sender that is refused is told how long to wait, so that it neither hammers nor gives up.
 fn with_hint(outcome: Outcome) -> Outcome {
     match outcome {
-        Outcome::Refused(refusal) => {
-            let retry_after = refusal.retry_after.or(Some(RETRY_AFTER));
-            Outcome::Refused(watershed_delivery::Refusal { retry_after, ..refusal })
+        Outcome::Refused(mut refusal) => {
+            refusal.retry_after.get_or_insert(RETRY_AFTER);
+            Outcome::Refused(refusal)
         }
         other => other,
     }

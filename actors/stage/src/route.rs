@@ -512,7 +512,7 @@ impl Holder for Custody {
                             Some(which) => retain::only(&payload, which),
                             None => payload,
                         };
-                        letters.post(DeadLetter { to, payload, context, rejection })
+                        letters.post(DeadLetter { to, payload, context, rejection: *rejection })
                     }
                     _ => false,
                 };

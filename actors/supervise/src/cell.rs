@@ -233,7 +233,7 @@ impl<M: Mail> Cell<M> {
         let waker = lane.waker.take();
         drop(lane);
         for entry in all {
-            self.end(entry, Outcome::Refused(refusal.clone()));
+            self.end(entry, refusal.clone().into());
         }
         if let Some(waker) = waker {
             waker.wake();
@@ -313,7 +313,7 @@ impl<M: Mail> Room<M> {
         let entry = Entry { mail, grant, trial: Trial::default() };
         let mut lane = cell.inner.lane.lock();
         if let Some(refusal) = &lane.closed {
-            let outcome = Outcome::Refused(refusal.clone());
+            let outcome = refusal.clone().into();
             lane.refused += 1;
             drop(lane);
             return cell.end(entry, outcome);

@@ -92,7 +92,7 @@ impl<M: Mail> Cell<M> {
         if let Some(refusal) = lane.closed.clone() {
             let all = lane.take_all();
             lane.refused += all.len() as u64;
-            ended.extend(all.into_iter().map(|entry| (entry, Outcome::Refused(refusal.clone()))));
+            ended.extend(all.into_iter().map(|entry| (entry, refusal.clone().into())));
         }
         drop(lane);
         for (entry, outcome) in ended {

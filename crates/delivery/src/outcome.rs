@@ -8,12 +8,14 @@ use std::time::Duration;
 ///
 /// Outcomes are ordered by strength, strongest first as declared; [`Outcome::join`] keeps the strongest, so a
 /// message that was cloned or split ends as its worst part did.
+///
+/// What is not "ok" is boxed: every message carries an outcome through its guard, and almost all of them are delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Not taken, or not for long enough. The sender may send the same again.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// Will never be taken. Sending it again can not help.
-    Rejected(Rejection),
+    Rejected(Box<Rejection>),
     /// Left out on purpose by a policy of the pipeline (a sampler, a filter, an optional branch that was full).
     Dropped {
         /// How many items (spans, data points, log records) were left out.
@@ -117,17 +119,17 @@ impl Fault {
 impl Outcome {
     /// A refusal with no hint of when to try again.
     pub fn refused(cause: Cause, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::Refused(Refusal { cause, reason: reason.into(), retry_after: None })
+        Refusal { cause, reason: reason.into(), retry_after: None }.into()
     }
 
     /// A refusal that asks the sender to wait.
     pub fn refused_for(cause: Cause, reason: impl Into<Cow<'static, str>>, wait: Duration) -> Self {
-        Self::Refused(Refusal { cause, reason: reason.into(), retry_after: Some(wait) })
+        Refusal { cause, reason: reason.into(), retry_after: Some(wait) }.into()
     }
 
     /// A permanent rejection of `items` items.
     pub fn rejected(fault: Fault, items: u64, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::Rejected(Rejection { fault, items, reason: reason.into(), which: None })
+        Rejection { fault, items, reason: reason.into(), which: None }.into()
     }
 
     /// Whether the sender may take this as "ok": delivered, or dropped by a policy it agreed to.
@@ -143,15 +145,27 @@ impl Outcome {
         match (self, other) {
             (Refused(a), Refused(b)) => {
                 // The later of two hints satisfies both.
-                Refused(Refusal { retry_after: a.retry_after.max(b.retry_after), ..a })
+                Refusal { retry_after: a.retry_after.max(b.retry_after), ..*a }.into()
             }
             (Refused(a), _) | (_, Refused(a)) => Refused(a),
-            (Rejected(a), Rejected(b)) => Rejected(a.join(b)),
+            (Rejected(a), Rejected(b)) => a.join(*b).into(),
             (Rejected(a), _) | (_, Rejected(a)) => Rejected(a),
             (Dropped { items: a }, Dropped { items: b }) => Dropped { items: a.saturating_add(b) },
             (Dropped { items }, _) | (_, Dropped { items }) => Dropped { items },
             (Delivered, Delivered) => Delivered,
         }
+    }
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
+}
+
+impl From<Rejection> for Outcome {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(Box::new(rejection))
     }
 }
 

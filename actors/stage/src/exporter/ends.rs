@@ -74,7 +74,7 @@ impl<E: Exporter> Lane<E> {
         let lost = |items: usize, which: Option<Arc<[u32]>>| {
             let reason = "the destination took only a part".into();
             let fault = Fault::Destination(INVALID_ARGUMENT);
-            Outcome::Rejected(Rejection { fault, reason, items: items as u64, which })
+            Outcome::from(Rejection { fault, reason, items: items as u64, which })
         };
         if let [member] = &job.members[..] {
             if !member.awaited {
@@ -206,7 +206,7 @@ impl<E: Exporter> Lane<E> {
             let which = (!whole).then(|| (first..first + items as u32).collect());
             let fault = Fault::Destination(code);
             let rejection = Rejection { fault, reason, items: items as u64, which };
-            job.outcome = job.outcome.join(Outcome::Rejected(rejection));
+            job.outcome = job.outcome.join(rejection.into());
         }
         self.proceed(job);
     }
