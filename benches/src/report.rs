@@ -22,18 +22,22 @@ impl Row<'_> {
         table::median(self.all(value))
     }
 
-    /// The least of all turns: what it costs when nobody disturbs it, since whatever else the machine does only adds.
-    /// That is the part of a figure that a second run finds again.
-    fn least(&self, value: fn(&Turn) -> f64) -> f64 {
-        self.all(value).into_iter().fold(f64::INFINITY, f64::min)
-    }
-
     fn cpu(&self) -> f64 {
-        self.least(|turn| turn.cpu_us_per_item)
+        self.median(|turn| turn.cpu_us_per_item)
     }
 
+    /// How much CPU it takes for each of `base`'s: the geometric mean over the rounds. The turns of one round lie beside
+    /// each other, so what slows a machine for minutes is in both and cancels out; it is the part of a figure that a
+    /// second run finds again.
+    fn cpu_times(&self, base: &Self) -> f64 {
+        let rounds = self.turns.iter().zip(&base.turns);
+        let logarithms = rounds.map(|(ours, theirs)| (ours.cpu_us_per_item / theirs.cpu_us_per_item).ln());
+        (logarithms.sum::<f64>() / self.turns.len() as f64).exp()
+    }
+
+    /// The least peak of all turns: a pause of the machine only adds to what waits in memory.
     fn peak(&self) -> f64 {
-        self.least(|turn| turn.peak_rss_bytes as f64)
+        self.turns.iter().map(|turn| turn.peak_rss_bytes as f64).fold(f64::INFINITY, f64::min)
     }
 }
 
@@ -77,18 +81,18 @@ pub fn print(cli: &Cli, cases: &[Case], turns: &[Turn]) {
     for case in cases {
         let rows = rows(case, turns);
         let of = |relay: Relay| rows.iter().find(|row| row.relay == relay);
-        let times = |value: f64, base: Option<f64>| {
-            base.map_or("-".to_owned(), |base| format!("{:.2}", value / base))
+        let times = |base: Relay, times: &dyn Fn(&Row<'_>) -> f64| {
+            of(base).map_or("-".to_owned(), |base| format!("{:.2}", times(base)))
         };
         let cells = rows.iter().map(|row| {
             vec![
                 row.relay.to_string(),
                 table::spread(&row.all(|turn| turn.cpu_us_per_item)),
-                times(row.cpu(), of(Relay::Floor).map(Row::cpu)),
-                times(row.cpu(), of(Relay::Watershed).map(Row::cpu)),
+                times(Relay::Floor, &|floor| row.cpu_times(floor)),
+                times(Relay::Watershed, &|ours| row.cpu_times(ours)),
                 format!("{:.1}", row.median(|turn| turn.merge_factor)),
                 table::mib(row.peak() as u64),
-                times(row.peak(), of(Relay::Watershed).map(Row::peak)),
+                times(Relay::Watershed, &|ours| row.peak() / ours.peak()),
                 format!("{:.1}", row.median(|turn| turn.bytes_out_per_item)),
                 table::millis(row.median(|turn| turn.p50_ns as f64) as u64),
                 table::millis(row.median(|turn| turn.p99_ns as f64) as u64),
