@@ -20,6 +20,8 @@ pub(crate) struct Holding {
     last: u64,
     /// Parts of the message in hand, with the number of their items.
     asked: Vec<(u64, usize)>,
+    /// Parts that are held of the message in hand since it came before, and how many of its items they are.
+    joined: (Vec<u64>, usize),
     parts: HashMap<u64, Part>,
     released: VecDeque<Release>,
 }
@@ -46,6 +48,8 @@ enum Debt {
 enum Release {
     /// So many items of each of these parts go on, as this.
     Pass(Vec<(u64, usize)>, Payload),
+    /// This is owed, too, for what is still held of a part.
+    Join(u64, Guard),
     /// The rest of them is left out.
     End(Vec<u64>),
 }
@@ -96,9 +100,23 @@ impl Holding {
         self.released.push_back(Release::End(held));
     }
 
+    /// The message in hand is one of which these are held: so many of its items are owed with them.
+    pub(crate) fn join<'h>(&mut self, held: impl IntoIterator<Item = &'h Hold>, items: usize) {
+        self.joined.0.extend(held.into_iter().map(|hold| hold.0));
+        self.joined.1 += items;
+    }
+
+    /// The [branches](Guard::branches) that are owed a part.
+    pub(crate) fn branches(&self, held: &Hold) -> u64 {
+        match self.parts.get(&held.0).map(|part| &part.debt) {
+            Some(Debt::Kept(guard)) => guard.branches(),
+            _ => u64::MAX,
+        }
+    }
+
     /// How many items of the message in hand are to be held.
     pub(crate) fn asked(&self) -> usize {
-        self.asked.iter().map(|(_, items)| items).sum()
+        self.asked.iter().map(|(_, items)| items).sum::<usize>() + self.joined.1
     }
 
     /// Holds what was asked for of `message`. To a sender that waits this is the "ok".
@@ -116,33 +134,43 @@ impl Holding {
             let signal = message.payload.signal();
             self.parts.insert(held, Part { debt, context, signal, items, _permit });
         }
+        for held in std::mem::take(&mut self.joined).0 {
+            let guard = message.guard.fork();
+            guard.park();
+            // In its turn: what was released before goes on without it.
+            self.released.push_back(Release::Join(held, guard));
+        }
     }
 
     /// A call has failed or was broken off: what it asked for is not held, since its message comes again.
     pub(crate) fn forget(&mut self) {
         self.asked.clear();
+        self.joined = Default::default();
     }
 
     /// What was released next.
     pub(crate) fn next(&mut self, ledger: &Arc<Ledger>) -> Option<Released> {
         loop {
-            match self.released.front_mut()? {
+            match self.released.pop_front()? {
                 Release::Pass(parts, payload) => {
-                    let (parts, payload) = (std::mem::take(parts), payload.clone());
-                    self.released.pop_front();
                     if let Some(passed) = self.passed(&parts, payload, ledger) {
                         return Some(passed);
                     }
                 }
-                Release::End(held) => match held.pop() {
-                    None => drop(self.released.pop_front()),
-                    Some(held) => {
-                        if let Some(Part { debt, signal, items, .. }) = self.parts.remove(&held) {
-                            let (Debt::Kept(guard) | Debt::Ours(_, guard)) = debt;
-                            return Some(Released::End { guard, signal, items });
-                        }
+                Release::Join(held, guard) => {
+                    // Of what is not held any more it is refused, and comes again.
+                    if let Some(Part { debt: Debt::Kept(debt), .. }) = self.parts.get_mut(&held) {
+                        debt.join(guard);
                     }
-                },
+                }
+                Release::End(mut held) => {
+                    let Some(next) = held.pop() else { continue };
+                    self.released.push_front(Release::End(held));
+                    if let Some(Part { debt, signal, items, .. }) = self.parts.remove(&next) {
+                        let (Debt::Kept(guard) | Debt::Ours(_, guard)) = debt;
+                        return Some(Released::End { guard, signal, items });
+                    }
+                }
             }
         }
     }

@@ -80,6 +80,8 @@ pub trait Processor: Sized + 'static {
 /// is interrupted has sent nothing and can be handed the same message again.
 pub struct Outlet {
     staged: Vec<Payload>,
+    /// What the message in hand is known by.
+    number: Option<u64>,
     /// What is held outlives a panic: the next incarnation has it back.
     holding: Lent<Holding>,
 }
@@ -121,6 +123,24 @@ impl Outlet {
     /// next incarnation after a panic.
     pub fn hold(&mut self, items: usize) -> Hold {
         self.holding.hold(items)
+    }
+
+    /// What whoever has the message in hand safe knows it by: if it is handed out again, for others who are to have it,
+    /// it is the same. `None` where it is never handed out while it is still held.
+    pub fn number(&self) -> Option<u64> {
+        self.number
+    }
+
+    /// The message in hand has come before, and these parts of it are held: so many of its items are not taken a second
+    /// time, but are owed for this time as well.
+    pub fn join<'h>(&mut self, held: impl IntoIterator<Item = &'h Hold>, items: usize) {
+        self.holding.join(held, items);
+    }
+
+    /// Those to whom a part is owed, as a set of bits. Only parts [pass](Outlet::pass) together in which it is the same,
+    /// or somebody would be given twice what another lacks.
+    pub fn owed(&self, held: &Hold) -> u64 {
+        self.holding.branches(held)
     }
 
     /// So many items of each of these parts go on together, as `payload`. What else there is of them is still held.
@@ -169,7 +189,7 @@ impl<P: Processor> StageSpec for Configured<P> {
             let (settings, env, downstream) = (settings.clone(), env.clone(), downstream.clone());
             let holding = held.take();
             async move {
-                let outlet = Outlet { staged: Vec::new(), holding };
+                let outlet = Outlet { staged: Vec::new(), number: None, holding };
                 let stage = P::build(&settings, &env)?;
                 Host::new(env, downstream).run(stage, lease, outlet).await
             }
@@ -255,9 +275,11 @@ impl Host {
     ) -> Result<(), Failure> {
         let looked = lease.with(&ticket, |mail| {
             let deadline = mail.guard.deadline().map(Instant::from_std);
-            (mail.payload.clone(), mail.context.clone(), deadline, mail.guard.is_kept())
+            let kept = mail.guard.is_kept();
+            (mail.payload.clone(), mail.context.clone(), deadline, kept, mail.guard.number())
         });
-        let Some((payload, context, deadline, kept)) = looked else { return Ok(()) };
+        let Some((payload, context, deadline, kept, number)) = looked else { return Ok(()) };
+        outlet.number = number;
         let (signal, items) = (payload.signal(), payload.items());
         let handled = {
             let _busy = lease.busy();

@@ -43,6 +43,16 @@ pub trait Holder: Send + Sync {
     fn branch(&self, _id: &str) -> Claim {
         Claim::Part
     }
+
+    /// What it knows the message by, where it may hand out the same one more than once, for one branch after the other.
+    fn number(&self) -> Option<u64> {
+        None
+    }
+
+    /// Those who are owed it: bit n for branch n. What is owed to all is owed to whoever there is.
+    fn branches(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// What one branch of a fan-out owes to whoever waits for a message.
@@ -130,10 +140,15 @@ impl Guard {
 
     /// The debts of several messages as one; `None` of none.
     pub fn merge(guards: impl IntoIterator<Item = Self>) -> Option<Self> {
-        guards.into_iter().reduce(|mut all, mut next| {
-            all.roots.append(&mut next.roots);
+        guards.into_iter().reduce(|mut all, next| {
+            all.join(next);
             all
         })
+    }
+
+    /// Takes the debts of another on, too.
+    pub fn join(&mut self, mut other: Self) {
+        self.roots.append(&mut other.roots);
     }
 
     /// The inverse of [`Guard::merge`]: one guard a message.
@@ -164,6 +179,21 @@ impl Guard {
     /// Tells all who are owed that the message is [held for a while](Holder::parked).
     pub fn park(&self) {
         self.roots.iter().filter_map(|root| root.holder.as_ref()).for_each(|holder| holder.parked());
+    }
+
+    /// What the holder of this one message [knows it by](Holder::number).
+    pub fn number(&self) -> Option<u64> {
+        match &self.roots[..] {
+            [root] => root.holder.as_ref()?.number(),
+            _ => None,
+        }
+    }
+
+    /// The branches that owe something for it: bit n for branch n. Where those of two messages are the same, they can
+    /// go on as one, and nobody is given what he had before or will have again.
+    pub fn branches(&self) -> u64 {
+        let of = |root: &Arc<Root>| root.holder.as_ref().map_or(u64::MAX, |holder| holder.branches());
+        self.roots.iter().map(of).fold(0, |all, of| all | of)
     }
 
     /// The earliest deadline of those who wait.

@@ -111,7 +111,7 @@ impl Writer {
         }
         self.mark(&read, now);
         for stored in read {
-            if !self.trial.has_given(stored.sequence, place) {
+            if refused.is_some() || !self.trial.has_given(stored.sequence, place) {
                 self.replay(stored, place, now);
             }
         }

@@ -22,6 +22,7 @@ struct One {
 /// one. A branch's share of what happens to the message before it reaches the fan-out is in its guard here.
 struct Several {
     desk: Arc<Desk>,
+    sequence: u64,
     branches: Vec<(usize, Mutex<Option<Guard>>)>,
 }
 
@@ -42,7 +43,7 @@ pub(super) fn debt(desk: &Arc<Desk>, sequence: u64, bytes: u64, branches: u64) -
         _ => {
             let branches = (0..desk.ends.len()).filter(|branch| branches & 1 << branch != 0);
             let branches = branches.map(|branch| (branch, Mutex::new(Some(one(branch))))).collect();
-            Some(Guard::held(Arc::new(Several { desk: desk.clone(), branches })))
+            Some(Guard::held(Arc::new(Several { desk: desk.clone(), sequence, branches })))
         }
     }
 }
@@ -70,6 +71,14 @@ impl Holder for One {
 
     fn branch(&self, id: &str) -> Claim {
         if &*self.desk.ends[self.branch] == id { Claim::Part } else { Claim::Paid }
+    }
+
+    fn number(&self) -> Option<u64> {
+        Some(self.sequence)
+    }
+
+    fn branches(&self) -> u64 {
+        1 << self.branch
     }
 }
 
@@ -100,5 +109,13 @@ impl Holder for Several {
         let owed = self.branches.iter().find(|(branch, _)| &*self.desk.ends[*branch] == id);
         let guard = owed.and_then(|(_, guard)| guard.lock().as_ref().map(Guard::fork));
         guard.map_or(Claim::Paid, Claim::Own)
+    }
+
+    fn number(&self) -> Option<u64> {
+        Some(self.sequence)
+    }
+
+    fn branches(&self) -> u64 {
+        self.branches.iter().fold(0, |all, (branch, _)| all | 1 << branch)
     }
 }

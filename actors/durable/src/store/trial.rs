@@ -29,8 +29,10 @@ pub(super) struct Trial {
     suspects: VecDeque<Tried>,
     /// Who is tried, and until when.
     current: Option<(u64, Instant)>,
-    /// What was handed out here and has not ended, by branch: it is not handed out in its turn as well.
+    /// What was handed out here and has not ended, by branch.
     in_hand: Vec<(u64, usize)>,
+    /// What came of it alive, and has not ended either: somebody holds it, or has refused it for now.
+    survived: Vec<(u64, usize)>,
 }
 
 /// What is to be done next.
@@ -98,14 +100,22 @@ impl Trial {
         self.in_hand.push((sequence, place));
     }
 
-    /// One branch has ended it, or refused it.
-    pub(super) fn ended(&mut self, sequence: u64, place: usize) {
-        self.in_hand.retain(|tried| *tried != (sequence, place));
+    /// One branch holds it for a while, or has refused it for now: whoever is tried, it is not this.
+    pub(super) fn survived(&mut self, sequence: u64, place: usize) {
+        let tried = (sequence, place);
+        self.survived.extend(self.in_hand.extract_if(.., |it| *it == tried));
     }
 
-    /// Whether this branch has it in hand from here.
+    /// One branch has ended it.
+    pub(super) fn ended(&mut self, sequence: u64, place: usize) {
+        for out in [&mut self.in_hand, &mut self.survived] {
+            out.retain(|tried| *tried != (sequence, place));
+        }
+    }
+
+    /// Whether this branch was given it here, so that it is not handed out in its turn as well.
     pub(super) fn has_given(&self, sequence: u64, place: usize) -> bool {
-        self.in_hand.contains(&(sequence, place))
+        self.in_hand.contains(&(sequence, place)) || self.survived.contains(&(sequence, place))
     }
 }
 
@@ -134,6 +144,19 @@ mod tests {
         assert_eq!(trial.step(now), Step::Acquit(2));
         assert_eq!(trial.step(now), Step::Over, "two deaths are no suspicion");
         assert!(!trial.is_on());
+    }
+
+    #[test]
+    fn what_is_held_or_refused_is_acquitted_and_not_handed_out_in_its_turn() {
+        let now = Instant::now();
+        let mut trial = Trial::of(vec![tried(1, 3, 0)]);
+        assert_eq!(trial.step(now), Step::Try(1));
+        trial.given(1, 0);
+        trial.survived(1, 0);
+        assert_eq!(trial.step(now), Step::Acquit(1), "without a wait");
+        assert!(trial.has_given(1, 0));
+        trial.ended(1, 0);
+        assert!(!trial.has_given(1, 0));
     }
 
     #[test]

@@ -257,7 +257,7 @@ impl Writer {
     /// Somebody holds it by design, so it has killed nobody, and what comes next need not wait for it.
     fn park(&mut self, parked: &Parked) {
         let Parked { sequence, branch: place, bytes } = *parked;
-        self.trial.ended(sequence, place);
+        self.trial.survived(sequence, place);
         if self.marked.remove(&sequence) {
             self.journal.acquit(sequence);
             self.changed = self.changed.or(Some(Instant::now()));
@@ -275,7 +275,10 @@ impl Writer {
         else {
             return self.journal.complete_all(sequence);
         };
-        self.trial.ended(sequence, place);
+        match &outcome {
+            Outcome::Refused(_) => self.trial.survived(sequence, place),
+            _ => self.trial.ended(sequence, place),
+        }
         match outcome {
             Outcome::Delivered | Outcome::Dropped { .. } => {
                 branch.ended(bytes);

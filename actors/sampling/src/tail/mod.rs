@@ -27,7 +27,7 @@ use decided::Capacity;
 use metrics::{Counters, Early};
 use policy::{Policies, ROOT, SAMPLED_FLAG, STATUSES, Verdict};
 pub(crate) use settings::Settings;
-use store::{Arrived, Fate, Passing, SPAN, Store, Ticket};
+use store::{Arrived, Earlier, Fate, Passing, SPAN, Store, Ticket};
 
 /// Decisions are made this often at least, and more often where the wait is short.
 const BEAT: Duration = Duration::from_secs(1);
@@ -37,6 +37,9 @@ const BEATS: u32 = 8;
 
 /// Up to which size spans go on in one request, more or less.
 const LARGE: usize = 1 << 20;
+
+/// How many requests that can not be one are put together side by side.
+const KINDS: usize = 8;
 
 /// What came at most so long ago has just come: time goes on by itself.
 const LIVE: u64 = 2_000_000_000;
@@ -169,7 +172,8 @@ impl Processor for TailSampling {
             return Err(refused);
         }
         self.heard = Some(heard);
-        let mut passing = Bundle::default();
+        let earlier = self.store.earlier(outlet.number());
+        let (mut passing, mut held) = (Bundle::default(), 0);
         #[cfg(test)]
         tests::break_here("before a message is taken in");
         for request in payload.requests() {
@@ -178,8 +182,11 @@ impl Processor for TailSampling {
             let sheaf = Sheaf::read(request.clone(), |span, spot| {
                 arrived.push(Arrived::new(&span, spot, self.flags))
             });
-            self.take_in(sheaf, &mut arrived, context, outlet, &mut passing);
+            held += self.take_in(sheaf, &mut arrived, (context, &earlier), outlet, &mut passing);
             self.arrived = arrived;
+        }
+        if held > 0 {
+            outlet.join(earlier.requests.iter().filter_map(|request| self.store.hold(*request)), held);
         }
         self.arrived.clear();
         self.arrived.shrink_to(USUAL);
@@ -215,20 +222,22 @@ impl Processor for TailSampling {
 }
 
 impl TailSampling {
-    /// Holds the spans of a request that wait, and lets the others follow the decision about their trace.
+    /// Holds the spans of a request that wait, and lets the others follow the decision about their trace. How many are
+    /// held already.
     fn take_in(
         &mut self,
         sheaf: Sheaf,
         arrived: &mut [Arrived],
-        context: &Arc<Context>,
+        (context, earlier): (&Arc<Context>, &Earlier),
         outlet: &mut Outlet,
         passing: &mut Bundle,
-    ) {
-        let (mut waiting, mut at_once) = (0, Vec::new());
+    ) -> usize {
+        let (mut waiting, mut held, mut at_once) = (0, 0, Vec::new());
         for span in arrived.iter_mut() {
-            span.fate = self.fate(span, context.arrived);
+            span.fate = self.fate(span, context.arrived, earlier);
             match span.fate {
                 Fate::Waits | Fate::Follows(_) => waiting += 1,
+                Fate::Held => held += 1,
                 Fate::Passes => at_once.push(span.spot),
                 Fate::Goes => {}
             }
@@ -239,10 +248,12 @@ impl TailSampling {
                 self.overtaken = Some((Instant::now(), context.arrived));
             }
             let hold = outlet.hold(waiting);
-            let (new, too_large) = self.store.add((sheaf, hold, context), arrived, self.limits.largest, hash);
+            let came = (sheaf, hold, context, outlet.number());
+            let (new, too_large) = self.store.add(came, arrived, self.limits.largest, hash);
             self.counters.new_traces.add(new as u64);
             self.counters.too_large.add(too_large as u64);
         }
+        held
     }
 
     /// Lets go on what does not wait. Without a journal it goes as if it had been held, which waits for room: who was
@@ -259,9 +270,9 @@ impl TailSampling {
         }
     }
 
-    fn fate(&self, span: &Arrived, came: u64) -> Fate {
-        if self.store.knows(span.hash, &span.id) {
-            return Fate::Waits;
+    fn fate(&self, span: &Arrived, came: u64, earlier: &Earlier) -> Fate {
+        if let Some(fate) = self.store.fate(span, earlier) {
+            return fate;
         }
         let Some(decision) = self.store.decided.of(span.hash) else { return Fate::Waits };
         let sampled = decision.sampled;
@@ -364,16 +375,23 @@ impl TailSampling {
             self.store.close(ticket, hash, sampled.then_some(&mut passing), &mut ended);
             self.store.decided.add(hash, sampled, now, self.limits.capacity, oldest);
         }
-        let mut going = Going::default();
+        let mut all: Vec<Going> = Vec::new();
         passing.take(&self.store, |sheaf, hold, context, spots| {
-            if !going.fits(context) {
-                std::mem::take(&mut going).leave(outlet);
+            let owed = outlet.owed(hold);
+            let place = all.iter().position(|going| going.agrees(context, owed)).unwrap_or_else(|| {
+                if all.len() == KINDS {
+                    all.remove(0).leave(outlet);
+                }
+                all.push(Going::new(context, owed));
+                all.len() - 1
+            });
+            all[place].bundle.add(sheaf, spots);
+            all[place].parts.push((hold, spots.len()));
+            if all[place].bundle.bytes() >= LARGE {
+                all.swap_remove(place).leave(outlet);
             }
-            going.bundle.add(sheaf, spots);
-            going.parts.push((hold, spots.len()));
-            going.context = Some(context.clone());
         });
-        going.leave(outlet);
+        all.into_iter().for_each(|going| going.leave(outlet));
         for request in ended {
             outlet.release(self.store.end(request), None);
         }
@@ -381,24 +399,26 @@ impl TailSampling {
 }
 
 /// A request that is put together of what is sampled.
-#[derive(Default)]
 struct Going<'h> {
     bundle: Bundle,
     parts: Vec<(&'h watershed_stage::Hold, usize)>,
-    context: Option<Arc<Context>>,
+    context: Arc<Context>,
+    /// To whom.
+    owed: u64,
 }
 
 impl Going<'_> {
-    /// Whether more may go along that came so: what their senders said of themselves must agree.
-    fn fits(&self, context: &Context) -> bool {
-        let agrees = self.context.as_ref().is_none_or(|ours| ours.origin.agrees(&context.origin));
-        agrees && self.bundle.bytes() < LARGE
+    fn new(context: &Arc<Context>, owed: u64) -> Self {
+        Self { bundle: Bundle::default(), parts: Vec::new(), context: context.clone(), owed }
+    }
+
+    /// Whether what came so may go along: it is for the same, and what the senders said of themselves agrees.
+    fn agrees(&self, context: &Context, owed: u64) -> bool {
+        self.owed == owed && self.context.origin.agrees(&context.origin)
     }
 
     fn leave(self, outlet: &mut Outlet) {
-        if self.bundle.spans() > 0 {
-            outlet.pass(self.parts, self.bundle.finish());
-        }
+        outlet.pass(self.parts, self.bundle.finish());
     }
 }
 

@@ -4,11 +4,12 @@
 //! A trace takes 72 bytes, a span 16, and a request is kept as it came until all of its spans are decided, which is no
 //! later than `decision_wait` after it. Nothing here can fail between the first change and the last.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 use slab::Slab;
+use smallvec::SmallVec;
 use watershed_stage::{Context, Hold};
 use watershed_telemetry::sheaf::{Sheaf, Spot};
 use watershed_telemetry::view::{ResourceView, SpanView};
@@ -31,6 +32,8 @@ pub(super) struct Store {
     /// The first of the unused `spans`.
     free: u32,
     requests: Slab<Request>,
+    /// Those of them that may be handed out again, by the number of their message.
+    numbered: BTreeSet<(u64, u32)>,
     /// What all requests and their spans take.
     bytes: u64,
     /// Traces in the order of their first span.
@@ -77,6 +80,10 @@ struct Request {
     sheaf: Sheaf,
     hold: Hold,
     context: Arc<Context>,
+    /// What its message is known by.
+    number: Option<u64>,
+    /// The last trace that there was when it came.
+    serial: u32,
     /// How many of its spans are held.
     left: u32,
     /// What it takes until none is.
@@ -107,12 +114,22 @@ pub(super) struct Arrived {
 pub(super) enum Fate {
     /// It waits for a decision.
     Waits,
+    /// It has come before with the same message, and waits since then.
+    Held,
     /// It waits until the decision, which is known, is noted for it, too.
     Follows(bool),
     /// It goes on at once.
     Passes,
     /// It goes.
     Goes,
+}
+
+/// What is held of a message since it came before.
+#[derive(Default)]
+pub(super) struct Earlier {
+    pub(super) requests: SmallVec<[u32; 2]>,
+    /// The last trace that there was when it came.
+    serial: Option<u32>,
 }
 
 /// Spans that go on, by the request they came in.
@@ -129,6 +146,7 @@ impl Default for Store {
             spans: Vec::new(),
             free: NONE,
             requests: Slab::new(),
+            numbered: BTreeSet::new(),
             bytes: 0,
             order: VecDeque::new(),
             rooted: VecDeque::new(),
@@ -160,8 +178,31 @@ impl Store {
         self.bytes
     }
 
-    pub(super) fn knows(&self, hash: u64, id: &[u8; 16]) -> bool {
-        self.find(hash, id).is_some()
+    /// Whether a span waits whose trace is undecided, and since when: `earlier` is what there
+    /// [is](Self::earlier) of its message.
+    pub(super) fn fate(&self, span: &Arrived, earlier: &Earlier) -> Option<Fate> {
+        let trace = self.traces.get(self.find(span.hash, &span.id)? as usize)?;
+        // All spans that a message has of a trace are held with it from then on: of one that began later, none are.
+        let is_held = earlier.serial.is_some_and(|last| last.wrapping_sub(trace.serial) < 1 << 31);
+        Some(if is_held { Fate::Held } else { Fate::Waits })
+    }
+
+    /// What is held of a message that came before.
+    pub(super) fn earlier(&self, number: Option<u64>) -> Earlier {
+        let mut earlier = Earlier::default();
+        let Some(number) = number else { return earlier };
+        for (_, request) in self.numbered.range((number, 0)..=(number, u32::MAX)) {
+            let Some(serial) = self.requests.get(*request as usize).map(|it| it.serial) else { continue };
+            let is_last = earlier.serial.is_none_or(|last| serial.wrapping_sub(last) < 1 << 31);
+            earlier.serial = if is_last { Some(serial) } else { earlier.serial };
+            earlier.requests.push(*request);
+        }
+        earlier
+    }
+
+    /// What stands for a request that is held.
+    pub(super) fn hold(&self, request: u32) -> Option<&Hold> {
+        self.requests.get(request as usize).map(|request| &request.hold)
     }
 
     fn find(&self, hash: u64, id: &[u8; 16]) -> Option<u32> {
@@ -173,7 +214,7 @@ impl Store {
     /// Those that grow beyond `largest` are left out with the next decisions.
     pub(super) fn add(
         &mut self,
-        (sheaf, hold, context): (Sheaf, Hold, &Arc<Context>),
+        (sheaf, hold, context, number): (Sheaf, Hold, &Arc<Context>, Option<u64>),
         spans: &[Arrived],
         largest: Option<u64>,
         hash: impl Fn(&[u8; 16]) -> u64,
@@ -182,15 +223,18 @@ impl Store {
         let left = spans.iter().filter(waiting).count() as u32;
         let bytes = (sheaf.bytes() + left as usize * SPAN) as u64;
         self.bytes += bytes;
-        let request = Request { sheaf, hold, context: context.clone(), left, bytes };
+        let (context, serial) = (context.clone(), self.serial);
+        let arrived = context.arrived;
+        let request = Request { sheaf, hold, context, number, serial, left, bytes };
         let request = self.requests.insert(request) as u32;
+        self.numbered.extend(number.map(|number| (number, request)));
         let (mut new, mut too_large) = (0, 0);
         for span in spans.iter().filter(waiting) {
             let number = match self.find(span.hash, &span.id) {
                 Some(number) => number,
                 None => {
                     new += 1;
-                    self.open(span, context.arrived, &hash)
+                    self.open(span, arrived, &hash)
                 }
             };
             let Some(trace) = self.traces.get_mut(number as usize) else { continue };
@@ -208,7 +252,7 @@ impl Store {
             };
             let ticket = Ticket { trace: number, serial: trace.serial };
             if span.seen & !trace.facts.seen & ROOT != 0 {
-                self.rooted.push_back((ticket, context.arrived));
+                self.rooted.push_back((ticket, arrived));
             }
             let facts = &mut trace.facts;
             facts.seen |= span.seen;
@@ -227,6 +271,9 @@ impl Store {
                 trace.known = known;
                 self.known.push_back(ticket);
             }
+        }
+        if let Some(request) = self.requests.get_mut(request as usize) {
+            request.serial = self.serial;
         }
         (new, too_large)
     }
@@ -340,9 +387,12 @@ impl Store {
     }
 
     /// Forgets a request.
-    pub(super) fn end(&mut self, request: u32) -> Option<Hold> {
-        let request = self.requests.try_remove(request as usize)?;
+    pub(super) fn end(&mut self, number: u32) -> Option<Hold> {
+        let request = self.requests.try_remove(number as usize)?;
         self.bytes -= request.bytes;
+        if let Some(message) = request.number {
+            self.numbered.remove(&(message, number));
+        }
         Some(request.hold)
     }
 

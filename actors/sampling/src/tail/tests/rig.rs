@@ -75,7 +75,11 @@ impl Notes for Book {
 #[derive(Clone, Default)]
 pub struct Ends(Arc<Mutex<BTreeMap<&'static str, usize>>>);
 
-struct Keeper(Ends);
+struct Keeper {
+    ends: Ends,
+    number: u64,
+    branches: u64,
+}
 
 impl Holder for Keeper {
     fn settled(&self, outcome: Outcome) {
@@ -85,11 +89,19 @@ impl Holder for Keeper {
             Outcome::Refused(_) => "refused",
             Outcome::Rejected(_) => "rejected",
         };
-        *self.0.0.lock().entry(kind).or_default() += 1;
+        *self.ends.0.lock().entry(kind).or_default() += 1;
     }
 
     fn keeps(&self) -> bool {
         true
+    }
+
+    fn number(&self) -> Option<u64> {
+        Some(self.number)
+    }
+
+    fn branches(&self) -> u64 {
+        self.branches
     }
 }
 
@@ -103,6 +115,8 @@ pub struct Rig {
     pub ends: Ends,
     kept: bool,
     pub came: Vec<Payload>,
+    /// To whom each was owed.
+    pub owed: Vec<u64>,
     pub sent: usize,
 }
 
@@ -139,7 +153,8 @@ impl Rig {
         let child =
             supervisor.supervise(sampler.clone(), ChildSpec::new(Arbiter::current()), launch).await.unwrap();
         let (ends, kept, came) = (Ends::default(), book.is_some(), Vec::new());
-        Self { supervisor, child, cell: sampler, budget, metrics, lease, ends, kept, came, sent: 0 }
+        let owed = Vec::new();
+        Self { supervisor, child, cell: sampler, budget, metrics, lease, ends, kept, came, owed, sent: 0 }
     }
 
     /// Sends what came then.
@@ -148,6 +163,11 @@ impl Rig {
     }
 
     pub async fn send_payload(&mut self, arrived: u64, payload: Payload) {
+        self.send_record(arrived, payload, self.sent as u64, u64::MAX).await;
+    }
+
+    /// Sends the record of this number, which came then, for these.
+    pub async fn send_record(&mut self, arrived: u64, payload: Payload, number: u64, branches: u64) {
         let context = Arc::new(Context {
             receiver: "rx".into(),
             pipeline: "traces".into(),
@@ -156,7 +176,10 @@ impl Rig {
         });
         let permit = self.budget.overdraw(payload.bytes() as u64);
         let (guard, _receipt) = match self.kept {
-            true => (Guard::held(Arc::new(Keeper(self.ends.clone()))), None),
+            true => {
+                let ends = self.ends.clone();
+                (Guard::held(Arc::new(Keeper { ends, number, branches })), None)
+            }
             false => {
                 let (guard, receipt) = Guard::awaited(None);
                 (guard, Some(receipt))
@@ -180,6 +203,7 @@ impl Rig {
         while let Some(ticket) = self.lease.try_next() {
             let taken = self.lease.take(ticket).unwrap();
             let (Message { payload, guard, .. }, _) = taken.into_parts();
+            self.owed.push(guard.branches());
             guard.resolve(Outcome::Delivered);
             self.came.push(payload);
         }
@@ -203,6 +227,7 @@ impl Rig {
             }
         }
         self.came.clear();
+        self.owed.clear();
         assert_eq!(self.budget.used(), 0, "memory was not given back");
         (traces, self)
     }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use watershed_stage::Payload;
 
 use super::BREAKS;
-use super::rig::{BEGIN, Book, Rig, SECOND, failed, id, paused, payload, slow, span};
+use super::rig::{self, BEGIN, Book, Rig, SECOND, failed, id, paused, payload, slow, span};
 
 /// Errors, what takes longer than a second, and 10 % of the rest.
 const THREE: &str = "
@@ -150,6 +150,66 @@ proptest! {
         })?;
     }
 
+    /// One branch of two is late for some messages, which come again for it: it is given what the other is, and no
+    /// trace is taken for larger than it is.
+    #[test]
+    fn a_branch_that_is_late_is_given_the_same_and_nothing_is_held_twice(seed: u64, late in 0_u64..8) {
+        paused(async {
+            // What comes late or twice makes some larger than they are, and those are not to be sampled.
+            let small = "decision_wait = '4s'\npolicies = [{ name = 'small', type = 'span_count', span_count = { max_spans = 5 } }]";
+            let mut rig = Rig::start(small, Some(&Book::default())).await;
+            let sent = scattered(300, seed);
+            let mut again: BTreeMap<(u64, usize), u64> = BTreeMap::new();
+            for (number, (at, spans)) in sent.iter().enumerate() {
+                let due: Vec<_> = again.range(..(*at, 0)).map(|(key, _)| *key).collect();
+                for key in due {
+                    let branches = again.remove(&key).unwrap();
+                    let (at, spans) = &sent[key.1];
+                    rig.send_record(*at, payload(vec![("orders", spans.clone())]), key.1 as u64, branches).await;
+                }
+                let first = [0b11, 0b01, 0b10][(seed.rotate_left(number as u32) % 3) as usize];
+                if first != 0b11 {
+                    again.insert((at + late * SECOND, number), 0b11 ^ first);
+                }
+                rig.send_record(*at, payload(vec![("orders", spans.clone())]), number as u64, first).await;
+            }
+            for ((_, number), branches) in again {
+                let (at, spans) = &sent[number];
+                rig.send_record(*at, payload(vec![("orders", spans.clone())]), number as u64, branches).await;
+            }
+            rig.rest().await;
+            let mut copies: HashMap<(Vec<u8>, Vec<u8>), usize> = HashMap::new();
+            for span in sent.iter().flat_map(|(_, spans)| spans) {
+                *copies.entry((span.trace_id.clone(), span.span_id.clone())).or_default() += 1;
+            }
+            let mut given = [BTreeMap::new(), BTreeMap::new()];
+            for (payload, owed) in rig.came.iter().zip(&rig.owed) {
+                for span in rig::spans(payload) {
+                    for (_, given) in given.iter_mut().enumerate().filter(|(place, _)| owed >> place & 1 == 1) {
+                        *given.entry((span.trace_id.clone(), span.span_id.clone())).or_insert(0_usize) += 1;
+                    }
+                }
+            }
+            prop_assert_eq!(&given[0], &given[1]);
+            let whole: BTreeSet<_> = given[0].keys().map(|(trace, _)| trace).collect();
+            prop_assert_eq!(given[0].len(), whole.len() * SPANS as usize);
+            for (span, times) in &given[0] {
+                prop_assert_eq!(*times, copies[span]);
+            }
+            // Whatever came once within the wait is small.
+            let mut early: HashMap<&[u8], usize> = HashMap::new();
+            for span in sent.iter().flat_map(|(_, spans)| spans) {
+                *early.entry(&span.trace_id).or_default() += 1;
+            }
+            for (trace, _) in early.into_iter().filter(|(_, spans)| *spans == SPANS as usize) {
+                prop_assert!(whole.contains(&trace.to_vec()), "taken for larger than it is");
+            }
+            prop_assert_eq!(rig.ended("refused"), 0);
+            rig.end().await;
+            Ok(())
+        })?;
+    }
+
     /// The process dies, and what was not done comes again from the start: what was decided stays decided.
     #[test]
     fn what_comes_again_is_decided_as_before(seed: u64, dies in 0.1..0.9) {
@@ -204,6 +264,29 @@ fn late_spans_follow_the_decision_while_it_is_remembered() {
             assert_eq!(came, expected);
         });
     }
+}
+
+#[test]
+fn what_comes_again_for_another_branch_joins_what_is_held_and_follows_what_was_decided() {
+    paused(async {
+        let settings = "decision_wait = '10s'\ndecision_wait_after_root_received = '1s'\npolicies = [{ name = 'small', type = 'span_count', span_count = { max_spans = 2 } }]";
+        let mut rig = Rig::start(settings, Some(&Book::default())).await;
+        let root = |trace| Span { parent_span_id: Vec::new(), ..span(trace, 0) };
+        let both = || payload(vec![("orders", vec![root(1), span(2, 0)])]);
+        rig.send_record(BEGIN, both(), 7, 0b01).await;
+        rig.send_record(BEGIN, payload(vec![("orders", vec![span(1, 1), span(2, 1)])]), 8, 0b11).await;
+        rig.send_record(BEGIN + 3 * SECOND, payload(vec![("orders", vec![span(3, 0)])]), 9, 0b11).await;
+        // The first trace is decided: what was given to one alone goes to him alone.
+        assert_eq!((rig.came.len(), &rig.owed[..]), (2, &[0b01, 0b11][..]));
+        rig.send_record(BEGIN, both(), 7, 0b10).await;
+        assert_eq!((rig.came.len(), rig.owed[2]), (3, 0b10), "the rest of it to the other");
+        assert_eq!(rig::spans(&rig.came[2]), [root(1)]);
+        rig.send_record(BEGIN + 20 * SECOND, payload(vec![("orders", vec![span(4, 0)])]), 10, 0b11).await;
+        let second: Vec<_> = rig.came[3..].iter().flat_map(rig::spans).filter(|it| it.trace_id == id(2)).collect();
+        assert_eq!((second.len(), rig.owed[3]), (2, 0b11), "the second trace has two spans, for both");
+        assert_eq!(rig.ended("refused"), 0);
+        rig.end().await;
+    });
 }
 
 #[test]
