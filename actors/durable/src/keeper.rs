@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use watershed_delivery::{Fault, Outcome};
 use watershed_stage::{
     Counter, Downstream, Env, Extension, Failure, Letters as Post, Message, Notes, Placement, Provided, Role,
-    Signal, StageSpec, Storage, Way,
+    Signal, StageSpec, Storage, Unfinished, Way,
 };
 use watershed_supervise::{Control, Launch, Lease, Next, Ticket};
 
@@ -141,9 +141,10 @@ impl StageSpec for KeeperSpec {
         let place = directory(&self.settings.directory, "", pipeline);
         let new = || {
             let (stores, at) = (self.stores.clone(), place.clone());
-            let oldest = Arc::new(move || stores.lock().get(&at).map_or(0, |store| store.oldest()));
+            let unfinished =
+                move || stores.lock().get(&at).map_or_else(Unfinished::all, |store| store.unfinished());
             let StoreSettings { max_size, sync, .. } = &self.settings;
-            Arc::new(NoteBooks::new(place.clone(), max_size.0, *sync == Sync::Always, oldest))
+            Arc::new(NoteBooks::new(place.clone(), max_size.0, *sync == Sync::Always, Arc::new(unfinished)))
         };
         Some(self.notes.lock().entry(place.clone()).or_insert_with(new).clone())
     }

@@ -5,12 +5,11 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use parking_lot::Mutex;
-use watershed_journal::{Journal, OnFull, Options, OsFiles, Record};
-use watershed_stage::{Failure, Notes};
+use watershed_journal::{AppendError, Journal, OnFull, Options, OsFiles, ReadError, Record, Stored};
+use watershed_stage::{Failure, Note, Notes, Pick, Unfinished};
 
 use crate::store::directory;
 
@@ -23,41 +22,100 @@ const READER: &str = "stage";
 /// What is read at once, in bytes.
 const CHUNK: usize = 1 << 20;
 
-/// Up to when all messages that came are done, as [`Notes::write`] has it.
-pub(crate) type Oldest = dyn Fn() -> u64 + Send + Sync;
+/// Notes that are read one after the other before somebody else may write one.
+const TURN: usize = 64;
+
+/// So many notes are looked through at least, for those that are no longer needed.
+const FEW: usize = 64;
+
+/// Which messages are not done.
+pub(crate) type Which = dyn Fn() -> Unfinished + Send + Sync;
 
 /// The notes of the stages of one pipeline.
-pub(crate) struct NoteBooks {
+pub(crate) struct NoteBooks(Arc<Books>);
+
+struct Books {
     directory: PathBuf,
     max_bytes: u64,
     sync: bool,
-    oldest: Arc<Oldest>,
-    /// By stage.
-    books: Mutex<HashMap<Arc<str>, Arc<Mutex<Book>>>>,
+    unfinished: Arc<Which>,
+    by_stage: Mutex<HashMap<Arc<str>, Arc<Mutex<Book>>>>,
 }
 
 struct Book {
     journal: Journal<OsFiles>,
-    /// By sequence, until when each is needed.
-    needed: VecDeque<(u64, u64)>,
-    oldest: Arc<Oldest>,
+    needed: VecDeque<Needed>,
+    /// With how many of them all are looked through.
+    crowd: usize,
+    unfinished: Arc<Which>,
     sync: bool,
+}
+
+/// A note that may still be needed, and for what.
+struct Needed {
+    sequence: u64,
+    from: u64,
+    until: u64,
 }
 
 // === impl NoteBooks ===
 
 impl NoteBooks {
-    pub(crate) fn new(journal: PathBuf, max_bytes: u64, sync: bool, oldest: Arc<Oldest>) -> Self {
-        Self { directory: journal.join(DIRECTORY), max_bytes, sync, oldest, books: Mutex::default() }
+    pub(crate) fn new(journal: PathBuf, max_bytes: u64, sync: bool, unfinished: Arc<Which>) -> Self {
+        let directory = journal.join(DIRECTORY);
+        Self(Arc::new(Books { directory, max_bytes, sync, unfinished, by_stage: Mutex::default() }))
     }
 
     /// Gives up the directories.
     pub(crate) fn close(&self) {
-        self.books.lock().clear();
+        self.0.by_stage.lock().clear();
     }
 
+    /// Works on the book of a stage where it may take its time: the lane has others to serve.
+    fn with<T: Send + 'static>(
+        &self,
+        stage: &Arc<str>,
+        work: impl FnOnce(&Mutex<Book>) -> Result<T, Failure> + Send + 'static,
+    ) -> LocalBoxFuture<'static, Result<T, Failure>> {
+        let (books, stage) = (self.0.clone(), stage.clone());
+        let done = tokio::task::spawn_blocking(move || work(&*books.book(&stage)?));
+        done.map(|done| done.unwrap_or_else(|lost| Err(Failure::from_error(&lost)))).boxed_local()
+    }
+}
+
+impl Notes for NoteBooks {
+    fn read(&self, stage: &Arc<str>, pick: Pick) -> LocalBoxFuture<'static, Result<Vec<Note>, Failure>> {
+        self.with(stage, move |book| {
+            let all: Vec<u64> = book.lock().needed.iter().map(|note| note.sequence).collect();
+            let mut notes = Vec::new();
+            for some in all.chunks(TURN) {
+                let mut book = book.lock();
+                for sequence in some {
+                    let stored = book.journal.get(*sequence).map_err(|error| Failure::from_error(&error))?;
+                    let Some(stored) = stored else { continue };
+                    let (from, until) = times(&stored);
+                    let text = pick(stored.payload);
+                    notes.extend((!text.is_empty()).then_some(Note { from, until, text }));
+                }
+            }
+            Ok(notes)
+        })
+    }
+
+    fn write(&self, stage: &Arc<str>, note: Note) -> LocalBoxFuture<'static, Result<(), Failure>> {
+        self.with(stage, move |book| book.lock().write(&note))
+    }
+
+    fn unfinished(&self) -> Unfinished {
+        (self.0.unfinished)()
+    }
+}
+
+// === impl Books ===
+
+impl Books {
     fn book(&self, stage: &Arc<str>) -> Result<Arc<Mutex<Book>>, Failure> {
-        let mut books = self.books.lock();
+        let mut books = self.by_stage.lock();
         if let Some(book) = books.get(stage) {
             return Ok(book.clone());
         }
@@ -73,70 +131,69 @@ impl NoteBooks {
         if !recovery.lost.is_empty() {
             tracing::warn!(directory = %place.display(), lost = ?recovery.lost, "notes are damaged");
         }
-        let (needed, oldest, sync) = (VecDeque::new(), self.oldest.clone(), self.sync);
-        let book = Arc::new(Mutex::new(Book { journal, needed, oldest, sync }));
+        let (needed, unfinished, sync) = (VecDeque::new(), self.unfinished.clone(), self.sync);
+        let mut book = Book { journal, needed, crowd: FEW, unfinished, sync };
+        book.take_up().map_err(|error| failed(&error))?;
+        let book = Arc::new(Mutex::new(book));
         books.insert(stage.clone(), book.clone());
         Ok(book)
-    }
-}
-
-impl Notes for NoteBooks {
-    fn read(&self, stage: &Arc<str>) -> Result<Vec<(u64, Bytes)>, Failure> {
-        self.book(stage)?.lock().read()
-    }
-
-    fn write(
-        &self,
-        stage: &Arc<str>,
-        note: Vec<u8>,
-        until: u64,
-    ) -> LocalBoxFuture<'static, Result<(), Failure>> {
-        let book = match self.book(stage) {
-            Ok(book) => book,
-            Err(failure) => return async { Err(failure) }.boxed_local(),
-        };
-        // A disk may take its time, and the lane has others to serve.
-        let written = tokio::task::spawn_blocking(move || book.lock().write(note.into(), until));
-        written.map(|written| written.unwrap_or_else(|lost| Err(Failure::from_error(&lost)))).boxed_local()
-    }
-
-    fn oldest(&self) -> u64 {
-        (self.oldest)()
     }
 }
 
 // === impl Book ===
 
 impl Book {
-    /// All that is there. Copies of a stage ask one after the other, and each has it all.
-    fn read(&mut self) -> Result<Vec<(u64, Bytes)>, Failure> {
+    /// Takes up what the process before has left.
+    fn take_up(&mut self) -> Result<(), ReadError> {
         let mut stored = Vec::new();
         while self.journal.is_behind(0) {
-            self.journal.read(0, CHUNK, &mut stored).map_err(|error| Failure::from_error(&error))?;
+            self.journal.read(0, CHUNK, &mut stored)?;
+            for note in stored.drain(..) {
+                let (from, until) = times(&note);
+                self.needed.push_back(Needed { sequence: note.sequence, from, until });
+            }
         }
-        self.needed.extend(stored.iter().map(|note| (note.sequence, note.arrived)));
-        let all: Vec<u64> = self.needed.iter().map(|(sequence, _)| *sequence).collect();
-        let read = all.into_iter().map(|sequence| self.journal.get(sequence));
-        let read = read.collect::<Result<Vec<_>, _>>().map_err(|error| Failure::from_error(&error))?;
-        Ok(read.into_iter().flatten().map(|note| (note.arrived, note.payload)).collect())
-    }
-
-    fn write(&mut self, note: Bytes, until: u64) -> Result<(), Failure> {
-        self.forget();
-        let record = Record { arrived: until, payload: std::slice::from_ref(&note), ..Record::default() };
-        let sequence = self.journal.append(&record).map_err(|error| Failure::from_error(&error))?;
-        self.journal.commit(self.sync).map_err(|error| Failure::from_error(&error))?;
-        self.journal.skip(sequence, 0);
-        self.needed.push_back((sequence, until));
         Ok(())
     }
 
-    /// Completes what nobody needs any more. What is left is bounded by what the journal beside it keeps.
-    fn forget(&mut self) {
-        let (before, oldest) = (self.needed.len(), (self.oldest)());
-        while let Some((sequence, _)) = self.needed.front().filter(|(_, until)| *until < oldest) {
-            self.journal.complete_all(*sequence);
-            self.needed.pop_front();
+    fn write(&mut self, note: &Note) -> Result<(), Failure> {
+        self.forget(self.needed.len() >= self.crowd);
+        let from = note.from.to_le_bytes();
+        let payload = std::slice::from_ref(&note.text);
+        let record = Record { arrived: note.until, context: &from, payload, ..Record::default() };
+        let sequence = match self.journal.append(&record) {
+            Err(AppendError::Full) => {
+                self.forget(true);
+                self.journal.append(&record)
+            }
+            appended => appended,
+        };
+        let sequence = sequence.map_err(|error| Failure::from_error(&error))?;
+        self.journal.commit(self.sync).map_err(|error| Failure::from_error(&error))?;
+        self.journal.skip(sequence, 0);
+        self.needed.push_back(Needed { sequence, from: note.from, until: note.until });
+        Ok(())
+    }
+
+    /// Completes what nobody needs any more: what is first, or all of it, wherever it stands. A message that never ends
+    /// keeps the notes about its own time alone.
+    fn forget(&mut self, all: bool) {
+        let (before, unfinished) = (self.needed.len(), (self.unfinished)());
+        let Self { journal, needed, .. } = self;
+        let is_needed = |note: &Needed| unfinished.any(note.from, note.until);
+        while let Some(note) = needed.front().filter(|note| !is_needed(note)) {
+            journal.complete_all(note.sequence);
+            needed.pop_front();
+        }
+        if all {
+            needed.retain(|note| {
+                let stays = is_needed(note);
+                if !stays {
+                    journal.complete_all(note.sequence);
+                }
+                stays
+            });
+            self.crowd = FEW.max(2 * needed.len());
         }
         if self.needed.len() < before
             && let Err(error) = self.journal.flush()
@@ -146,44 +203,83 @@ impl Book {
     }
 }
 
+/// When the messages came that a note is about. Those that do not say it are about all up to then.
+fn times(note: &Stored) -> (u64, u64) {
+    (note.context.first_chunk().map_or(0, |from| u64::from_le_bytes(*from)), note.arrived)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use super::*;
 
-    fn books(place: &std::path::Path, oldest: &Arc<AtomicU64>) -> NoteBooks {
-        let oldest = oldest.clone();
-        NoteBooks::new(place.to_owned(), 1 << 20, true, Arc::new(move || oldest.load(Ordering::Relaxed)))
+    type Times = Arc<Mutex<Unfinished>>;
+
+    fn books(place: &std::path::Path, times: &Times) -> NoteBooks {
+        let times = times.clone();
+        NoteBooks::new(place.to_owned(), 1 << 20, true, Arc::new(move || times.lock().clone()))
+    }
+
+    fn note(at: u64) -> Note {
+        Note { from: at, until: at, text: vec![at as u8; 10_000].into() }
+    }
+
+    async fn left(books: &NoteBooks) -> Vec<Note> {
+        books.read(&"tail_sampling".into(), Box::new(|text| text)).await.unwrap()
+    }
+
+    fn untils(notes: &[Note]) -> Vec<u64> {
+        notes.iter().map(|note| note.until).collect()
     }
 
     #[tokio::test]
     async fn notes_outlive_their_process_and_not_the_messages_they_are_about() {
         let place = tempfile::tempdir().unwrap();
-        let (stage, oldest): (Arc<str>, _) = ("tail_sampling".into(), Arc::new(AtomicU64::new(0)));
-        let note = |at: u64| vec![at as u8; 10_000];
+        let (stage, times): (Arc<str>, _) = ("tail_sampling".into(), Arc::new(Mutex::new(Unfinished::all())));
         for life in 0..3_u64 {
-            let books = books(place.path(), &oldest);
-            let before: Vec<u64> = books.read(&stage).unwrap().into_iter().map(|(until, _)| until).collect();
-            assert_eq!(before, (0..life * 10).collect::<Vec<_>>());
-            assert_eq!(books.read(&stage).unwrap().len(), before.len(), "for each copy");
+            let books = books(place.path(), &times);
+            assert_eq!(untils(&left(&books).await), (0..life * 10).collect::<Vec<_>>());
+            assert_eq!(left(&books).await.len() as u64, life * 10, "for each copy");
             for at in life * 10..(life + 1) * 10 {
-                books.write(&stage, note(at), at).await.unwrap();
+                books.write(&stage, note(at)).await.unwrap();
             }
         }
-        oldest.store(25, Ordering::Relaxed);
-        books(place.path(), &oldest).read(&stage).unwrap();
-        let live = books(place.path(), &oldest);
-        live.read(&stage).unwrap();
-        live.write(&stage, note(30), 30).await.unwrap();
-        let left = live.read(&stage).unwrap();
-        assert_eq!(left.iter().map(|(until, _)| *until).collect::<Vec<_>>(), [25, 26, 27, 28, 29, 30]);
-        assert_eq!(left[0].1, note(25));
+        *times.lock() = Unfinished::new([(25, u64::MAX)]);
+        let live = books(place.path(), &times);
+        live.write(&stage, note(30)).await.unwrap();
+        let kept = left(&live).await;
+        assert_eq!(untils(&kept), [25, 26, 27, 28, 29, 30]);
+        assert_eq!(kept[0], note(25));
+        let odd = |text: bytes::Bytes| if text[0] % 2 == 1 { text.slice(..1) } else { text.slice(..0) };
+        let picked = live.read(&stage, Box::new(odd)).await.unwrap();
+        assert_eq!(untils(&picked), [25, 27, 29], "what nobody picks is not there");
         // More than ever fits at once.
         for at in 31..400 {
-            oldest.store(at - 3, Ordering::Relaxed);
-            live.write(&stage, note(at), at).await.unwrap();
+            *times.lock() = Unfinished::new([(at - 3, u64::MAX)]);
+            live.write(&stage, note(at)).await.unwrap();
         }
-        assert!(live.read(&stage).unwrap().len() < 6);
+        assert!(left(&live).await.len() < 6);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_never_ends_keeps_the_notes_about_its_time_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let (stage, times): (Arc<str>, Times) = ("tail_sampling".into(), Arc::new(Mutex::new(Unfinished::all())));
+        let live = books(place.path(), &times);
+        // Ten times what the book holds.
+        for at in 0..1_000 {
+            *times.lock() = Unfinished::new([(5, 7), (at, u64::MAX)]);
+            let about = Note { from: u64::saturating_sub(at, 2), ..note(at) };
+            live.write(&stage, about).await.unwrap_or_else(|full| panic!("note {at}: {full}"));
+        }
+        drop(live);
+        *times.lock() = Unfinished::new([(5, 7), (999, u64::MAX)]);
+        let next = books(place.path(), &times);
+        for at in 1_000..1_100 {
+            *times.lock() = Unfinished::new([(5, 7), (at, u64::MAX)]);
+            next.write(&stage, note(at)).await.unwrap();
+        }
+        let kept = untils(&left(&next).await);
+        assert_eq!(kept[..5], [5, 6, 7, 8, 9]);
+        assert!(kept.len() < 5 + FEW, "{kept:?}");
     }
 }

@@ -41,8 +41,8 @@ pub fn deal(env: Env, shards: Arc<[Cell<Message>]>, behind: Downstream) -> Launc
     })
 }
 
-/// Which of so many copies has the trace. Ids may be chosen by who sends, so the choice is not for them to foresee.
-fn shard_of(trace: &[u8], shards: usize) -> usize {
+/// Which of so many copies has the trace, for as long as the process lives. Ids may be chosen by who sends, so the choice is not for them to foresee.
+pub fn shard_of(trace: &[u8], shards: usize) -> usize {
     static KEY: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0) | 1);
     let half = |bytes: &[u8]| bytes.first_chunk().map_or(0, |half| u64::from_le_bytes(*half));
     let (low, high) = (half(trace), half(trace.get(8..).unwrap_or_default()));

@@ -82,21 +82,36 @@ pub trait Letters: Send + Sync {
 /// Keeps what a stage must remember for as long as a journal before it keeps what it was given, so that it does the same
 /// with what comes again.
 pub trait Notes: Send + Sync {
-    /// Everything that `stage` has noted and that may still be needed, oldest first, and until when.
-    fn read(&self, stage: &Arc<str>) -> Result<Vec<(u64, Bytes)>, Failure>;
+    /// What `stage` has noted and what may still be needed, oldest first, as far as `pick` picks it: notes of which it
+    /// leaves nothing are left out.
+    fn read(&self, stage: &Arc<str>, pick: Pick) -> LocalBoxFuture<'static, Result<Vec<Note>, Failure>>;
 
-    /// Notes something about messages that came up to `until` (as [`Context::arrived`]). Once this resolves it outlives
-    /// the process, and it is forgotten when all those messages are done.
-    fn write(
-        &self,
-        stage: &Arc<str>,
-        note: Vec<u8>,
-        until: u64,
-    ) -> LocalBoxFuture<'static, Result<(), Failure>>;
+    /// Notes something. Once this resolves it outlives the process, and it is forgotten when all messages are done that
+    /// it is about.
+    fn write(&self, stage: &Arc<str>, note: Note) -> LocalBoxFuture<'static, Result<(), Failure>>;
 
-    /// When the oldest message came that is not done; 0 where that is not known, the end of time where there is none.
-    fn oldest(&self) -> u64;
+    /// When the messages came that are not done.
+    fn unfinished(&self) -> Unfinished;
 }
+
+/// Something to remember.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// It is about messages that came from then on (as [`Context::arrived`]),
+    pub from: u64,
+    /// up to then.
+    pub until: u64,
+    /// What is to be remembered.
+    pub text: Bytes,
+}
+
+/// What a copy of a stage wants to have of a note's text.
+pub type Pick = Box<dyn Fn(Bytes) -> Bytes + Send>;
+
+/// When messages came that are not done, as of a moment ago. Of what has only just come nobody knows: it counts as not
+/// done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished(Arc<[(u64, u64)]>);
 
 /// A message that nobody will ever take.
 #[derive(Debug)]
@@ -202,6 +217,25 @@ impl Role {
             Self::ClientAuth => "authenticate an exporter",
             Self::Storage => "keep a queue on disk",
         }
+    }
+}
+
+// === impl Unfinished ===
+
+impl Unfinished {
+    /// Of these times, each from and to in Unix nanoseconds.
+    pub fn new(times: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        Self(times.into_iter().collect())
+    }
+
+    /// Nothing is known, so that all may still come.
+    pub fn all() -> Self {
+        Self::new([(0, u64::MAX)])
+    }
+
+    /// Whether there may be messages that came from `from` to `until`.
+    pub fn any(&self, from: u64, until: u64) -> bool {
+        self.0.iter().any(|(first, last)| *first <= until && from <= *last)
     }
 }
 

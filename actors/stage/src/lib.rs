@@ -31,7 +31,7 @@ mod route;
 mod settings;
 mod shelf;
 
-pub use deal::deal;
+pub use deal::{deal, shard_of};
 pub use edge::exporter_ended;
 pub use exporter::{
     Batch, ExportError, Exporter, ExporterParts, Nursery, Partial, PipelineBatch, Seat, Sending, Tried,
@@ -39,7 +39,8 @@ pub use exporter::{
 };
 pub use extension::{
     AuthError, AuthSettings, ClientAuth, DeadLetter, Dependence, Extension, ExtensionSpec, Extensions,
-    Headers, Letters, Notes, Provided, Reference, Role, ServerAuth, Storage, Unauthenticated,
+    Headers, Letters, Note, Notes, Pick, Provided, Reference, Role, ServerAuth, Storage, Unauthenticated,
+    Unfinished,
 };
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use hold::Hold;

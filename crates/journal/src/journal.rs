@@ -207,8 +207,11 @@ impl<F: Files> Journal<F> {
             usage.records += u64::from(segment.marks.live());
             usage.owed.iter_mut().zip(segment.marks.owed()).for_each(|(sum, owed)| *sum += u64::from(*owed));
         }
-        let oldest = self.segments.iter().find(|segment| segment.marks.live() > 0);
-        usage.oldest = oldest.and_then(|segment| segment.oldest);
+        for run in self.segments.chunk_by(|one, next| one.marks.live() > 0 && next.marks.live() > 0) {
+            let arrived = run.iter().filter(|it| it.marks.live() > 0).filter_map(|it| it.arrived);
+            let all = arrived.reduce(|all, it| (all.0.min(it.0), all.1.max(it.1)));
+            usage.unfinished.extend(all);
+        }
         usage
     }
 

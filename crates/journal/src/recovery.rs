@@ -211,7 +211,7 @@ fn revive<F: Files>(
         end: scan.end,
         synced: 0,
         bytes: scan.size,
-        oldest: scan.arrived.map(|(first, _)| first),
+        arrived: scan.arrived,
     };
     let place = |name: &String| replay.names.iter().position(|known| known == name);
     let places: Vec<Option<usize>> = journal.names.iter().map(place).collect();

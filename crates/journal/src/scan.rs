@@ -127,7 +127,8 @@ impl Scan {
         self.index.push(place, offset, damaged);
         self.count = place.saturating_add(1);
         self.end = offset + header.total();
-        self.arrived = Some((self.arrived.map_or(header.arrived, |(first, _)| first), header.arrived));
+        let (first, last) = self.arrived.unwrap_or((header.arrived, header.arrived));
+        self.arrived = Some((first.min(header.arrived), last.max(header.arrived)));
     }
 
     /// Bytes after the last readable record.

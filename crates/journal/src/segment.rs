@@ -21,8 +21,8 @@ pub(crate) struct Segment {
     pub synced: u32,
     /// What the file takes, in bytes.
     pub bytes: u64,
-    /// When its first record arrived.
-    pub oldest: Option<u64>,
+    /// When the first and the last of its records arrived.
+    pub arrived: Option<(u64, u64)>,
 }
 
 // === impl Segment ===
@@ -52,14 +52,19 @@ impl Segment {
     pub fn push(&mut self, offset: u64, arrived: u64) {
         self.index.push(self.marks.count(), offset, false);
         self.marks.push();
-        self.oldest.get_or_insert(arrived);
+        self.came(arrived);
+    }
+
+    fn came(&mut self, arrived: u64) {
+        let (first, last) = self.arrived.unwrap_or((arrived, arrived));
+        self.arrived = Some((first.min(arrived), last.max(arrived)));
     }
 
     /// The record at `offset`, of which more than that may be known.
     pub fn push_known(&mut self, offset: u64, header: &Header) {
         if let Some(at) = self.place(header.sequence) {
             self.index.push(at, offset, false);
-            self.oldest.get_or_insert(header.arrived);
+            self.came(header.arrived);
         } else {
             self.push(offset, header.arrived);
         }

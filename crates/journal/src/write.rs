@@ -281,6 +281,6 @@ impl<F: Files> Journal<F> {
 
     fn segment(&self, stem: Stem, end: u64, marks: Marks) -> Segment {
         let side = Side::new(&self.names);
-        Segment { stem, marks, index: Index::default(), side, end, synced: 0, bytes: end, oldest: None }
+        Segment { stem, marks, index: Index::default(), side, end, synced: 0, bytes: end, arrived: None }
     }
 }

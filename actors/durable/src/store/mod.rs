@@ -13,14 +13,14 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 use watershed_delivery::{Budget, Cause, Guard, Outcome, Permit};
 use watershed_journal::{OsFiles, Stored};
-use watershed_stage::{Context, Env, Failure, Payload};
+use watershed_stage::{Context, Env, Failure, Payload, Unfinished};
 
 use crate::settings::StoreSettings;
 use writer::Writer;
@@ -62,8 +62,8 @@ struct Desk {
     /// Who is owed each message, by id.
     ends: Arc<[Arc<str>]>,
     full: AtomicBool,
-    /// When the oldest message came that is not done: 0 where that is not known, the end of time where there is none.
-    oldest: AtomicU64,
+    /// When the messages came that are not done.
+    unfinished: Mutex<Unfinished>,
     /// The thread wants to know of every end at once, since it has more to hand out.
     eager: AtomicBool,
 }
@@ -131,7 +131,7 @@ impl Store {
             bell: Condvar::new(),
             ends: ends.clone(),
             full: AtomicBool::new(false),
-            oldest: AtomicU64::new(0),
+            unfinished: Mutex::new(Unfinished::all()),
             eager: AtomicBool::new(false),
         });
         let writer = Writer::open(files, plan, env, desk.clone()).map_err(|error| failure(&error))?;
@@ -187,9 +187,9 @@ impl Store {
         self.desk.full.load(Ordering::Relaxed)
     }
 
-    /// All messages are done that came before this, as of a moment ago.
-    pub(crate) fn oldest(&self) -> u64 {
-        self.desk.oldest.load(Ordering::Relaxed)
+    /// When the messages came that are not done, as of a moment ago.
+    pub(crate) fn unfinished(&self) -> Unfinished {
+        self.desk.unfinished.lock().clone()
     }
 
     /// Whether its thread has ended, so that it can only be opened anew.

@@ -11,7 +11,7 @@ use watershed_delivery::{Budget, Cause, Fault, Outcome};
 use watershed_journal::{
     AppendError, Compression, Journal, Loss, OnFull, OpenError, Options, OsFiles, Recovery, Usage,
 };
-use watershed_stage::Env;
+use watershed_stage::{Env, Unfinished, wall_clock};
 
 use super::branch::Branch;
 use super::counters::Counters;
@@ -29,6 +29,9 @@ const UNSYNCED: u64 = 16 << 20;
 
 /// The part of a commit's time that the next one waits for company.
 const GATHER: u32 = 2;
+
+/// How long ago a message may have come that is not written yet, in nanoseconds.
+const RECENT: u64 = 60_000_000_000;
 
 /// How often the same complaint is logged at most.
 const QUIET: Duration = Duration::from_secs(10);
@@ -342,7 +345,9 @@ impl Writer {
         }
         let usage = self.journal.usage();
         self.desk.full.store(is_full(&usage, &self.settings), Ordering::Relaxed);
-        self.desk.oldest.store(usage.oldest.unwrap_or(u64::MAX), Ordering::Relaxed);
+        // What is on its way here is not done either.
+        let recent = (wall_clock().saturating_sub(RECENT), u64::MAX);
+        *self.desk.unfinished.lock() = Unfinished::new(usage.unfinished.iter().copied().chain([recent]));
         self.counters.show(usage);
     }
 

@@ -18,12 +18,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use watershed_stage::{
-    Context, Env, Error, Failure, Lent, Outlet, Payload, Placement, Processor, Signal, wall_clock,
+    Context, Env, Error, Failure, Lent, Note, Outlet, Payload, Placement, Processor, Signal, Unfinished,
+    shard_of, wall_clock,
 };
 use watershed_telemetry::sheaf::{Bundle, Sheaf};
 use watershed_telemetry::view::SpanView;
 
-use decided::Capacity;
+use decided::{Capacity, SECOND};
 use metrics::{Counters, Early};
 use policy::{Policies, ROOT, SAMPLED_FLAG, STATUSES, Verdict};
 pub(crate) use settings::Settings;
@@ -42,14 +43,14 @@ const LARGE: usize = 1 << 20;
 const KINDS: usize = 8;
 
 /// What came at most so long ago has just come: time goes on by itself.
-const LIVE: u64 = 2_000_000_000;
+const LIVE: u64 = 2 * SECOND;
 
 /// After so long without a message, nothing older than now is still to come.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// What a journal hands out again may be overtaken by what has just come: that is so where time leaps by more than this,
 /// or what comes is older by more.
-const SLACK: u64 = 1_000_000_000;
+const SLACK: u64 = SECOND;
 
 /// For how long after that nothing is decided which is not due by the older of the two.
 const OVERTAKEN: Duration = Duration::from_secs(2);
@@ -63,6 +64,12 @@ const USUAL: usize = 1 << 14;
 /// The first byte of a note: its form.
 const NOTE: u8 = 1;
 
+/// How long decisions are not tried again that could not be written down, the first time and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Notes are about messages of so long before the wait, at least: late spans of that time need no other.
+const BACK: u64 = 2 * SECOND;
+
 /// Decides about traces.
 pub(crate) struct TailSampling {
     env: Env,
@@ -75,6 +82,8 @@ pub(crate) struct TailSampling {
     heard: Option<(Instant, bool)>,
     /// When something was last seen to be overtaken, and what time it was for that.
     overtaken: Option<(Instant, u64)>,
+    /// Decisions could not be written down so often, and are not tried again until then.
+    pause: Option<(u32, Instant)>,
     /// Spans of the message in hand.
     arrived: Vec<Arrived>,
     /// Whether policies ask for the flags of spans.
@@ -90,6 +99,8 @@ struct Limits {
     bytes: u64,
     largest: Option<u64>,
     capacity: Capacity,
+    /// How long before a decision the messages came that its note is about, at least.
+    noted: u64,
 }
 
 /// A decision about to be carried out.
@@ -97,6 +108,8 @@ struct Judged {
     ticket: Ticket,
     hash: u64,
     id: [u8; 16],
+    /// When the first message came that has spans of it.
+    began: u64,
     sampled: bool,
 }
 
@@ -137,18 +150,25 @@ impl Processor for TailSampling {
             limits,
             heard,
             overtaken: None,
+            pause: None,
             arrived: Vec::new(),
         })
     }
 
     async fn start(&mut self) -> Result<(), Failure> {
-        let Some(notes) = &self.env.notes else { return Ok(()) };
-        let oldest = notes.oldest();
-        for (until, note) in notes.read(&self.env.id)? {
-            for (id, sampled) in read_note(&note) {
-                self.store.decided.add(hash(&id), sampled, until, self.limits.capacity, oldest);
+        let Some(notes) = self.env.notes.as_ref().filter(|_| !self.store.is_told) else { return Ok(()) };
+        let Env { lane, copies, .. } = self.env;
+        let unfinished = notes.unfinished();
+        let read = notes.read(&self.env.id, Box::new(move |note| share(&note, lane, copies).into()));
+        for Note { from, until, text } in read.await? {
+            for (id, sampled) in read_note(&text) {
+                let limit = self.limits.capacity;
+                self.store.decided.add(hash(&id), sampled, (from, until), limit, &unfinished);
             }
+            // There may be many, and the lane has others to serve.
+            tokio::task::yield_now().await;
         }
+        self.store.is_told = true;
         Ok(())
     }
 
@@ -278,7 +298,8 @@ impl TailSampling {
         let sampled = decision.sampled;
         self.counters.late[usize::from(!sampled)].add(1);
         self.counters.late_age.record(decision.age(came));
-        match (sampled, self.env.notes.is_some() && !decision.covers(came)) {
+        let is_noted = self.env.notes.is_none() || decision.covers(came, self.limits.noted);
+        match (sampled, !is_noted) {
             (sampled, true) => Fate::Follows(sampled),
             (true, false) => Fate::Passes,
             (false, false) => Fate::Goes,
@@ -287,6 +308,9 @@ impl TailSampling {
 
     /// Decides what is due at the last beat, if that is not done.
     async fn settle(&mut self, outlet: &mut Outlet) {
+        if self.is_pausing() {
+            return;
+        }
         let Limits { wait, after_root, beat, .. } = self.limits;
         let now = match self.overtaken {
             Some((at, time)) if at.elapsed() < OVERTAKEN => time,
@@ -315,6 +339,9 @@ impl TailSampling {
             if self.settings.block_on_overflow {
                 return Err(Error::refuse("as many traces wait for a decision as may"));
             }
+            if self.is_pausing() {
+                return Err(Error::refuse("decisions can not be written down"));
+            }
             let oldest = self.store.oldest(ROOM.max(traces / 20));
             if oldest.is_empty() {
                 return Ok(());
@@ -336,23 +363,40 @@ impl TailSampling {
         let now = self.store.clock.now;
         let judged: Vec<Judged> =
             tickets.iter().filter_map(|ticket| self.judge(*ticket, now, leave_out)).collect();
-        if let Some(notes) = &self.env.notes
-            && let Err(failure) = notes.write(&self.env.id, note(&judged), now).await
-        {
-            tracing::error!(processor = %self.env.id, error = %failure, "decisions can not be written down, and wait");
-            self.store.put_back();
-            return false;
+        // Whole seconds, as they are remembered.
+        let back = (now / SECOND * SECOND).saturating_sub(self.limits.noted);
+        let from = judged.iter().map(|judged| judged.began).fold(back, u64::min) / SECOND * SECOND;
+        if let Some(notes) = &self.env.notes {
+            let note = Note { from, until: now, text: note(judged.iter().map(|it| (it.id, it.sampled))).into() };
+            if let Err(failure) = notes.write(&self.env.id, note).await {
+                self.put_off(&failure);
+                return false;
+            }
+            self.pause = None;
         }
         #[cfg(test)]
         tests::break_here("before decisions are carried out");
-        self.carry_out(judged, now, outlet);
+        self.carry_out(judged, (from, now), outlet);
         self.counters.took.record(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
         true
     }
 
+    fn is_pausing(&self) -> bool {
+        self.pause.is_some_and(|(_, until)| Instant::now() < until)
+    }
+
+    /// Decisions could not be written down: they stand, and are tried again later.
+    fn put_off(&mut self, failure: &Failure) {
+        tracing::error!(processor = %self.env.id, error = %failure, "decisions can not be written down, and wait");
+        let times = self.pause.map_or(0, |(times, _)| times);
+        let pause = PAUSES.0.saturating_mul(1 << times.min(10)).min(PAUSES.1);
+        self.pause = Some((times + 1, Instant::now() + pause));
+        self.store.put_back();
+    }
+
     fn judge(&mut self, ticket: Ticket, now: u64, leave_out: bool) -> Option<Judged> {
         let trace = self.store.trace(ticket)?;
-        let facts = trace.facts;
+        let (facts, began) = (trace.facts, Store::began(trace));
         let sampled = match trace.known {
             Some(sampled) => sampled,
             None if leave_out => false,
@@ -364,16 +408,19 @@ impl TailSampling {
                 verdict == Verdict::Sampled
             }
         };
-        Some(Judged { ticket, hash: hash(&facts.id), id: facts.id, sampled })
+        // It is asked once: what limits a rate would count it again.
+        self.store.know(ticket, sampled);
+        Some(Judged { ticket, hash: hash(&facts.id), id: facts.id, began, sampled })
     }
 
     /// From here on nothing may fail.
-    fn carry_out(&mut self, judged: Vec<Judged>, now: u64, outlet: &mut Outlet) {
-        let oldest = self.env.notes.as_ref().map_or(u64::MAX, |notes| notes.oldest());
+    fn carry_out(&mut self, judged: Vec<Judged>, noted: (u64, u64), outlet: &mut Outlet) {
+        let notes = self.env.notes.as_ref();
+        let unfinished = notes.map_or_else(|| Unfinished::new([]), |notes| notes.unfinished());
         let (mut passing, mut ended) = (Passing::default(), Vec::new());
         for Judged { ticket, hash, sampled, .. } in judged {
             self.store.close(ticket, hash, sampled.then_some(&mut passing), &mut ended);
-            self.store.decided.add(hash, sampled, now, self.limits.capacity, oldest);
+            self.store.decided.add(hash, sampled, noted, self.limits.capacity, &unfinished);
         }
         let mut all: Vec<Going> = Vec::new();
         passing.take(&self.store, |sheaf, hold, context, spots| {
@@ -437,6 +484,7 @@ impl Limits {
         let shortest = waits.min().unwrap_or(BEAT);
         Self {
             wait: nanos(decision_wait.0),
+            noted: nanos(decision_wait.0).saturating_add(BACK),
             after_root: decision_wait_after_root_received.positive().map(nanos),
             beat: nanos((shortest / BEATS).clamp(Duration::from_millis(5), BEAT)),
             traces: share(*num_traces),
@@ -486,15 +534,19 @@ fn hash(id: &[u8; 16]) -> u64 {
     fold(fold(low, high) ^ KEYS.0, fold(low.rotate_left(29) ^ KEYS.1, high | 1) | 1)
 }
 
-/// Decisions as they are noted: a byte for the form, then 17 bytes a trace.
-fn note(judged: &[Judged]) -> Vec<u8> {
-    let mut note = Vec::with_capacity(1 + 17 * judged.len());
-    note.push(NOTE);
-    for Judged { id, sampled, .. } in judged {
-        note.extend_from_slice(id);
-        note.push(u8::from(*sampled));
+/// Decisions as they are noted: a byte for the form, then 17 bytes a trace. Nothing where there is none.
+fn note(decisions: impl Iterator<Item = ([u8; 16], bool)>) -> Vec<u8> {
+    let mut note = vec![NOTE];
+    for (id, sampled) in decisions {
+        note.extend_from_slice(&id);
+        note.push(u8::from(sampled));
     }
-    note
+    if note.len() > 1 { note } else { Vec::new() }
+}
+
+/// What of a note is about traces of one of so many copies.
+fn share(note: &[u8], copy: usize, copies: usize) -> Vec<u8> {
+    self::note(read_note(note).filter(|(id, _)| shard_of(id, copies) == copy))
 }
 
 /// What was noted; nothing of a form that is not known.

@@ -20,6 +20,9 @@ use super::policy::{Facts, ROOT, Spans};
 /// What a span that waits takes beside its request: its place, and another when it goes.
 pub(super) const SPAN: usize = size_of::<Held>() + size_of::<Spot>();
 
+/// About a millisecond.
+const EARLY: u64 = 1 << 20;
+
 /// Ends a chain of spans.
 const NONE: u32 = u32::MAX;
 
@@ -46,6 +49,8 @@ pub(super) struct Store {
     deciding: Vec<Ticket>,
     serial: u32,
     pub(super) decided: Decided,
+    /// Decisions of processes before are known.
+    pub(super) is_told: bool,
     pub(super) clock: Clock,
 }
 
@@ -71,6 +76,10 @@ pub(super) struct Trace {
     first: u64,
     serial: u32,
     head: u32,
+    /// How long before the first of its spans another had come, in units of [`EARLY`] nanoseconds and no less.
+    early: u32,
+    /// It stands in [`Store::order`].
+    in_line: bool,
     /// What is decided already.
     pub(super) known: Option<bool>,
 }
@@ -154,6 +163,7 @@ impl Default for Store {
             deciding: Vec::new(),
             serial: 0,
             decided: Decided::default(),
+            is_told: false,
             clock: Clock::default(),
         }
     }
@@ -238,6 +248,10 @@ impl Store {
                 }
             };
             let Some(trace) = self.traces.get_mut(number as usize) else { continue };
+            if arrived < trace.first {
+                let early = u32::try_from((trace.first - arrived) / EARLY + 1).unwrap_or(u32::MAX);
+                trace.early = trace.early.max(early);
+            }
             let held = Held { request, spot: span.spot, next: trace.head };
             trace.head = match self.spans.get_mut(self.free as usize) {
                 Some(free) => {
@@ -281,7 +295,8 @@ impl Store {
     fn open(&mut self, span: &Arrived, first: u64, hash: impl Fn(&[u8; 16]) -> u64) -> u32 {
         self.serial = self.serial.wrapping_add(1);
         let facts = Facts { id: span.id, start: u64::MAX, ..Facts::default() };
-        let trace = Trace { facts, first, serial: self.serial, head: NONE, known: None };
+        let trace =
+            Trace { facts, first, serial: self.serial, head: NONE, early: 0, in_line: true, known: None };
         let number = self.traces.insert(trace) as u32;
         let traces = &self.traces;
         let rehash = |it: &u32| traces.get(*it as usize).map_or(0, |trace| hash(&trace.facts.id));
@@ -292,6 +307,13 @@ impl Store {
 
     pub(super) fn trace(&self, ticket: Ticket) -> Option<&Trace> {
         self.traces.get(ticket.trace as usize).filter(|trace| trace.serial == ticket.serial)
+    }
+
+    /// What was decided about a trace, which stands whatever comes until it is carried out.
+    pub(super) fn know(&mut self, ticket: Ticket, sampled: bool) {
+        if let Some(trace) = self.traces.get_mut(ticket.trace as usize).filter(|it| it.serial == ticket.serial) {
+            trace.known = Some(sampled);
+        }
     }
 
     /// The traces that are due at `now`: whose decision is known, whose root came `after_root` ago if that is set, or
@@ -309,11 +331,10 @@ impl Store {
                 }
             }
         }
-        while let Some(first) = self.order.front() {
-            match self.trace(*first) {
-                Some(trace) if trace.first.saturating_add(wait) > now => break,
-                _ => due.extend(self.order.pop_front()),
-            }
+        while let Some(first) = self.order.front()
+            && self.trace(*first).is_none_or(|trace| trace.first.saturating_add(wait) <= now)
+        {
+            due.extend(self.next_in_line());
         }
         self.distinct(due)
     }
@@ -321,13 +342,18 @@ impl Store {
     /// The oldest traces, so many of them.
     pub(super) fn oldest(&mut self, count: usize) -> Vec<Ticket> {
         let mut oldest = Vec::new();
-        while oldest.len() < count
-            && let Some(ticket) = self.order.pop_front()
-        {
-            // Traces that ended before they were due are still in line.
-            oldest.extend(self.trace(ticket).map(|_| ticket));
+        while oldest.len() < count && !self.order.is_empty() {
+            oldest.extend(self.next_in_line());
         }
         self.distinct(oldest)
+    }
+
+    /// Takes what stands first in line; `None` where that is a trace that ended before it was due.
+    fn next_in_line(&mut self) -> Option<Ticket> {
+        let ticket = self.order.pop_front()?;
+        let trace = self.traces.get_mut(ticket.trace as usize).filter(|it| it.serial == ticket.serial)?;
+        trace.in_line = false;
+        Some(ticket)
     }
 
     /// Those that still are, each once. They are under decision until they are [closed](Self::close) or
@@ -340,15 +366,19 @@ impl Store {
         tickets
     }
 
-    /// Whatever was under decision and was not decided is due again.
+    /// Whatever was under decision and was not carried out is due again, and stands in line where it stood.
     pub(super) fn put_back(&mut self) {
-        for ticket in std::mem::take(&mut self.deciding).iter().rev() {
-            if self.trace(*ticket).is_none() {
-                continue;
+        for ticket in std::mem::take(&mut self.deciding).into_iter().rev() {
+            let trace = self.traces.get_mut(ticket.trace as usize).filter(|it| it.serial == ticket.serial);
+            let Some(trace) = trace else { continue };
+            match trace.known {
+                Some(_) => self.known.push_front(ticket),
+                // It was due by its root.
+                None if trace.in_line => self.rooted.push_front((ticket, 0)),
+                None => {}
             }
-            match self.trace(*ticket).is_some_and(|trace| trace.known.is_some()) {
-                true => self.known.push_front(*ticket),
-                false => self.order.push_front(*ticket),
+            if !std::mem::replace(&mut trace.in_line, true) {
+                self.order.push_front(ticket);
             }
         }
     }
@@ -394,6 +424,11 @@ impl Store {
             self.numbered.remove(&(message, number));
         }
         Some(request.hold)
+    }
+
+    /// When the first message came that has spans of a trace, or before.
+    pub(super) fn began(trace: &Trace) -> u64 {
+        trace.first.saturating_sub(u64::from(trace.early).saturating_mul(EARLY))
     }
 
     /// The spans of a trace, to look at.

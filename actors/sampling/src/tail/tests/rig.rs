@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_rt::{Arbiter, System};
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -14,13 +13,13 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Guard, Holder, Outcome};
 use watershed_stage::{
-    Context, Downstream, Env, Extensions, Failure, Message, Metrics, Notes, Origin, Part, Payload, Registry,
-    Shelf, Signal, Tracing,
+    Context, Downstream, Env, Extensions, Failure, Message, Metrics, Note, Notes, Origin, Part, Payload, Pick,
+    Registry, Shelf, Signal, Tracing, Unfinished,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Lease, Limits, Policy, Quota, Supervisor};
 
@@ -50,24 +49,41 @@ pub fn paused<F: Future>(test: F) -> F::Output {
 
 /// What is written down for the next process.
 #[derive(Clone, Default)]
-pub struct Book(Arc<Mutex<Vec<(u64, Bytes)>>>);
+pub struct Book(Arc<Mutex<Pages>>);
+
+#[derive(Default)]
+pub struct Pages {
+    pub notes: Vec<Note>,
+    /// Nothing can be written.
+    pub is_closed: bool,
+    /// How often it was read, and how often something was to be written.
+    pub used: (usize, usize),
+}
+
+impl Book {
+    pub fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock()
+    }
+}
 
 impl Notes for Book {
-    fn read(&self, _: &Arc<str>) -> Result<Vec<(u64, Bytes)>, Failure> {
-        Ok(self.0.lock().clone())
+    fn read(&self, _: &Arc<str>, pick: Pick) -> LocalBoxFuture<'static, Result<Vec<Note>, Failure>> {
+        let mut pages = self.pages();
+        pages.used.0 += 1;
+        let picked = pages.notes.iter().map(|note| Note { text: pick(note.text.clone()), ..*note });
+        let picked: Vec<Note> = picked.filter(|note| !note.text.is_empty()).collect();
+        async { Ok(picked) }.boxed_local()
     }
 
-    fn write(&self, _: &Arc<str>, note: Vec<u8>, until: u64) -> LocalBoxFuture<'static, Result<(), Failure>> {
-        let book = self.0.clone();
-        async move {
-            book.lock().push((until, note.into()));
-            Ok(())
-        }
-        .boxed_local()
+    fn write(&self, _: &Arc<str>, note: Note) -> LocalBoxFuture<'static, Result<(), Failure>> {
+        let mut pages = self.pages();
+        pages.used.1 += 1;
+        let written = if pages.is_closed { Err(Failure::new("no room")) } else { Ok(pages.notes.push(note)) };
+        async { written }.boxed_local()
     }
 
-    fn oldest(&self) -> u64 {
-        0
+    fn unfinished(&self) -> Unfinished {
+        Unfinished::all()
     }
 }
 

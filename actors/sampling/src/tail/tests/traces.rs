@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use opentelemetry_proto::tonic::trace::v1::Span;
 use proptest::prelude::*;
-use watershed_stage::Payload;
+use watershed_stage::{Payload, Unfinished};
 
 use super::BREAKS;
+use crate::tail::decided::{Capacity, Decided};
+use crate::tail::{read_note, share};
 use super::rig::{self, BEGIN, Book, Rig, SECOND, failed, id, paused, payload, slow, span};
 
 /// Errors, what takes longer than a second, and 10 % of the rest.
@@ -351,6 +353,63 @@ fn after_a_panic_what_is_held_is_decided_without_another_message() {
         assert_eq!((rig.cell.observe().restarts.panicked, rig.came.len()), (1, 1));
         rig.end().await;
     });
+}
+
+#[test]
+fn decisions_that_can_not_be_written_down_stand_and_are_tried_again_from_time_to_time() {
+    paused(async {
+        let settings = "num_traces = 50\ndecision_wait = '1s'\npolicies = [{ name = 'rate', type = 'rate_limiting', rate_limiting = { spans_per_second = 10, burst_capacity = 10 } }]";
+        let book = Book::default();
+        let mut rig = Rig::start(settings, Some(&book)).await;
+        for trace in 0..10 {
+            rig.send(BEGIN, vec![span(trace, 0)]).await;
+        }
+        book.pages().is_closed = true;
+        for trace in 10..210 {
+            rig.send(BEGIN + 2 * SECOND, vec![span(trace, 0)]).await;
+        }
+        assert!((2..10).contains(&book.pages().used.1), "{:?}", book.pages().used);
+        assert_eq!(rig.ended("refused"), 160, "beyond its bound it takes no more");
+        book.pages().is_closed = false;
+        rig.rest().await;
+        // The rate was asked once for each: what comes of the first ten is not spent on trying.
+        let (came, rig) = rig.end().await;
+        assert!((0..10).all(|trace| came.contains_key(&id(trace))), "{}", came.len());
+        assert_eq!(rig.ended("delivered") + rig.ended("dropped") + rig.ended("refused"), 210);
+    });
+}
+
+#[test]
+fn each_copy_reads_once_what_is_noted_of_its_own_traces() {
+    paused(async {
+        let book = Book::default();
+        let mut rig = Rig::start(&format!("decision_wait = '1s'\n{ERRORS}"), Some(&book)).await;
+        rig.send(BEGIN, (0..100).map(|trace| span(trace, 0)).collect()).await;
+        BREAKS.set(Some("before decisions are carried out"));
+        rig.rest().await;
+        assert_eq!((rig.cell.observe().restarts.panicked, book.pages().used.0), (1, 1));
+        rig.end().await;
+        let note = book.pages().notes[0].text.clone();
+        let shares: Vec<Vec<u8>> = (0..3).map(|copy| share(&note, copy, 3)).collect();
+        let read: BTreeSet<_> = shares.iter().flat_map(|share| read_note(share)).collect();
+        assert_eq!(read, read_note(&note).collect());
+        assert_eq!(shares.iter().map(|share| read_note(share).count()).sum::<usize>(), 100);
+        assert!(shares.iter().all(|share| (10..60).contains(&read_note(share).count())));
+    });
+}
+
+#[test]
+fn a_message_that_never_ends_keeps_the_decisions_of_its_time_alone() {
+    let (mut decided, capacity) = (Decided::default(), Capacity { sampled: 100, not_sampled: 100 });
+    for second in 0..10_000_u64 {
+        // Something of the fifth second is never done.
+        let unfinished = Unfinished::new([(5 * SECOND, 5 * SECOND), (second * SECOND, u64::MAX)]);
+        let noted = (second.saturating_sub(2) * SECOND, second * SECOND);
+        decided.add(second, true, noted, capacity, &unfinished);
+    }
+    assert!((100..120).contains(&decided.len()), "{}", decided.len());
+    assert!((5..=7).all(|second| decided.of(second).is_some()), "it may come again");
+    assert!(decided.of(9_990).is_some() && decided.of(100).is_none());
 }
 
 #[test]
