@@ -5,6 +5,7 @@
 //! spans go on together in large requests, or go.
 
 mod decided;
+mod meters;
 mod metrics;
 mod policy;
 mod settings;
@@ -129,7 +130,7 @@ impl Processor for TailSampling {
     }
 
     fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {
-        let policies = Policies::new(settings, env.copies)?;
+        let policies = Policies::new(settings, env.pipeline.as_ref().unwrap_or(&env.id))?;
         let counters = Counters::new(env, &policies);
         let limits = Limits::new(settings, env);
         let mut store: Lent<Store> = env.shelf.take();

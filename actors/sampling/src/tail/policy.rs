@@ -10,6 +10,7 @@ use regex::RegexSet;
 use watershed_stage::Failure;
 use watershed_telemetry::view::{Attributes, ResourceView, SpanView, Value};
 
+use super::meters::{Meter, Shared, Turn};
 use super::settings::{self, Kind};
 
 /// Bit n of [`Facts::seen`]: a span of status n. Then those of what else was seen.
@@ -88,8 +89,8 @@ enum Rule {
         key: String,
         values: Vec<String>,
     },
-    Spans(Bucket),
-    Bytes(Bucket),
+    Spans(Shared),
+    Bytes(Shared),
     Count {
         least: u64,
         most: Option<u64>,
@@ -112,34 +113,20 @@ enum Texts {
     Expressions { set: RegexSet, known: HashMap<Box<str>, bool>, most: usize },
 }
 
-/// So much a second, by the time of the data.
-struct Bucket {
-    per_second: f64,
-    burst: f64,
-    left: f64,
-    at: u64,
-}
-
+/// Policies in their order, and what each of them may have.
 struct Composite {
-    most: u64,
-    second: u64,
-    parts: Vec<Share>,
-}
-
-/// A policy with the spans it may sample in a second, and those that it has.
-struct Share {
-    rule: Rule,
-    most: u64,
-    sampled: u64,
+    parts: Vec<Rule>,
+    meter: Shared,
 }
 
 // === impl Policies ===
 
 impl Policies {
-    /// The policies of one of so many shards, which share what is counted by the second.
-    pub(super) fn new(settings: &settings::Settings, shards: usize) -> Result<Self, Failure> {
+    /// The policies of one copy, which shares with the others in its pipeline what is counted by the second.
+    pub(super) fn new(settings: &settings::Settings, pipeline: &str) -> Result<Self, Failure> {
+        let mut meters = settings.meters.of(pipeline);
         let policy = |policy: &settings::Policy| {
-            let rule = Rule::new(policy, shards.max(1) as u64)?;
+            let rule = Rule::new(policy, &mut meters)?;
             Ok(Policy { name: policy.name.clone(), rule, drops: policy.r#type == Kind::Drop })
         };
         let mut policies = settings.policies.iter().map(policy).collect::<Result<Vec<_>, Failure>>()?;
@@ -210,12 +197,9 @@ impl Verdict {
 // === impl Rule ===
 
 impl Rule {
-    fn new(policy: &settings::Policy, shards: u64) -> Result<Self, Failure> {
+    fn new(policy: &settings::Policy, meters: &mut Turn<'_>) -> Result<Self, Failure> {
         let settings::Policy { name, r#type, .. } = policy;
         let missing = || Failure::new(format!("policy `{name}` has no table for its type"));
-        let many = |policies: &[settings::Policy]| {
-            policies.iter().map(|policy| Rule::new(policy, shards)).collect::<Result<Vec<_>, _>>()
-        };
         Ok(match r#type {
             Kind::AlwaysSample => Self::Always,
             Kind::TraceFlags => Self::Seen(SAMPLED_FLAG),
@@ -250,11 +234,11 @@ impl Rule {
             }
             Kind::RateLimiting => {
                 let it = policy.rate_limiting.as_ref().ok_or_else(missing)?;
-                Self::Spans(Bucket::new(it.spans_per_second, it.burst_capacity, shards))
+                Self::Spans(meters.next(|| Meter::bucket(it.spans_per_second, it.burst_capacity)))
             }
             Kind::BytesLimiting => {
                 let it = policy.bytes_limiting.as_ref().ok_or_else(missing)?;
-                Self::Bytes(Bucket::new(it.bytes_per_second, it.burst_capacity, shards))
+                Self::Bytes(meters.next(|| Meter::bucket(it.bytes_per_second, it.burst_capacity)))
             }
             Kind::SpanCount => {
                 let it = policy.span_count.as_ref().ok_or_else(missing)?;
@@ -264,14 +248,14 @@ impl Rule {
                 let it = policy.boolean_attribute.as_ref().ok_or_else(missing)?;
                 Self::Truth { key: it.key.clone(), value: it.value, invert: it.invert_match }
             }
-            Kind::And => Self::All(many(&policy.and.as_ref().ok_or_else(missing)?.and_sub_policy)?),
-            Kind::Drop => Self::All(many(&policy.drop.as_ref().ok_or_else(missing)?.drop_sub_policy)?),
+            Kind::And => Self::all(&policy.and.as_ref().ok_or_else(missing)?.and_sub_policy, meters)?,
+            Kind::Drop => Self::all(&policy.drop.as_ref().ok_or_else(missing)?.drop_sub_policy, meters)?,
             Kind::Not => {
                 let it = policy.not.as_ref().ok_or_else(missing)?;
-                Self::Not(Box::new(Rule::new(&it.not_sub_policy, shards)?))
+                Self::Not(Box::new(Rule::new(&it.not_sub_policy, meters)?))
             }
             Kind::Composite => {
-                Self::Composite(Composite::new(policy.composite.as_ref().ok_or_else(missing)?, shards)?)
+                Self::Composite(Composite::new(policy.composite.as_ref().ok_or_else(missing)?, meters)?)
             }
             Kind::OttlCondition => return Err(Failure::new("`ottl_condition` is not supported yet")),
             #[cfg(test)]
@@ -279,12 +263,16 @@ impl Rule {
         })
     }
 
+    fn all(policies: &[settings::Policy], meters: &mut Turn<'_>) -> Result<Self, Failure> {
+        Ok(Self::All(policies.iter().map(|policy| Rule::new(policy, meters)).collect::<Result<_, _>>()?))
+    }
+
     fn wants_flags(&self) -> bool {
         match self {
             Self::Seen(bits) => bits & SAMPLED_FLAG != 0,
             Self::All(rules) => rules.iter().any(Self::wants_flags),
             Self::Not(rule) => rule.wants_flags(),
-            Self::Composite(composite) => composite.parts.iter().any(|part| part.rule.wants_flags()),
+            Self::Composite(composite) => composite.parts.iter().any(Self::wants_flags),
             _ => false,
         }
     }
@@ -317,8 +305,8 @@ impl Rule {
             Self::TraceState { key, values } => spans.any(&mut |span, _| {
                 member(span.trace_state(), key).is_some_and(|value| values.iter().any(|it| it == value))
             }),
-            Self::Spans(bucket) => bucket.take(facts.spans.into(), now),
-            Self::Bytes(bucket) => bucket.take(facts.bytes, now),
+            Self::Spans(meter) => meter.lock().take(0, facts.spans.into(), now),
+            Self::Bytes(meter) => meter.lock().take(0, facts.bytes, now),
             Self::Count { least, most } => {
                 let spans = u64::from(facts.spans);
                 spans >= *least && most.is_none_or(|most| spans <= most)
@@ -389,63 +377,28 @@ impl Texts {
     }
 }
 
-// === impl Bucket ===
-
-impl Bucket {
-    fn new(per_second: u64, burst: u64, shards: u64) -> Self {
-        let burst = if burst == 0 { per_second.saturating_mul(2) } else { burst } as f64;
-        Self { per_second: per_second as f64 / shards as f64, burst, left: burst, at: 0 }
-    }
-
-    fn take(&mut self, amount: u64, now: u64) -> bool {
-        let since = now.saturating_sub(self.at);
-        self.at = self.at.max(now);
-        self.left = (self.left + since as f64 / 1e9 * self.per_second).min(self.burst);
-        let takes = amount as f64 <= self.left;
-        if takes {
-            self.left -= amount as f64;
-        }
-        takes
-    }
-}
-
 // === impl Composite ===
 
 impl Composite {
-    fn new(settings: &settings::Composite, shards: u64) -> Result<Self, Failure> {
-        let most = (settings.max_total_spans_per_second / shards).max(1);
+    fn new(settings: &settings::Composite, meters: &mut Turn<'_>) -> Result<Self, Failure> {
+        let most = settings.max_total_spans_per_second;
         let policies = &settings.composite_sub_policy;
-        let share = |name: &str| {
-            let given = settings.rate_allocation.iter().find(|it| it.policy == name && it.percent > 0);
+        let share = |policy: &&settings::Policy| {
+            let given = settings.rate_allocation.iter().find(|it| it.policy == policy.name && it.percent > 0);
             given.map_or(most / policies.len().max(1) as u64, |it| most.saturating_mul(it.percent) / 100)
         };
         let ordered =
             settings.policy_order.iter().filter_map(|name| policies.iter().find(|it| it.name == *name));
         let rest = policies.iter().filter(|it| !settings.policy_order.contains(&it.name));
-        let parts = ordered.chain(rest).map(|policy| {
-            Ok(Share { rule: Rule::new(policy, shards)?, most: share(&policy.name), sampled: 0 })
-        });
-        Ok(Self { most, second: 0, parts: parts.collect::<Result<_, Failure>>()? })
+        let ordered: Vec<&settings::Policy> = ordered.chain(rest).collect();
+        let meter = meters.next(|| Meter::window(most, ordered.iter().map(share)));
+        let parts = ordered.into_iter().map(|policy| Rule::new(policy, meters));
+        Ok(Self { parts: parts.collect::<Result<_, Failure>>()?, meter })
     }
 
     fn samples(&mut self, facts: &Facts, spans: &dyn Spans, now: u64) -> bool {
-        let second = now / 1_000_000_000;
-        if std::mem::replace(&mut self.second, second) != second {
-            self.parts.iter_mut().for_each(|part| part.sampled = 0);
-        }
-        let Some(part) = self.parts.iter_mut().find_map(|part| {
-            let samples = part.rule.samples(facts, spans, now);
-            samples.then_some(part)
-        }) else {
-            return false;
-        };
-        // One that does not fit leaves room for a smaller one.
-        let with = part.sampled + u64::from(facts.spans);
-        let fits = with <= part.most && with <= self.most;
-        if fits {
-            part.sampled = with;
-        }
-        fits
+        let part = self.parts.iter_mut().position(|rule| rule.samples(facts, spans, now));
+        part.is_some_and(|part| self.meter.lock().take(part, facts.spans.into(), now))
     }
 }
 

@@ -7,6 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use watershed_stage::{ByteSize, Interval, KeyError};
 
+use super::meters::Meters;
+
 /// Settings of `tail_sampling`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -39,6 +41,9 @@ pub(crate) struct Settings {
     /// What a trace is judged by.
     #[schemars(extend("x-required" = true))]
     pub(super) policies: Vec<Policy>,
+    /// What all copies count together.
+    #[serde(skip)]
+    pub(super) meters: Meters,
 }
 
 /// How many decisions are remembered.
@@ -335,6 +340,7 @@ impl Default for Settings {
             sampling_strategy: Strategy::TraceComplete,
             num_shards: 1,
             policies: Vec::new(),
+            meters: Meters::default(),
         }
     }
 }

@@ -25,7 +25,7 @@ impl Spans for Few {
 fn policies(text: &str) -> Policies {
     let settings: Settings = toml::from_str(text).unwrap();
     assert_eq!(settings.check(), []);
-    Policies::new(&settings, 1).unwrap()
+    Policies::new(&settings, "traces").unwrap()
 }
 
 fn facts(spans: Vec<Span>) -> (Facts, Few) {
@@ -300,6 +300,33 @@ fn a_composite_shares_a_rate_between_its_policies() {
     assert!(at(many(2), 0) && !at(many(1), 0), "two spans a second");
     assert!(!at(errors(51), 0) && at(errors(49), 0) && !at(errors(2), 0) && at(errors(1), 0), "fifty");
     assert!(at(many(1), 1) && at(errors(50), 1));
+}
+
+#[test]
+fn a_limit_is_that_of_all_copies_however_the_traces_fall() {
+    let limits = [
+        "type = 'rate_limiting', rate_limiting = { spans_per_second = 10, burst_capacity = 10 }",
+        "type = 'and', and = { and_sub_policy = [{ type = 'rate_limiting', rate_limiting = { spans_per_second = 10, burst_capacity = 10 } }] }",
+        "type = 'composite', composite = { max_total_spans_per_second = 20, policy_order = ['a'], rate_allocation = [{ policy = 'a', percent = 50 }], composite_sub_policy = [{ name = 'a', type = 'always_sample' }] }",
+    ];
+    for limit in limits {
+        let settings: Settings = toml::from_str(&format!("policies = [{{ name = 'p', {limit} }}]")).unwrap();
+        let copy = |pipeline: &str| Policies::new(&settings, pipeline).unwrap();
+        let (mut copies, mut other): (Vec<_>, _) = ((0..16).map(|_| copy("traces")).collect(), copy("others"));
+        let mut at = |copy: usize, second: u64| {
+            judge(&mut copies[copy], vec![span(1, 0)], BEGIN + second * SECOND) == Verdict::Sampled
+        };
+        let mut sampled = |uneven: bool, second: u64| {
+            let traces = (0..100).filter(|trace| at(if uneven { trace % 2 } else { trace % 16 }, second));
+            traces.count()
+        };
+        let counts = [sampled(true, 0), sampled(false, 1), sampled(false, 0), sampled(true, 2)];
+        assert_eq!(counts, [10, 10, 0, 10], "one that is behind has no second of its own: {limit}");
+        assert_eq!(judge(&mut other, vec![span(1, 0)], BEGIN), Verdict::Sampled);
+        // The next incarnation of a copy goes on where the one before was.
+        copies[0] = copy("traces");
+        assert_eq!(judge(&mut copies[0], vec![span(1, 0)], BEGIN + 2 * SECOND), Verdict::NotSampled);
+    }
 }
 
 /// FNV-1a as published (Noll's test vectors), and thresholds as `math/big` multiplies.
