@@ -24,6 +24,8 @@ pub(crate) struct Holding {
     joined: (Vec<u64>, usize),
     parts: HashMap<u64, Part>,
     released: VecDeque<Release>,
+    /// What waits for room: it is here that a restart finds it.
+    pub(crate) going: Option<Message>,
 }
 
 struct Part {
@@ -47,7 +49,7 @@ enum Debt {
 /// What a stage has asked for.
 enum Release {
     /// So many items of each of these parts go on, as this.
-    Pass(Vec<(u64, usize)>, Payload),
+    Pass(Vec<(u64, usize)>, Payload, Permit),
     /// This is owed, too, for what is still held of a part.
     Join(u64, Guard),
     /// The rest of them is left out.
@@ -56,15 +58,8 @@ enum Release {
 
 /// What becomes of something that was held.
 pub(crate) enum Released {
-    /// It goes on.
-    Pass {
-        /// What is owed for it.
-        guard: Guard,
-        /// Where the first part of it came from.
-        context: Arc<Context>,
-        /// What goes on.
-        payload: Payload,
-    },
+    /// It goes on, as if it had come from where the first part of it did.
+    Pass(Message),
     /// Nothing is held of it any more.
     End {
         /// What is owed for it.
@@ -85,17 +80,26 @@ impl Holding {
     }
 
     /// So many items of each of these go on as `payload`.
-    pub(crate) fn pass<'h>(&mut self, parts: impl IntoIterator<Item = (&'h Hold, usize)>, payload: Payload) {
+    pub(crate) fn pass<'h>(
+        &mut self,
+        parts: impl IntoIterator<Item = (&'h Hold, usize)>,
+        payload: Payload,
+        permit: Permit,
+    ) {
         let parts = parts.into_iter().map(|(hold, items)| (hold.0, items)).collect();
-        self.released.push_back(Release::Pass(parts, payload));
+        self.released.push_back(Release::Pass(parts, payload, permit));
     }
 
-    /// All of these goes on as `payload`, or nothing does.
-    pub(crate) fn release(&mut self, held: impl IntoIterator<Item = Hold>, payload: Option<Payload>) {
+    /// All of these goes on as that, or nothing does.
+    pub(crate) fn release(
+        &mut self,
+        held: impl IntoIterator<Item = Hold>,
+        passes: Option<(Payload, Permit)>,
+    ) {
         let held: Vec<u64> = held.into_iter().map(|hold| hold.0).collect();
-        if let Some(payload) = payload {
+        if let Some((payload, permit)) = passes {
             let all = held.iter().map(|hold| (*hold, usize::MAX)).collect();
-            self.released.push_back(Release::Pass(all, payload));
+            self.released.push_back(Release::Pass(all, payload, permit));
         }
         self.released.push_back(Release::End(held));
     }
@@ -150,11 +154,14 @@ impl Holding {
 
     /// What was released next.
     pub(crate) fn next(&mut self, ledger: &Arc<Ledger>) -> Option<Released> {
+        if let Some(message) = self.going.take() {
+            return Some(Released::Pass(message));
+        }
         loop {
             match self.released.pop_front()? {
-                Release::Pass(parts, payload) => {
-                    if let Some(passed) = self.passed(&parts, payload, ledger) {
-                        return Some(passed);
+                Release::Pass(parts, payload, permit) => {
+                    if let Some((guard, context)) = self.passed(&parts, ledger) {
+                        return Some(Released::Pass(Message { payload, context, guard, permit, charge: None }));
                     }
                 }
                 Release::Join(held, guard) => {
@@ -175,7 +182,8 @@ impl Holding {
         }
     }
 
-    fn passed(&mut self, parts: &[(u64, usize)], payload: Payload, ledger: &Arc<Ledger>) -> Option<Released> {
+    /// What is owed for so many items of each of these, and where the first of them came from.
+    fn passed(&mut self, parts: &[(u64, usize)], ledger: &Arc<Ledger>) -> Option<(Guard, Arc<Context>)> {
         let (mut guards, mut context, mut ours) = (Vec::new(), None, 0);
         for (held, items) in parts {
             let Some(part) = self.parts.get_mut(held) else { continue };
@@ -193,7 +201,7 @@ impl Holding {
         if ours > 0 {
             guards.push(ledger.hold(ours));
         }
-        Some(Released::Pass { guard: Guard::merge(guards)?, context: context?, payload })
+        Some((Guard::merge(guards)?, context?))
     }
 
     /// Refuses what is still held: whoever has it safe hands it out again.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use watershed_delivery::{Cause, Outcome, Permit};
+use watershed_delivery::{Budget, Cause, Outcome, Permit};
 use watershed_supervise::{Failure, Launch, Lease, Next, Ticket, caught};
 use watershed_telemetry::{Payload, Signal};
 
@@ -84,6 +84,7 @@ pub struct Outlet {
     number: Option<u64>,
     /// What is held outlives a panic: the next incarnation has it back.
     holding: Lent<Holding>,
+    budget: Arc<Budget>,
 }
 
 /// How long what was held waits for a queue that is full.
@@ -145,12 +146,19 @@ impl Outlet {
 
     /// So many items of each of these parts go on together, as `payload`. What else there is of them is still held.
     pub fn pass<'h>(&mut self, parts: impl IntoIterator<Item = (&'h Hold, usize)>, payload: Payload) {
-        self.holding.pass(parts, payload);
+        let permit = self.cover(&payload);
+        self.holding.pass(parts, payload, permit);
     }
 
     /// Ends what was held: `payload` goes on in its place, or nothing where it is left out.
     pub fn release(&mut self, held: impl IntoIterator<Item = Hold>, payload: Option<Payload>) {
-        self.holding.release(held, payload);
+        let passes = payload.map(|payload| (payload.clone(), self.cover(&payload)));
+        self.holding.release(held, passes);
+    }
+
+    /// The memory of what goes on, which until it has left is there beside what it was made of: who sends feels it.
+    fn cover(&self, payload: &Payload) -> Permit {
+        self.budget.overdraw(payload.bytes() as u64)
     }
 
     /// What was given, if it is anything.
@@ -189,7 +197,8 @@ impl<P: Processor> StageSpec for Configured<P> {
             let (settings, env, downstream) = (settings.clone(), env.clone(), downstream.clone());
             let holding = held.take();
             async move {
-                let outlet = Outlet { staged: Vec::new(), number: None, holding };
+                let budget = env.budget.clone();
+                let outlet = Outlet { staged: Vec::new(), number: None, holding, budget };
                 let stage = P::build(&settings, &env)?;
                 Host::new(env, downstream).run(stage, lease, outlet).await
             }
@@ -374,11 +383,12 @@ impl Host {
         Ok(())
     }
 
-    /// Sends on what was released of what was held. It is waited for room: whoever sent it has had its "ok".
+    /// Sends on what was released of what was held. It is waited for room: whoever sent it has had its "ok". Who is broken
+    /// off meanwhile leaves the rest to the next incarnation.
     async fn let_go(&self, outlet: &mut Outlet, lease: &Lease<Message>) {
         while let Some(released) = outlet.holding.next(&self.ledger) {
-            let (guard, context, payload) = match released {
-                Released::Pass { guard, context, payload } => (guard, context, payload),
+            let message = match released {
+                Released::Pass(message) => message,
                 Released::End { guard, signal, items } => {
                     let dropped = Outcome::Dropped { items: items as u64 };
                     self.counters.dropped.add(signal, items);
@@ -387,24 +397,32 @@ impl Host {
                     continue;
                 }
             };
-            let permit = self.env.budget.overdraw(payload.bytes() as u64);
-            let message = Message { payload, context, guard, permit, charge: None };
             if self.way.is_end() && message.guard.is_kept() {
                 self.count_out(&message.payload);
                 self.way.offer(message);
                 continue;
             }
-            loop {
-                match self.reserve(&message.payload, lease, None).await {
-                    Err(Outcome::Refused(refusal)) if refusal.cause == Cause::Overload => {
-                        tokio::time::sleep(refusal.retry_after.unwrap_or(AGAIN)).await;
-                    }
-                    Err(refusal) => break message.guard.resolve(refusal),
-                    Ok(rooms) => {
-                        self.count_out(&message.payload);
-                        break self.way.send(rooms, message);
-                    }
+            let payload = message.payload.clone();
+            outlet.holding.going = Some(message);
+            let rooms = self.wait_for_room(&payload, lease).await;
+            let Some(message) = outlet.holding.going.take() else { continue };
+            match rooms {
+                Err(refusal) => message.guard.resolve(refusal),
+                Ok(rooms) => {
+                    self.count_out(&payload);
+                    self.way.send(rooms, message);
                 }
+            }
+        }
+    }
+
+    async fn wait_for_room(&self, payload: &Payload, lease: &Lease<Message>) -> Result<Rooms, Outcome> {
+        loop {
+            match self.reserve(payload, lease, None).await {
+                Err(Outcome::Refused(refusal)) if refusal.cause == Cause::Overload => {
+                    tokio::time::sleep(refusal.retry_after.unwrap_or(AGAIN)).await;
+                }
+                rooms => return rooms,
             }
         }
     }

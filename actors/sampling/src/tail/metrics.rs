@@ -23,6 +23,8 @@ pub(super) struct Counters {
     pub(super) errors: Counter,
     pub(super) early: [Counter; 2],
     pub(super) too_large: Counter,
+    /// Spans of messages that have too many of them.
+    pub(super) too_many: Counter,
     /// Spans that followed a decision: sampled, and not.
     pub(super) late: [Counter; 2],
     pub(super) late_age: Histogram,
@@ -82,7 +84,7 @@ impl Counters {
         );
         gauge(
             "watershed_tail_sampling_held_bytes",
-            "Bytes of the requests whose spans wait for one.",
+            "Bytes of the requests whose spans wait for one, and 24 for each of these spans.",
             &held.1,
         );
         Self {
@@ -109,6 +111,11 @@ impl Counters {
                 "otelcol_processor_tail_sampling_traces_dropped_too_large",
                 "Traces left out because they grew beyond `maximum_trace_size_bytes`.",
                 &[],
+            ),
+            too_many: counter(
+                "watershed_tail_sampling_rejected_spans",
+                "Spans of messages that have more of them than can be held at once.",
+                &[("reason", "max_bytes")],
             ),
             late: ["true", "false"].map(|sampled| {
                 counter(

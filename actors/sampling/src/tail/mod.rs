@@ -17,6 +17,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use watershed_stage::{
     Context, Env, Error, Failure, Lent, Note, Outlet, Payload, Placement, Processor, Signal, Unfinished,
@@ -29,7 +30,7 @@ use decided::{Capacity, SECOND};
 use metrics::{Counters, Early};
 use policy::{Policies, ROOT, SAMPLED_FLAG, STATUSES, Verdict};
 pub(crate) use settings::Settings;
-use store::{Arrived, Earlier, Fate, Passing, SPAN, Store, Ticket};
+use store::{Arrived, Came, Earlier, Fate, Passing, SPAN, Store, Ticket};
 
 /// Decisions are made this often at least, and more often where the wait is short.
 const BEAT: Duration = Duration::from_secs(1);
@@ -61,6 +62,9 @@ const ROOM: usize = 64;
 
 /// Room for so many spans of a message is kept for the next.
 const USUAL: usize = 1 << 14;
+
+/// So much may be taken for the spans of one message beside its bytes, however little all of them together may.
+const BESIDE: u64 = 16 << 20;
 
 /// The first byte of a note: its form.
 const NOTE: u8 = 1;
@@ -186,8 +190,13 @@ impl Processor for TailSampling {
             self.overtaken = Some((Instant::now(), before));
         }
         self.settle(outlet).await;
-        let bytes = payload.bytes() + payload.items() * (size_of::<Arrived>() + SPAN);
-        if let Err(refused) = self.make_room(bytes as u64, outlet).await {
+        let beside = payload.items() * (size_of::<Arrived>() + SPAN);
+        if beside as u64 > self.limits.bytes.max(BESIDE) {
+            self.counters.too_many.add(payload.items() as u64);
+            let message = "more spans than can be held at once: send fewer in a request, or raise `max_bytes`";
+            return Err(Error::reject(message));
+        }
+        if let Err(refused) = self.make_room((payload.bytes() + beside) as u64, outlet).await {
             // It comes again and again, and must not keep time from going on.
             self.heard.get_or_insert(heard);
             return Err(refused);
@@ -195,17 +204,25 @@ impl Processor for TailSampling {
         self.heard = Some(heard);
         let earlier = self.store.earlier(outlet.number());
         let (mut passing, mut held) = (Bundle::default(), 0);
+        let mut arrived = std::mem::take(&mut self.arrived);
+        arrived.clear();
+        let flags = self.flags;
+        let mut sheaves: SmallVec<[(Sheaf, usize); 1]> = SmallVec::new();
+        for request in payload.requests() {
+            let before = arrived.len();
+            let note = |span: SpanView<'_>, spot| arrived.push(Arrived::new(&span, spot, flags));
+            let sheaf = Sheaf::read(request.clone(), note);
+            sheaves.push((sheaf, arrived.len() - before));
+        }
         #[cfg(test)]
         tests::break_here("before a message is taken in");
-        for request in payload.requests() {
-            let mut arrived = std::mem::take(&mut self.arrived);
-            arrived.clear();
-            let sheaf = Sheaf::read(request.clone(), |span, spot| {
-                arrived.push(Arrived::new(&span, spot, self.flags))
-            });
-            held += self.take_in(sheaf, &mut arrived, (context, &earlier), outlet, &mut passing);
-            self.arrived = arrived;
+        let mut rest = &mut arrived[..];
+        for (sheaf, spans) in sheaves {
+            let (own, others) = rest.split_at_mut(spans);
+            held += self.take_in(sheaf, own, (context, &earlier), outlet, &mut passing);
+            rest = others;
         }
+        self.arrived = arrived;
         if held > 0 {
             outlet.join(earlier.requests.iter().filter_map(|request| self.store.hold(*request)), held);
         }
@@ -269,7 +286,8 @@ impl TailSampling {
                 self.overtaken = Some((Instant::now(), context.arrived));
             }
             let hold = outlet.hold(waiting);
-            let came = (sheaf, hold, context, outlet.number());
+            let permit = self.env.budget.overdraw((waiting * SPAN) as u64);
+            let came = Came { sheaf, hold, context: context.clone(), number: outlet.number(), permit };
             let (new, too_large) = self.store.add(came, arrived, self.limits.largest, hash);
             self.counters.new_traces.add(new as u64);
             self.counters.too_large.add(too_large as u64);

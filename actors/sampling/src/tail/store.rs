@@ -10,6 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
+use watershed_stage::delivery::Permit;
 use watershed_stage::{Context, Hold};
 use watershed_telemetry::sheaf::{Sheaf, Spot};
 use watershed_telemetry::view::{ResourceView, SpanView};
@@ -84,13 +85,20 @@ pub(super) struct Trace {
     pub(super) known: Option<bool>,
 }
 
+/// A request as it came.
+pub(super) struct Came {
+    pub(super) sheaf: Sheaf,
+    pub(super) hold: Hold,
+    pub(super) context: Arc<Context>,
+    /// What its message is known by.
+    pub(super) number: Option<u64>,
+    /// What its spans take beside it.
+    pub(super) permit: Permit,
+}
+
 /// A request of which spans are held.
 struct Request {
-    sheaf: Sheaf,
-    hold: Hold,
-    context: Arc<Context>,
-    /// What its message is known by.
-    number: Option<u64>,
+    came: Came,
     /// The last trace that there was when it came.
     serial: u32,
     /// How many of its spans are held.
@@ -212,7 +220,7 @@ impl Store {
 
     /// What stands for a request that is held.
     pub(super) fn hold(&self, request: u32) -> Option<&Hold> {
-        self.requests.get(request as usize).map(|request| &request.hold)
+        self.requests.get(request as usize).map(|request| &request.came.hold)
     }
 
     fn find(&self, hash: u64, id: &[u8; 16]) -> Option<u32> {
@@ -224,19 +232,17 @@ impl Store {
     /// Those that grow beyond `largest` are left out with the next decisions.
     pub(super) fn add(
         &mut self,
-        (sheaf, hold, context, number): (Sheaf, Hold, &Arc<Context>, Option<u64>),
+        came: Came,
         spans: &[Arrived],
         largest: Option<u64>,
         hash: impl Fn(&[u8; 16]) -> u64,
     ) -> (usize, usize) {
         let waiting = |span: &&Arrived| matches!(span.fate, Fate::Waits | Fate::Follows(_));
         let left = spans.iter().filter(waiting).count() as u32;
-        let bytes = (sheaf.bytes() + left as usize * SPAN) as u64;
+        let bytes = (came.sheaf.bytes() + left as usize * SPAN) as u64;
         self.bytes += bytes;
-        let (context, serial) = (context.clone(), self.serial);
-        let arrived = context.arrived;
-        let request = Request { sheaf, hold, context, number, serial, left, bytes };
-        let request = self.requests.insert(request) as u32;
+        let (arrived, number) = (came.context.arrived, came.number);
+        let request = self.requests.insert(Request { came, serial: self.serial, left, bytes }) as u32;
         self.numbered.extend(number.map(|number| (number, request)));
         let (mut new, mut too_large) = (0, 0);
         for span in spans.iter().filter(waiting) {
@@ -418,12 +424,12 @@ impl Store {
 
     /// Forgets a request.
     pub(super) fn end(&mut self, number: u32) -> Option<Hold> {
-        let request = self.requests.try_remove(number as usize)?;
-        self.bytes -= request.bytes;
-        if let Some(message) = request.number {
+        let Request { came, bytes, .. } = self.requests.try_remove(number as usize)?;
+        self.bytes -= bytes;
+        if let Some(message) = came.number {
             self.numbered.remove(&(message, number));
         }
-        Some(request.hold)
+        Some(came.hold)
     }
 
     /// When the first message came that has spans of a trace, or before.
@@ -455,7 +461,8 @@ impl Passing {
             };
             spots.clear();
             spots.extend(spans.iter().map(|(_, spot)| *spot));
-            each(&request.sheaf, &request.hold, &request.context, &spots);
+            let Came { sheaf, hold, context, .. } = &request.came;
+            each(sheaf, hold, context, &spots);
         }
     }
 }
@@ -470,7 +477,9 @@ impl Spans for Chain<'_> {
     fn any(&self, is: &mut dyn FnMut(SpanView<'_>, Option<ResourceView<'_>>) -> bool) -> bool {
         let (mut at, mut shown) = (self.head, None);
         while let Some(held) = self.store.spans.get(at as usize) {
-            if let Some(Request { sheaf, .. }) = self.store.requests.get(held.request as usize) {
+            if let Some(Request { came: Came { sheaf, .. }, .. }) =
+                self.store.requests.get(held.request as usize)
+            {
                 // Those of one group came one after the other.
                 let group = Some((held.request, sheaf.group_of(held.spot)));
                 let is_new = shown != group;

@@ -214,7 +214,10 @@ impl Bench {
     }
 
     pub async fn start<M: Mail>(&self, cell: &Cell<M>, launch: Launch<M>) -> ChildId {
-        let spec = ChildSpec::new(Arbiter::current());
+        self.start_as(cell, ChildSpec::new(Arbiter::current()), launch).await
+    }
+
+    pub async fn start_as<M: Mail>(&self, cell: &Cell<M>, spec: ChildSpec, launch: Launch<M>) -> ChildId {
         let id = self.supervisor.supervise(cell.clone(), spec, launch).await.unwrap();
         self.children.borrow_mut().push(id);
         id

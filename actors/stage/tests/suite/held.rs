@@ -4,18 +4,20 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use actix_rt::Arbiter;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use watershed_delivery::{Guard, Outcome};
+use watershed_delivery::{Guard, Holder, Outcome};
 use watershed_stage::{
     Context, Downstream, Env, Error, Failure, Hold, Lent, Message, Outlet, Part, Payload, Placement,
     Processor, Registry, Settings, Signal, deal,
 };
-use watershed_supervise::{Cell as StageCell, Weight};
+use watershed_supervise::{Cell as StageCell, ChildSpec, Launch, Next, Weight};
 use watershed_telemetry::wire::put_bytes_field;
 
-use crate::common::{Bench, End, ids, paused, secs, spans, until};
+use crate::common::{Bench, End, Fate, ids, paused, secs, spans, until};
 use crate::kept::kept;
 
 const LOST: &str = "watershed_pipeline_lost_items{pipeline=\"traces\",cause=\"abandoned\"}";
@@ -29,6 +31,8 @@ thread_local! {
 /// where it is 0.
 struct Hoarder {
     held: Lent<BTreeMap<u32, (Arc<Hold>, Payload)>>,
+    /// The last number of a message.
+    numbers: Option<u64>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -49,11 +53,16 @@ impl Processor for Hoarder {
     }
 
     fn build(_: &Arc<NoSettings>, env: &Env) -> Result<Self, Failure> {
-        Ok(Self { held: env.shelf.take() })
+        Ok(Self { held: env.shelf.take(), numbers: None })
     }
 
     async fn handle(&mut self, payload: Payload, _: &Arc<Context>, outlet: &mut Outlet) -> Result<(), Error> {
         let numbers = ids(&payload);
+        let again = outlet.number().is_some_and(|number| self.numbers.replace(number) == Some(number));
+        if let Some((hold, _)) = self.held.values().next().filter(|_| again) {
+            outlet.join([&**hold], self.held.len());
+            return Ok(());
+        }
         if numbers.len() > 1 {
             let hold = Arc::new(outlet.hold(numbers.len()));
             assert!(!BREAKS.take(), "on what it was about to hold");
@@ -81,7 +90,8 @@ async fn hoarder(bench: &Bench, end: &End) -> StageCell<Message> {
     let Part::Stage(stage) = spec.part() else { panic!("a stage") };
     let cell = bench.cell("hoarder", 1000);
     let behind = Downstream::Cell("end".into(), end.cell.clone());
-    bench.start(&cell, stage.clone().launch(bench.env("hoarder"), behind)).await;
+    let spec = ChildSpec { group: Some("traces".into()), ..ChildSpec::new(Arbiter::current()) };
+    bench.start_as(&cell, spec, stage.clone().launch(bench.env("hoarder"), behind)).await;
     cell
 }
 
@@ -138,6 +148,98 @@ fn what_is_held_outlives_a_panic_and_is_not_held_twice() {
         assert_eq!(second.end().await, Outcome::Delivered);
         assert_eq!(cell.observe().restarts.panicked, 2);
         assert!(!bench.metrics.render().contains(LOST));
+        bench.end().await;
+    });
+}
+
+#[test]
+fn what_waits_for_room_outlives_a_restart_and_its_memory_is_known() {
+    paused(async {
+        let bench = Bench::new();
+        let mut end = End::new(&bench, "end", 1);
+        let cell = hoarder(&bench, &end).await;
+        let fate = kept(&bench, &cell, spans([1, 2, 3]));
+        bench.awaited(&cell, spans([4, 5, 6]), secs(8)).await;
+        let held = bench.budget.used();
+        bench.held(&cell, spans([4]));
+        until("one has left", || !end.is_empty()).await;
+        assert!(bench.budget.used() > held, "what waits is there beside what it was made of");
+        // Another of its group fails until all of it is begun anew.
+        let ill: StageCell<Message> = bench.cell("ill", 1);
+        let spec = ChildSpec { group: Some("traces".into()), ..ChildSpec::new(Arbiter::current()) };
+        let watched = cell.clone();
+        let launch: Launch<Message> = Arc::new(move |mut lease| {
+            let watched = watched.clone();
+            async move {
+                lease.started();
+                if watched.observe().restarts.total() == 0 {
+                    return Err(Failure::new("ill"));
+                }
+                while !matches!(lease.next().await, Next::Drained) {}
+                Ok(())
+            }
+            .boxed_local()
+        });
+        bench.start_as(&ill, spec, launch).await;
+        until("it is begun anew", || cell.observe().restarts.total() > 0).await;
+        for id in 1..=4 {
+            assert_eq!(end.finish(Outcome::Delivered).await, [id]);
+        }
+        assert_eq!(fate.end().await, Outcome::Delivered);
+        bench.held(&cell, spans([0]));
+        until("the rest is let go", || bench.budget.used() == 0).await;
+        assert!(!bench.metrics.render().contains(LOST));
+        bench.end().await;
+    });
+}
+
+/// Keeps a message that is handed out for one branch after the other.
+struct Numbered(Fate, u64, u64);
+
+impl Holder for Numbered {
+    fn settled(&self, outcome: Outcome) {
+        self.0.settled(outcome);
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    fn number(&self) -> Option<u64> {
+        Some(self.1)
+    }
+
+    fn branches(&self) -> u64 {
+        self.2
+    }
+}
+
+#[test]
+fn what_is_held_can_be_owed_to_more_than_one() {
+    paused(async {
+        let bench = Bench::new();
+        let mut end = End::new(&bench, "end", 9);
+        let cell = hoarder(&bench, &end).await;
+        let hand_out = |number: u64, branches: u64| {
+            let fate = Fate::default();
+            let guard = Guard::held(Arc::new(Numbered(fate.clone(), number, branches)));
+            bench.put(&cell, "traces", spans([1, 2]), guard);
+            fate
+        };
+        let first = hand_out(7, 0b01);
+        bench.held(&cell, spans([1]));
+        let (mail, _) = end.take().await.into_parts();
+        assert_eq!((ids(&mail.payload), mail.guard.branches()), (vec![1], 0b01));
+        mail.settle(Outcome::Delivered);
+        // Of what is held of it, the second comes to owe the rest.
+        let second = hand_out(7, 0b10);
+        until("it has joined", || cell.observe().handled == 3).await;
+        assert_eq!((first.outcome(), second.outcome()), (None, None));
+        bench.held(&cell, spans([1]));
+        let (mail, _) = end.take().await.into_parts();
+        assert_eq!((ids(&mail.payload), mail.guard.branches()), (vec![2], 0b11));
+        mail.settle(Outcome::Delivered);
+        assert_eq!((first.end().await, second.end().await), (Outcome::Delivered, Outcome::Delivered));
         bench.end().await;
     });
 }

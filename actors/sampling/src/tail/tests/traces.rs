@@ -466,6 +466,20 @@ fn the_smallest_of_spans_take_room_too() {
 }
 
 #[test]
+fn a_message_of_more_spans_than_can_be_held_is_rejected_and_counted() {
+    paused(async {
+        let mut rig = Rig::start(&format!("max_bytes = '1MiB'\ndecision_wait = '1h'\n{ERRORS}"), Some(&Book::default())).await;
+        rig.send(BEGIN, vec![Span::default(); 300_000]).await;
+        assert_eq!((rig.ended("rejected"), rig.metric("watershed_tail_sampling_held_bytes", "")), (1, 0.0));
+        assert_eq!(rig.metric("watershed_tail_sampling_rejected_spans", "max_bytes"), 300_000.0);
+        // It is what is taken beside its bytes that counts: a message that is merely large is held.
+        rig.send(BEGIN, vec![Span { name: "x".repeat(4 << 20), ..failed(span(1, 0)) }]).await;
+        assert_eq!(rig.ended("rejected"), 1);
+        rig.end().await;
+    });
+}
+
+#[test]
 fn a_policy_sees_each_resource_of_a_trace() {
     let policy =
         "type = 'string_attribute', string_attribute = { key = 'service.name', values = ['payments'] }";
