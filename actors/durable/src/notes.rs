@@ -263,7 +263,8 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_never_ends_keeps_the_notes_about_its_time_alone() {
         let place = tempfile::tempdir().unwrap();
-        let (stage, times): (Arc<str>, Times) = ("tail_sampling".into(), Arc::new(Mutex::new(Unfinished::all())));
+        let (stage, times): (Arc<str>, Times) =
+            ("tail_sampling".into(), Arc::new(Mutex::new(Unfinished::all())));
         let live = books(place.path(), &times);
         // Ten times what the book holds.
         for at in 0..1_000 {

@@ -161,7 +161,13 @@ impl Holding {
             match self.released.pop_front()? {
                 Release::Pass(parts, payload, permit) => {
                     if let Some((guard, context)) = self.passed(&parts, ledger) {
-                        return Some(Released::Pass(Message { payload, context, guard, permit, charge: None }));
+                        return Some(Released::Pass(Message {
+                            payload,
+                            context,
+                            guard,
+                            permit,
+                            charge: None,
+                        }));
                     }
                 }
                 Release::Join(held, guard) => {

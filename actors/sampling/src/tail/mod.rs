@@ -4,39 +4,38 @@
 //! hands out again is decided as it was at first. At each beat of it the traces that are due are judged, and their
 //! spans go on together in large requests, or go.
 
+mod arrived;
 mod decided;
+mod limits;
 mod meters;
 mod metrics;
+mod notes;
 mod policy;
 mod settings;
 mod store;
 #[cfg(test)]
 mod tests;
 
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use watershed_stage::{
     Context, Env, Error, Failure, Lent, Note, Outlet, Payload, Placement, Processor, Signal, Unfinished,
-    shard_of, wall_clock,
+    wall_clock,
 };
 use watershed_telemetry::sheaf::{Bundle, Sheaf};
 use watershed_telemetry::view::SpanView;
 
-use decided::{Capacity, SECOND};
+use arrived::{Arrived, Fate, hash};
+use decided::SECOND;
+use limits::Limits;
 use metrics::{Counters, Early};
-use policy::{Policies, ROOT, SAMPLED_FLAG, STATUSES, Verdict};
+use notes::{note, read_note, share};
+use policy::{Policies, Verdict};
 pub(crate) use settings::Settings;
-use store::{Arrived, Came, Earlier, Fate, Passing, SPAN, Store, Ticket};
-
-/// Decisions are made this often at least, and more often where the wait is short.
-const BEAT: Duration = Duration::from_secs(1);
-
-/// The part of the wait that a beat may be.
-const BEATS: u32 = 8;
+use store::{Came, Earlier, Passing, SPAN, Store, Ticket};
 
 /// Up to which size spans go on in one request, more or less.
 const LARGE: usize = 1 << 20;
@@ -66,14 +65,8 @@ const USUAL: usize = 1 << 14;
 /// So much may be taken for the spans of one message beside its bytes, however little all of them together may.
 const BESIDE: u64 = 16 << 20;
 
-/// The first byte of a note: its form.
-const NOTE: u8 = 1;
-
 /// How long decisions are not tried again that could not be written down, the first time and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
-/// Notes are about messages of so long before the wait, at least: late spans of that time need no other.
-const BACK: u64 = 2 * SECOND;
 
 /// Decides about traces.
 pub(crate) struct TailSampling {
@@ -93,19 +86,6 @@ pub(crate) struct TailSampling {
     arrived: Vec<Arrived>,
     /// Whether policies ask for the flags of spans.
     flags: bool,
-}
-
-/// What holds for one shard, times in nanoseconds.
-struct Limits {
-    wait: u64,
-    after_root: Option<u64>,
-    beat: u64,
-    traces: usize,
-    bytes: u64,
-    largest: Option<u64>,
-    capacity: Capacity,
-    /// How long before a decision the messages came that its note is about, at least.
-    noted: u64,
 }
 
 /// A decision about to be carried out.
@@ -193,7 +173,8 @@ impl Processor for TailSampling {
         let beside = payload.items() * (size_of::<Arrived>() + SPAN);
         if beside as u64 > self.limits.bytes.max(BESIDE) {
             self.counters.too_many.add(payload.items() as u64);
-            let message = "more spans than can be held at once: send fewer in a request, or raise `max_bytes`";
+            let message =
+                "more spans than can be held at once: send fewer in a request, or raise `max_bytes`";
             return Err(Error::reject(message));
         }
         if let Err(refused) = self.make_room((payload.bytes() + beside) as u64, outlet).await {
@@ -386,7 +367,8 @@ impl TailSampling {
         let back = (now / SECOND * SECOND).saturating_sub(self.limits.noted);
         let from = judged.iter().map(|judged| judged.began).fold(back, u64::min) / SECOND * SECOND;
         if let Some(notes) = &self.env.notes {
-            let note = Note { from, until: now, text: note(judged.iter().map(|it| (it.id, it.sampled))).into() };
+            let note =
+                Note { from, until: now, text: note(judged.iter().map(|it| (it.id, it.sampled))).into() };
             if let Err(failure) = notes.write(&self.env.id, note).await {
                 self.put_off(&failure);
                 return false;
@@ -486,93 +468,4 @@ impl Going<'_> {
     fn leave(self, outlet: &mut Outlet) {
         outlet.pass(self.parts, self.bundle.finish());
     }
-}
-
-// === impl Limits ===
-
-impl Limits {
-    fn new(settings: &Settings, env: &Env) -> Self {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let Settings { decision_wait, decision_wait_after_root_received, num_traces, .. } = settings;
-        let shards = env.copies.max(1);
-        let share = |number: usize| number.div_ceil(shards);
-        let capacity = |size: Option<usize>| share(size.unwrap_or(num_traces.saturating_mul(10)));
-        let max_bytes = settings.max_bytes.map_or(env.budget.limit() / 2, |bytes| bytes.0);
-        let cache = &settings.decision_cache;
-        let waits = decision_wait_after_root_received.positive().into_iter().chain([decision_wait.0]);
-        let shortest = waits.min().unwrap_or(BEAT);
-        Self {
-            wait: nanos(decision_wait.0),
-            noted: nanos(decision_wait.0).saturating_add(BACK),
-            after_root: decision_wait_after_root_received.positive().map(nanos),
-            beat: nanos((shortest / BEATS).clamp(Duration::from_millis(5), BEAT)),
-            traces: share(*num_traces),
-            bytes: max_bytes / shards as u64,
-            largest: Some(settings.maximum_trace_size_bytes).filter(|largest| *largest > 0),
-            capacity: Capacity {
-                sampled: capacity(cache.sampled_cache_size),
-                not_sampled: capacity(cache.non_sampled_cache_size),
-            },
-        }
-    }
-}
-
-// === impl Arrived ===
-
-impl Arrived {
-    fn new(span: &SpanView<'_>, spot: watershed_telemetry::sheaf::Spot, flags: bool) -> Self {
-        let outline = span.outline();
-        let id = outline.trace_id.try_into().unwrap_or_default();
-        let status = u8::try_from(outline.status.code()).ok().filter(|code| *code < 3).unwrap_or_default();
-        let mut seen = (1 << status) & STATUSES;
-        // Some say that there is none by an id of zeros.
-        if outline.parent_span_id.is_empty() || outline.parent_span_id == [0; 8] {
-            seen |= ROOT;
-        }
-        if flags && span.flags() & 1 == 1 {
-            seen |= SAMPLED_FLAG;
-        }
-        let start = Some(outline.start_time_unix_nano).filter(|start| *start > 0).unwrap_or(u64::MAX);
-        let end = outline.end_time_unix_nano;
-        Self { hash: hash(&id), id, spot, start, end, seen, fate: Fate::Waits }
-    }
-}
-
-/// The hash of a trace id. Ids may be chosen by who sends, so that it takes a key that nobody knows.
-fn hash(id: &[u8; 16]) -> u64 {
-    static KEYS: LazyLock<(u64, u64)> = LazyLock::new(|| {
-        let random = RandomState::new();
-        (random.hash_one(0), random.hash_one(1))
-    });
-    let whole = u128::from_le_bytes(*id);
-    let fold = |one: u64, other: u64| {
-        let product = u128::from(one) * u128::from(other);
-        product as u64 ^ (product >> 64) as u64
-    };
-    let (low, high) = (whole as u64 ^ KEYS.0, (whole >> 64) as u64 ^ KEYS.1);
-    fold(fold(low, high) ^ KEYS.0, fold(low.rotate_left(29) ^ KEYS.1, high | 1) | 1)
-}
-
-/// Decisions as they are noted: a byte for the form, then 17 bytes a trace. Nothing where there is none.
-fn note(decisions: impl Iterator<Item = ([u8; 16], bool)>) -> Vec<u8> {
-    let mut note = vec![NOTE];
-    for (id, sampled) in decisions {
-        note.extend_from_slice(&id);
-        note.push(u8::from(sampled));
-    }
-    if note.len() > 1 { note } else { Vec::new() }
-}
-
-/// What of a note is about traces of one of so many copies.
-fn share(note: &[u8], copy: usize, copies: usize) -> Vec<u8> {
-    self::note(read_note(note).filter(|(id, _)| shard_of(id, copies) == copy))
-}
-
-/// What was noted; nothing of a form that is not known.
-fn read_note(note: &[u8]) -> impl Iterator<Item = ([u8; 16], bool)> {
-    let body = note.strip_prefix(&[NOTE]).unwrap_or_default();
-    body.chunks_exact(17).filter_map(|one| {
-        let (id, sampled) = one.split_first_chunk()?;
-        Some((*id, sampled == [1]))
-    })
 }

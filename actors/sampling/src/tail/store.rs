@@ -15,6 +15,7 @@ use watershed_stage::{Context, Hold};
 use watershed_telemetry::sheaf::{Sheaf, Spot};
 use watershed_telemetry::view::{ResourceView, SpanView};
 
+use super::arrived::{Arrived, Fate};
 use super::decided::Decided;
 use super::policy::{Facts, ROOT, Spans};
 
@@ -112,33 +113,6 @@ struct Held {
     request: u32,
     spot: Spot,
     next: u32,
-}
-
-/// A span that has just come.
-#[derive(Clone, Copy)]
-pub(super) struct Arrived {
-    pub(super) hash: u64,
-    pub(super) id: [u8; 16],
-    pub(super) spot: Spot,
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) seen: u8,
-    pub(super) fate: Fate,
-}
-
-/// What becomes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It waits for a decision.
-    Waits,
-    /// It has come before with the same message, and waits since then.
-    Held,
-    /// It waits until the decision, which is known, is noted for it, too.
-    Follows(bool),
-    /// It goes on at once.
-    Passes,
-    /// It goes.
-    Goes,
 }
 
 /// What is held of a message since it came before.
@@ -315,9 +289,13 @@ impl Store {
         self.traces.get(ticket.trace as usize).filter(|trace| trace.serial == ticket.serial)
     }
 
+    fn trace_mut(&mut self, ticket: Ticket) -> Option<&mut Trace> {
+        self.traces.get_mut(ticket.trace as usize).filter(|trace| trace.serial == ticket.serial)
+    }
+
     /// What was decided about a trace, which stands whatever comes until it is carried out.
     pub(super) fn know(&mut self, ticket: Ticket, sampled: bool) {
-        if let Some(trace) = self.traces.get_mut(ticket.trace as usize).filter(|it| it.serial == ticket.serial) {
+        if let Some(trace) = self.trace_mut(ticket) {
             trace.known = Some(sampled);
         }
     }
@@ -357,8 +335,7 @@ impl Store {
     /// Takes what stands first in line; `None` where that is a trace that ended before it was due.
     fn next_in_line(&mut self) -> Option<Ticket> {
         let ticket = self.order.pop_front()?;
-        let trace = self.traces.get_mut(ticket.trace as usize).filter(|it| it.serial == ticket.serial)?;
-        trace.in_line = false;
+        self.trace_mut(ticket)?.in_line = false;
         Some(ticket)
     }
 
@@ -375,16 +352,15 @@ impl Store {
     /// Whatever was under decision and was not carried out is due again, and stands in line where it stood.
     pub(super) fn put_back(&mut self) {
         for ticket in std::mem::take(&mut self.deciding).into_iter().rev() {
-            let trace = self.traces.get_mut(ticket.trace as usize).filter(|it| it.serial == ticket.serial);
-            let Some(trace) = trace else { continue };
-            match trace.known {
-                Some(_) => self.known.push_front(ticket),
+            let Some(trace) = self.trace_mut(ticket) else { continue };
+            match (trace.known, std::mem::replace(&mut trace.in_line, true)) {
+                (Some(_), true) => self.known.push_front(ticket),
                 // It was due by its root.
-                None if trace.in_line => self.rooted.push_front((ticket, 0)),
-                None => {}
-            }
-            if !std::mem::replace(&mut trace.in_line, true) {
-                self.order.push_front(ticket);
+                (None, true) => self.rooted.push_front((ticket, 0)),
+                (known, false) => {
+                    self.known.extend(known.map(|_| ticket));
+                    self.order.push_front(ticket);
+                }
             }
         }
     }

@@ -7,9 +7,9 @@ use watershed_telemetry::sheaf::Sheaf;
 use watershed_telemetry::view::{ResourceView, SpanView};
 
 use super::rig::{BEGIN, SECOND, attribute, failed, payload, slow, span, text};
+use crate::tail::arrived::Arrived;
 use crate::tail::policy::{Facts, Policies, Spans, Verdict};
 use crate::tail::settings::Settings;
-use crate::tail::store::Arrived;
 
 /// Spans of a trace, and whether it is sampled.
 type Cases = Vec<(Vec<Span>, bool)>;
@@ -312,7 +312,8 @@ fn a_limit_is_that_of_all_copies_however_the_traces_fall() {
     for limit in limits {
         let settings: Settings = toml::from_str(&format!("policies = [{{ name = 'p', {limit} }}]")).unwrap();
         let copy = |pipeline: &str| Policies::new(&settings, pipeline).unwrap();
-        let (mut copies, mut other): (Vec<_>, _) = ((0..16).map(|_| copy("traces")).collect(), copy("others"));
+        let (mut copies, mut other): (Vec<_>, _) =
+            ((0..16).map(|_| copy("traces")).collect(), copy("others"));
         let mut at = |copy: usize, second: u64| {
             judge(&mut copies[copy], vec![span(1, 0)], BEGIN + second * SECOND) == Verdict::Sampled
         };

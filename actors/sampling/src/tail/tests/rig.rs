@@ -18,8 +18,8 @@ use prost::Message as _;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Guard, Holder, Outcome};
 use watershed_stage::{
-    Context, Downstream, Env, Extensions, Failure, Message, Metrics, Note, Notes, Origin, Part, Payload, Pick,
-    Registry, Shelf, Signal, Tracing, Unfinished,
+    Context, Downstream, Env, Extensions, Failure, Message, Metrics, Note, Notes, Origin, Part, Payload,
+    Pick, Registry, Shelf, Signal, Tracing, Unfinished,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Lease, Limits, Policy, Quota, Supervisor};
 

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use watershed_stage::{Payload, Unfinished};
 
 use super::BREAKS;
+use super::rig::{self, BEGIN, Book, Rig, SECOND, failed, id, paused, payload, slow, span};
 use crate::tail::decided::{Capacity, Decided};
 use crate::tail::{read_note, share};
-use super::rig::{self, BEGIN, Book, Rig, SECOND, failed, id, paused, payload, slow, span};
 
 /// Errors, what takes longer than a second, and 10 % of the rest.
 const THREE: &str = "
@@ -284,7 +284,8 @@ fn what_comes_again_for_another_branch_joins_what_is_held_and_follows_what_was_d
         assert_eq!((rig.came.len(), rig.owed[2]), (3, 0b10), "the rest of it to the other");
         assert_eq!(rig::spans(&rig.came[2]), [root(1)]);
         rig.send_record(BEGIN + 20 * SECOND, payload(vec![("orders", vec![span(4, 0)])]), 10, 0b11).await;
-        let second: Vec<_> = rig.came[3..].iter().flat_map(rig::spans).filter(|it| it.trace_id == id(2)).collect();
+        let second: Vec<_> =
+            rig.came[3..].iter().flat_map(rig::spans).filter(|it| it.trace_id == id(2)).collect();
         assert_eq!((second.len(), rig.owed[3]), (2, 0b11), "the second trace has two spans, for both");
         assert_eq!(rig.ended("refused"), 0);
         rig.end().await;
@@ -468,7 +469,11 @@ fn the_smallest_of_spans_take_room_too() {
 #[test]
 fn a_message_of_more_spans_than_can_be_held_is_rejected_and_counted() {
     paused(async {
-        let mut rig = Rig::start(&format!("max_bytes = '1MiB'\ndecision_wait = '1h'\n{ERRORS}"), Some(&Book::default())).await;
+        let mut rig = Rig::start(
+            &format!("max_bytes = '1MiB'\ndecision_wait = '1h'\n{ERRORS}"),
+            Some(&Book::default()),
+        )
+        .await;
         rig.send(BEGIN, vec![Span::default(); 300_000]).await;
         assert_eq!((rig.ended("rejected"), rig.metric("watershed_tail_sampling_held_bytes", "")), (1, 0.0));
         assert_eq!(rig.metric("watershed_tail_sampling_rejected_spans", "max_bytes"), 300_000.0);

@@ -1,132 +1,74 @@
-//! Settings of `tail_sampling`: otelcol's keys and defaults, and a bound in bytes.
+//! What a policy is told: its tables, and what is wrong with them.
 
 use std::borrow::Cow;
 
 use regex::RegexSet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
-use watershed_stage::{ByteSize, Interval, KeyError};
-
-use super::meters::Meters;
-
-/// Settings of `tail_sampling`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Settings {
-    /// How long after its first span a trace is decided.
-    pub(super) decision_wait: Interval,
-    /// How long after its root span it is decided, if that is sooner; 0 is `decision_wait`.
-    pub(super) decision_wait_after_root_received: Interval,
-    /// How many traces may be undecided; beyond that the oldest are decided with what has come of them.
-    pub(super) num_traces: usize,
-    /// How many new traces are expected in a second: room for them is made at the start.
-    pub(super) expected_new_traces_per_sec: usize,
-    /// How many bytes of spans may be held; beyond that the oldest traces are decided with what has come of them. By
-    /// default half of the role's memory.
-    pub(super) max_bytes: Option<ByteSize>,
-    /// How long decisions are remembered, for spans that come later.
-    pub(super) decision_cache: CacheSettings,
-    /// Whether the policies after the first that samples are left out.
-    pub(super) sample_on_first_match: bool,
-    /// Whether undecided traces are left out when the pipeline ends, rather than decided with what has come of them.
-    pub(super) drop_pending_traces_on_shutdown: bool,
-    /// Whether messages are refused, rather than traces decided early, when `num_traces` or `max_bytes` is reached.
-    pub(super) block_on_overflow: bool,
-    /// A trace that grows larger is left out, counted; 0 is no bound.
-    pub(super) maximum_trace_size_bytes: u64,
-    /// When policies look at spans.
-    pub(super) sampling_strategy: Strategy,
-    /// Accepted, for otelcol's sake: every lane is a shard.
-    pub(super) num_shards: usize,
-    /// What a trace is judged by.
-    #[schemars(extend("x-required" = true))]
-    pub(super) policies: Vec<Policy>,
-    /// What all copies count together.
-    #[serde(skip)]
-    pub(super) meters: Meters,
-}
-
-/// How many decisions are remembered.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct CacheSettings {
-    /// Of traces that were sampled; by default ten times `num_traces`.
-    pub(super) sampled_cache_size: Option<usize>,
-    /// Of traces that were not; by default ten times `num_traces`.
-    pub(super) non_sampled_cache_size: Option<usize>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Strategy {
-    /// When the trace is decided.
-    TraceComplete,
-    /// Not supported yet.
-    SpanIngest,
-}
+use watershed_stage::KeyError;
 
 /// One policy.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Policy {
+pub(in crate::tail) struct Policy {
     /// What metrics call it: not empty, and no other's.
     #[serde(default)]
     #[schemars(extend("x-required" = true))]
-    pub(super) name: String,
+    pub(in crate::tail) name: String,
     /// What it is: the table of the same name has its settings.
-    pub(super) r#type: Kind,
+    pub(in crate::tail) r#type: Kind,
     /// How long it took from the first start of a span to the last end.
     #[serde(default)]
-    pub(super) latency: Option<Latency>,
+    pub(in crate::tail) latency: Option<Latency>,
     /// A whole number among the attributes of a resource or span.
     #[serde(default)]
-    pub(super) numeric_attribute: Option<NumericAttribute>,
+    pub(in crate::tail) numeric_attribute: Option<NumericAttribute>,
     /// So many percent of the traces, by a hash of the trace id.
     #[serde(default)]
-    pub(super) probabilistic: Option<Probabilistic>,
+    pub(in crate::tail) probabilistic: Option<Probabilistic>,
     /// The status of any span.
     #[serde(default)]
-    pub(super) status_code: Option<StatusCode>,
+    pub(in crate::tail) status_code: Option<StatusCode>,
     /// A text among the attributes of a resource or span.
     #[serde(default)]
-    pub(super) string_attribute: Option<StringAttribute>,
+    pub(in crate::tail) string_attribute: Option<StringAttribute>,
     /// A member of the `tracestate` of any span.
     #[serde(default)]
-    pub(super) trace_state: Option<TraceState>,
+    pub(in crate::tail) trace_state: Option<TraceState>,
     /// So many spans a second.
     #[serde(default)]
-    pub(super) rate_limiting: Option<RateLimiting>,
+    pub(in crate::tail) rate_limiting: Option<RateLimiting>,
     /// So many bytes a second.
     #[serde(default)]
-    pub(super) bytes_limiting: Option<BytesLimiting>,
+    pub(in crate::tail) bytes_limiting: Option<BytesLimiting>,
     /// How many spans it has.
     #[serde(default)]
-    pub(super) span_count: Option<SpanCount>,
+    pub(in crate::tail) span_count: Option<SpanCount>,
     /// A truth value among the attributes of a resource or span.
     #[serde(default)]
-    pub(super) boolean_attribute: Option<BooleanAttribute>,
+    pub(in crate::tail) boolean_attribute: Option<BooleanAttribute>,
     /// Not supported yet.
     #[serde(default)]
     #[schemars(with = "Option<Nested>")]
-    pub(super) ottl_condition: Option<toml::Table>,
+    pub(in crate::tail) ottl_condition: Option<toml::Table>,
     /// Policies all of which must sample.
     #[serde(default)]
-    pub(super) and: Option<And>,
+    pub(in crate::tail) and: Option<And>,
     /// A policy that must not sample.
     #[serde(default)]
-    pub(super) not: Option<Not>,
+    pub(in crate::tail) not: Option<Not>,
     /// Policies which, where all of them sample, leave the trace out whatever others say.
     #[serde(default)]
-    pub(super) drop: Option<Drop>,
+    pub(in crate::tail) drop: Option<Drop>,
     /// Policies that share a number of spans a second.
     #[serde(default)]
-    pub(super) composite: Option<Composite>,
+    pub(in crate::tail) composite: Option<Composite>,
 }
 
 /// A policy's type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Kind {
+pub(in crate::tail) enum Kind {
     #[default]
     AlwaysSample,
     Latency,
@@ -152,159 +94,159 @@ pub(super) enum Kind {
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Latency {
+pub(in crate::tail) struct Latency {
     /// Longer than this.
-    pub(super) threshold_ms: u64,
+    pub(in crate::tail) threshold_ms: u64,
     /// And no longer than this; 0 is no bound.
-    pub(super) upper_threshold_ms: u64,
+    pub(in crate::tail) upper_threshold_ms: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct NumericAttribute {
+pub(in crate::tail) struct NumericAttribute {
     /// The attribute.
     #[schemars(extend("x-required" = true))]
-    pub(super) key: String,
+    pub(in crate::tail) key: String,
     /// At least this; 0 is no bound.
-    pub(super) min_value: i64,
+    pub(in crate::tail) min_value: i64,
     /// At most this; 0 is no bound.
-    pub(super) max_value: i64,
+    pub(in crate::tail) max_value: i64,
     /// Samples the traces in which no attribute is in these bounds.
-    pub(super) invert_match: bool,
+    pub(in crate::tail) invert_match: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Probabilistic {
+pub(in crate::tail) struct Probabilistic {
     /// Goes into the hash: all collectors of a tier need the same one.
-    pub(super) hash_salt: String,
+    pub(in crate::tail) hash_salt: String,
     /// How many percent; 100 and more is all.
-    pub(super) sampling_percentage: f64,
+    pub(in crate::tail) sampling_percentage: f64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct StatusCode {
+pub(in crate::tail) struct StatusCode {
     /// Any of `OK`, `ERROR`, `UNSET`.
     #[schemars(extend("x-required" = true))]
-    pub(super) status_codes: Vec<String>,
+    pub(in crate::tail) status_codes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct StringAttribute {
+pub(in crate::tail) struct StringAttribute {
     /// The attribute.
     #[schemars(extend("x-required" = true))]
-    pub(super) key: String,
+    pub(in crate::tail) key: String,
     /// Any of these texts.
     #[schemars(extend("x-required" = true))]
-    pub(super) values: Vec<String>,
+    pub(in crate::tail) values: Vec<String>,
     /// Whether they are regular expressions, which match anywhere in the text.
-    pub(super) enabled_regex_matching: bool,
+    pub(in crate::tail) enabled_regex_matching: bool,
     /// How many texts are remembered with whether an expression matches; 0 is 128.
-    pub(super) cache_max_size: usize,
+    pub(in crate::tail) cache_max_size: usize,
     /// Samples the traces in which no attribute matches.
-    pub(super) invert_match: bool,
+    pub(in crate::tail) invert_match: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct TraceState {
+pub(in crate::tail) struct TraceState {
     /// The member.
     #[schemars(extend("x-required" = true))]
-    pub(super) key: String,
+    pub(in crate::tail) key: String,
     /// Any of these values.
     #[schemars(extend("x-required" = true))]
-    pub(super) values: Vec<String>,
+    pub(in crate::tail) values: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct RateLimiting {
+pub(in crate::tail) struct RateLimiting {
     /// Spans a second.
     #[schemars(extend("x-required" = true))]
-    pub(super) spans_per_second: u64,
+    pub(in crate::tail) spans_per_second: u64,
     /// How many may come at once; 0 is twice as many.
-    pub(super) burst_capacity: u64,
+    pub(in crate::tail) burst_capacity: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct BytesLimiting {
+pub(in crate::tail) struct BytesLimiting {
     /// Bytes a second.
     #[schemars(extend("x-required" = true))]
-    pub(super) bytes_per_second: u64,
+    pub(in crate::tail) bytes_per_second: u64,
     /// How many may come at once; 0 is twice as many. A larger trace is never sampled.
-    pub(super) burst_capacity: u64,
+    pub(in crate::tail) burst_capacity: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct SpanCount {
+pub(in crate::tail) struct SpanCount {
     /// At least so many.
-    pub(super) min_spans: u64,
+    pub(in crate::tail) min_spans: u64,
     /// At most so many; 0 is no bound.
-    pub(super) max_spans: u64,
+    pub(in crate::tail) max_spans: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct BooleanAttribute {
+pub(in crate::tail) struct BooleanAttribute {
     /// The attribute.
     #[schemars(extend("x-required" = true))]
-    pub(super) key: String,
+    pub(in crate::tail) key: String,
     /// The value.
-    pub(super) value: bool,
+    pub(in crate::tail) value: bool,
     /// Samples the traces in which no attribute has it.
-    pub(super) invert_match: bool,
+    pub(in crate::tail) invert_match: bool,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct And {
+pub(in crate::tail) struct And {
     /// Policies, as in `policies`.
     #[schemars(with = "Vec<Nested>", extend("x-required" = true))]
-    pub(super) and_sub_policy: Vec<Policy>,
+    pub(in crate::tail) and_sub_policy: Vec<Policy>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Not {
+pub(in crate::tail) struct Not {
     /// A policy, as in `policies`.
     #[schemars(with = "Nested", extend("x-required" = true))]
-    pub(super) not_sub_policy: Box<Policy>,
+    pub(in crate::tail) not_sub_policy: Box<Policy>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Drop {
+pub(in crate::tail) struct Drop {
     /// Policies, as in `policies`.
     #[schemars(with = "Vec<Nested>", extend("x-required" = true))]
-    pub(super) drop_sub_policy: Vec<Policy>,
+    pub(in crate::tail) drop_sub_policy: Vec<Policy>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Composite {
+pub(in crate::tail) struct Composite {
     /// Spans a second.
-    pub(super) max_total_spans_per_second: u64,
+    pub(in crate::tail) max_total_spans_per_second: u64,
     /// Policies by name: the first that samples decides.
-    pub(super) policy_order: Vec<String>,
+    pub(in crate::tail) policy_order: Vec<String>,
     /// Policies, as in `policies`.
     #[schemars(with = "Vec<Nested>", extend("x-required" = true))]
-    pub(super) composite_sub_policy: Vec<Policy>,
+    pub(in crate::tail) composite_sub_policy: Vec<Policy>,
     /// What each may have of the spans; by default they share alike.
     #[serde(default)]
-    pub(super) rate_allocation: Vec<RateAllocation>,
+    pub(in crate::tail) rate_allocation: Vec<RateAllocation>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RateAllocation {
+pub(in crate::tail) struct RateAllocation {
     /// A policy's name.
-    pub(super) policy: String,
+    pub(in crate::tail) policy: String,
     /// Its percentage; 0 is an equal share.
-    pub(super) percent: u64,
+    pub(in crate::tail) percent: u64,
 }
 
 /// A table that is described elsewhere.
@@ -324,57 +266,8 @@ impl JsonSchema for Nested {
     }
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            decision_wait: Interval::secs(30),
-            decision_wait_after_root_received: Interval::secs(0),
-            num_traces: 50_000,
-            expected_new_traces_per_sec: 0,
-            max_bytes: None,
-            decision_cache: CacheSettings::default(),
-            sample_on_first_match: false,
-            drop_pending_traces_on_shutdown: false,
-            block_on_overflow: false,
-            maximum_trace_size_bytes: 0,
-            sampling_strategy: Strategy::TraceComplete,
-            num_shards: 1,
-            policies: Vec::new(),
-            meters: Meters::default(),
-        }
-    }
-}
-
-impl watershed_stage::Settings for Settings {
-    fn check(&self) -> Vec<KeyError> {
-        let mut errors = Vec::new();
-        let mut wrong = |key: &str, message: &str| errors.push(KeyError::new(key, message));
-        if self.decision_wait.positive().is_none() {
-            wrong("decision_wait", "must be positive: a trace has to have the time to come");
-        }
-        if self.num_traces == 0 {
-            wrong("num_traces", "must be 1 or more");
-        }
-        if self.max_bytes.is_some_and(|bytes| bytes.0 < 1 << 20) {
-            wrong("max_bytes", "must be 1MiB or more");
-        }
-        if self.sampling_strategy == Strategy::SpanIngest {
-            let message = "\"span-ingest\" is not supported: leave it out, or say \"trace-complete\"";
-            wrong("sampling_strategy", message);
-        }
-        if !(1..=256).contains(&self.num_shards) {
-            wrong("num_shards", "must be from 1 to 256; whatever it is, every lane is a shard");
-        }
-        if self.policies.is_empty() {
-            wrong("policies", "name at least one policy: without any, no trace is sampled");
-        }
-        errors.extend(list("policies", &self.policies, true));
-        errors
-    }
-}
-
 /// What is wrong with a list of policies. Names must differ where they are told apart by them.
-fn list(key: &str, policies: &[Policy], named: bool) -> Vec<KeyError> {
+pub(super) fn list(key: &str, policies: &[Policy], named: bool) -> Vec<KeyError> {
     let mut errors = Vec::new();
     for (index, policy) in policies.iter().enumerate() {
         let at = format!("{key}.{index}");
@@ -388,6 +281,8 @@ fn list(key: &str, policies: &[Policy], named: bool) -> Vec<KeyError> {
     }
     errors
 }
+
+// === impl Policy ===
 
 impl Policy {
     fn check(&self) -> Vec<KeyError> {
@@ -526,7 +421,7 @@ impl Policy {
 }
 
 /// A status by its name (`StatusCode` of `trace.proto`).
-pub(super) fn status(name: &str) -> Option<i32> {
+pub(in crate::tail) fn status(name: &str) -> Option<i32> {
     match name {
         "UNSET" => Some(0),
         "OK" => Some(1),
