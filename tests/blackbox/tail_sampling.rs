@@ -114,3 +114,48 @@ async fn what_waits_in_memory_has_had_its_ok_and_is_decided_at_the_end() {
     let spans = sink.snapshot().spans;
     assert!((2..12).contains(&spans), "{spans}");
 }
+
+/// Of two destinations one is away, so that the journal hands most of what comes out a second time for it alone, some of it
+/// while it is still held for the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destination_that_is_late_makes_no_trace_larger_and_gives_the_other_nothing_twice() {
+    let _turn = alone().await;
+    let directory = tempfile::tempdir().unwrap();
+    let (sink, late) = (Sink::start("127.0.0.1:0").await.unwrap(), Sink::start("127.0.0.1:0").await.unwrap());
+    late.stop().await;
+    let whole = r#"{ name = "whole", type = "span_count", span_count = { max_spans = 5 } }"#;
+    let wanted = |name: &str, table: &str| {
+        let sub = format!("[{{ name = \"it\", {table} }}, {whole}]");
+        (
+            format!("{{ name = \"{name}\", {table} }}"),
+            format!("{{ name = \"{name}\", type = \"and\", and = {{ and_sub_policy = {sub} }} }}"),
+        )
+    };
+    let mut text = text(sink.addr(), Some(directory.path()), "");
+    for (policy, with) in [
+        wanted("failed", r#"type = "status_code", status_code = { status_codes = ["ERROR"] }"#),
+        wanted("slow", r#"type = "latency", latency = { threshold_ms = 1000 }"#),
+        (r#"exporters = ["otlp"]"#.to_owned(), r#"exporters = ["otlp", "otlp/late"]"#.to_owned()),
+    ] {
+        assert!(text.contains(&policy), "{policy}");
+        text = text.replace(&policy, &with);
+    }
+    text += &format!(
+        "\n[exporters.\"otlp/late\"]\nendpoint = \"http://{}\"\nsending_queue = {{ queue_size = 4 }}\n\
+         retry_on_failure = {{ initial_interval = \"20ms\", max_interval = \"100ms\" }}\n",
+        late.addr()
+    );
+    let engine = start(&text).await;
+    let load = Loader::new(otlp(&engine)).open(4, 64, 20_000.0).traces().requests(600).retry(true);
+    let load = load.start().finish().await;
+    assert_eq!(load.acknowledged.len(), 60_000, "{load}");
+    let kept = settled(&load, &sink).await;
+    assert!(kept.is_right() && kept.traces == 12_000 && kept.wanted == 240, "{kept}");
+    late.restart().await.unwrap();
+    let same = |counts: &_| sampled(&load, counts) == sampled(&load, &sink.snapshot());
+    let _ = late.wait_until(same, PATIENCE).await;
+    drained(&engine).await;
+    let (kept, other) = (sampled(&load, &sink.snapshot()), sampled(&load, &late.snapshot()));
+    assert!(kept.is_right() && kept == other, "{kept}; late: {other}");
+    assert_eq!(sink.snapshot().runs[&load.run].extra, 0, "nothing twice");
+}
