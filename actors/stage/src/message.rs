@@ -88,14 +88,15 @@ impl Mail for Message {
         let (Some(first), Some(second)) = (Payload::concat(first), Payload::concat(second)) else {
             return Err(self);
         };
+        let (guard, other) = self.guard.bisect();
         let half = Self {
             payload: second,
             context: self.context.clone(),
-            guard: self.guard.fork(),
+            guard: other,
             permit: self.permit.clone(),
             charge: None,
         };
-        Ok((Self { payload: first, ..self }, half))
+        Ok((Self { payload: first, guard, ..self }, half))
     }
 
     fn settle(self, outcome: Outcome) {

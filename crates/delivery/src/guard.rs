@@ -23,6 +23,8 @@ use crate::{Cause, Outcome};
 pub struct Guard {
     /// One entry per message; more than one only after a merge. Empty once resolved.
     roots: SmallVec<[Arc<Root>; 1]>,
+    /// It stands for some of the requests of a message alone.
+    cut: bool,
 }
 
 /// Who is told how a message ended, where nobody waits for it: a pipeline's ledger, a journal.
@@ -99,12 +101,12 @@ impl Guard {
     /// A guard somebody waits for, until `deadline` if there is one.
     pub fn awaited(deadline: Option<Instant>) -> (Self, Receipt) {
         let root = Root::new(deadline, None);
-        (Self { roots: smallvec![root.clone()] }, Receipt { root })
+        (Self { roots: smallvec![root.clone()], cut: false }, Receipt { root })
     }
 
     /// A guard whose outcome is booked rather than awaited: the sender has had its "ok".
     pub fn held(holder: Arc<dyn Holder>) -> Self {
-        Self { roots: smallvec![Root::new(None, Some(holder))] }
+        Self { roots: smallvec![Root::new(None, Some(holder))], cut: false }
     }
 
     /// One more part of the same message.
@@ -112,7 +114,13 @@ impl Guard {
         for root in &self.roots {
             root.state.lock().pending += 1;
         }
-        Self { roots: self.roots.clone() }
+        Self { roots: self.roots.clone(), cut: self.cut }
+    }
+
+    /// The guards of the two halves of a message whose requests are handled on their own.
+    pub fn bisect(mut self) -> (Self, Self) {
+        self.cut = true;
+        (self.fork(), self)
     }
 
     /// The debt of one branch of a fan-out, as each holder [claims](Claim) it; `None` where nobody does.
@@ -128,7 +136,7 @@ impl Guard {
                 Claim::Paid => {}
             }
         }
-        (!roots.is_empty()).then_some(Self { roots })
+        (!roots.is_empty()).then_some(Self { roots, cut: self.cut })
     }
 
     /// `parts` guards that together are this one. No parts is one part: a debt can not be split away.
@@ -153,7 +161,8 @@ impl Guard {
 
     /// The inverse of [`Guard::merge`]: one guard a message.
     pub fn unmerge(mut self) -> Vec<Self> {
-        std::mem::take(&mut self.roots).into_iter().map(|root| Self { roots: smallvec![root] }).collect()
+        let one = |root| Self { roots: smallvec![root], cut: self.cut };
+        std::mem::take(&mut self.roots).into_iter().map(one).collect()
     }
 
     /// Pays the debt. A merged guard pays the same to each of its messages.
@@ -181,10 +190,10 @@ impl Guard {
         self.roots.iter().filter_map(|root| root.holder.as_ref()).for_each(|holder| holder.parked());
     }
 
-    /// What the holder of this one message [knows it by](Holder::number).
+    /// What the holder of this one message [knows it by](Holder::number), which is no name for the halves of it.
     pub fn number(&self) -> Option<u64> {
         match &self.roots[..] {
-            [root] => root.holder.as_ref()?.number(),
+            [root] if !self.cut => root.holder.as_ref()?.number(),
             _ => None,
         }
     }

@@ -240,6 +240,35 @@ fn a_refusal_answers_at_once_and_withdraws_the_other_branches() {
     assert!(matches!(receipt.outcome(), Some(Outcome::Refused(_))), "an answer stands");
 }
 
+/// Knows its message by a number, and one branch owes it.
+struct Numbered(u64);
+
+impl Holder for Numbered {
+    fn settled(&self, _: Outcome) {}
+
+    fn number(&self) -> Option<u64> {
+        Some(7)
+    }
+
+    fn branches(&self) -> u64 {
+        1 << self.0
+    }
+}
+
+#[test]
+fn a_message_has_a_number_in_all_its_parts_and_none_among_others_or_in_halves() {
+    let new = |branch| Guard::held(Arc::new(Numbered(branch)));
+    let (first, mut second) = (new(0), new(1));
+    assert_eq!((first.number(), first.fork().number(), first.branches()), (Some(7), Some(7), 0b01));
+    second.join(first);
+    assert_eq!((second.number(), second.branches()), (None, 0b11));
+    let (one, other) = new(0).bisect();
+    assert_eq!((one.number(), other.number(), other.fork().number()), (None, None, None));
+    let (awaited, receipt) = Guard::awaited(None);
+    assert_eq!((awaited.number(), awaited.branches()), (None, u64::MAX));
+    drop(receipt);
+}
+
 /// Keeps a message that two branches are owed, the first of which has paid before.
 struct Keeper {
     whole: Arc<Book>,

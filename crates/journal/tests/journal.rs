@@ -136,6 +136,34 @@ fn a_stuck_record_pins_only_its_own_segment() -> Result {
 }
 
 #[test]
+fn it_is_known_when_that_arrived_which_is_not_done() -> Result {
+    let place = tempfile::tempdir()?;
+    let options = Options { segment_bytes: 1, ..Options::new(["a"]) };
+    let (mut journal, _) = open(place.path(), &options)?;
+    assert_eq!(journal.usage().unfinished, []);
+    // Each commit has a segment of its own, in which the later record comes first.
+    for commit in 0..10 {
+        for arrived in [commit * 10 + 5, commit * 10] {
+            let payload = [Bytes::from_static(b"payload")];
+            journal.append(&Record { arrived, payload: &payload, ..Record::default() })?;
+        }
+        journal.commit(true)?;
+    }
+    assert_eq!(journal.usage().unfinished, [(0, 95)]);
+    (3..=20)
+        .filter(|sequence| ![11, 14].contains(sequence))
+        .for_each(|sequence| journal.complete(sequence, 0));
+    assert_eq!(journal.usage().unfinished, [(0, 5), (50, 65)]);
+    journal.flush()?;
+    drop(journal);
+    let (mut journal, _) = open(place.path(), &options)?;
+    assert_eq!(journal.usage().unfinished, [(0, 5), (50, 65)]);
+    [1, 2, 11, 14].into_iter().for_each(|sequence| journal.complete(sequence, 0));
+    assert_eq!(journal.usage().unfinished, []);
+    Ok(())
+}
+
+#[test]
 fn a_full_journal_refuses_until_something_is_done() -> Result {
     let place = tempfile::tempdir()?;
     let options = Options { max_bytes: 64 << 10, ..Options::new(["a"]) };

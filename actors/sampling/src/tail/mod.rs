@@ -251,9 +251,10 @@ impl TailSampling {
         outlet: &mut Outlet,
         passing: &mut Bundle,
     ) -> usize {
-        let (mut waiting, mut held, mut at_once) = (0, 0, Vec::new());
+        let (mut waiting, mut held, mut at_once, mut undecided) = (0, 0, Vec::new(), false);
         for span in arrived.iter_mut() {
             span.fate = self.fate(span, context.arrived, earlier);
+            undecided |= span.fate == Fate::Waits;
             match span.fate {
                 Fate::Waits | Fate::Follows(_) => waiting += 1,
                 Fate::Held => held += 1,
@@ -262,10 +263,11 @@ impl TailSampling {
             }
         }
         passing.add(&sheaf, &at_once);
+        let is_old = context.arrived.saturating_add(SLACK) < self.store.clock.now;
+        if undecided && is_old && self.env.notes.is_some() {
+            self.overtaken = Some((Instant::now(), context.arrived));
+        }
         if waiting > 0 {
-            if self.env.notes.is_some() && context.arrived.saturating_add(SLACK) < self.store.clock.now {
-                self.overtaken = Some((Instant::now(), context.arrived));
-            }
             let hold = outlet.hold(waiting);
             let permit = self.env.budget.overdraw((waiting * SPAN) as u64);
             let came = Came { sheaf, hold, context: context.clone(), number: outlet.number(), permit };
