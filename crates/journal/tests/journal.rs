@@ -138,13 +138,13 @@ fn a_stuck_record_pins_only_its_own_segment() -> Result {
 #[test]
 fn it_is_known_when_that_arrived_which_is_not_done() -> Result {
     let place = tempfile::tempdir()?;
-    let options = Options { segment_bytes: 1, ..Options::new(["a"]) };
+    let options = Options { segment_bytes: 4096, ..Options::new(["a"]) };
     let (mut journal, _) = open(place.path(), &options)?;
     assert_eq!(journal.usage().unfinished, []);
     // Each commit has a segment of its own, in which the later record comes first.
     for commit in 0..10 {
         for arrived in [commit * 10 + 5, commit * 10] {
-            let payload = [Bytes::from_static(b"payload")];
+            let payload = [Bytes::from(vec![7; 2000])];
             journal.append(&Record { arrived, payload: &payload, ..Record::default() })?;
         }
         journal.commit(true)?;

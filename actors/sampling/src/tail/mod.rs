@@ -270,7 +270,8 @@ impl TailSampling {
         if waiting > 0 {
             let hold = outlet.hold(waiting);
             let permit = self.env.budget.overdraw((waiting * SPAN) as u64);
-            let came = Came { sheaf, hold, context: context.clone(), number: outlet.number(), permit };
+            let came =
+                Came { sheaf, hold, context: context.clone(), number: outlet.number(), _permit: permit };
             let (new, too_large) = self.store.add(came, arrived, self.limits.largest, hash);
             self.counters.new_traces.add(new as u64);
             self.counters.too_large.add(too_large as u64);
@@ -425,7 +426,7 @@ impl TailSampling {
             self.store.close(ticket, hash, sampled.then_some(&mut passing), &mut ended);
             self.store.decided.add(hash, sampled, noted, self.limits.capacity, &unfinished);
         }
-        let mut all: Vec<Going> = Vec::new();
+        let mut all: Vec<Going<'_>> = Vec::new();
         passing.take(&self.store, |sheaf, hold, context, spots| {
             let owed = outlet.owed(hold);
             let place = all.iter().position(|going| going.agrees(context, owed)).unwrap_or_else(|| {

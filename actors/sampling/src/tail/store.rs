@@ -94,7 +94,7 @@ pub(super) struct Came {
     /// What its message is known by.
     pub(super) number: Option<u64>,
     /// What its spans take beside it.
-    pub(super) permit: Permit,
+    pub(super) _permit: Permit,
 }
 
 /// A request of which spans are held.

@@ -225,6 +225,12 @@ impl Rig {
         }
     }
 
+    /// Until time that has leapt is believed.
+    pub async fn linger(&mut self) {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        self.collect();
+    }
+
     /// Until nothing comes any more.
     pub async fn rest(&mut self) {
         tokio::time::sleep(Duration::from_secs(60)).await;

@@ -278,12 +278,14 @@ fn what_comes_again_for_another_branch_joins_what_is_held_and_follows_what_was_d
         rig.send_record(BEGIN, both(), 7, 0b01).await;
         rig.send_record(BEGIN, payload(vec![("orders", vec![span(1, 1), span(2, 1)])]), 8, 0b11).await;
         rig.send_record(BEGIN + 3 * SECOND, payload(vec![("orders", vec![span(3, 0)])]), 9, 0b11).await;
+        rig.linger().await;
         // The first trace is decided: what was given to one alone goes to him alone.
         assert_eq!((rig.came.len(), &rig.owed[..]), (2, &[0b01, 0b11][..]));
         rig.send_record(BEGIN, both(), 7, 0b10).await;
         assert_eq!((rig.came.len(), rig.owed[2]), (3, 0b10), "the rest of it to the other");
         assert_eq!(rig::spans(&rig.came[2]), [root(1)]);
         rig.send_record(BEGIN + 20 * SECOND, payload(vec![("orders", vec![span(4, 0)])]), 10, 0b11).await;
+        rig.linger().await;
         let second: Vec<_> =
             rig.came[3..].iter().flat_map(rig::spans).filter(|it| it.trace_id == id(2)).collect();
         assert_eq!((second.len(), rig.owed[3]), (2, 0b11), "the second trace has two spans, for both");
