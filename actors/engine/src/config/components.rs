@@ -13,6 +13,7 @@ use super::place::Spot;
 use super::tree::{Content, Node};
 use super::typed::{Finding, typed};
 use super::wording;
+use super::written::Written;
 
 /// Receivers, processors, exporters or extensions of a role.
 pub(crate) struct Class<'r, S: ?Sized> {
@@ -35,6 +36,8 @@ pub(crate) struct Component<S: ?Sized> {
     pub(crate) critical: bool,
     /// The place of its id.
     pub(crate) at: Spot,
+    /// What it is configured with.
+    pub(crate) written: Arc<Written>,
     /// Its table, if it has one.
     node: Option<Node>,
     used: bool,
@@ -118,11 +121,13 @@ impl<'r, S: ?Sized> Class<'r, S> {
                 report.error(&finding.at, finding.message, finding.help);
             }
         });
+        let critical = critical.unwrap_or(self.critical);
         Component {
             id: id.into(),
             spec: spec.ok(),
-            critical: critical.unwrap_or(self.critical),
+            critical,
             at: node.key.clone(),
+            written: Arc::new(Written::new(Some(&settings), critical)),
             node: Some(settings),
             used: false,
         }
@@ -171,7 +176,8 @@ impl<'r, S: ?Sized> Class<'r, S> {
             }
         });
         let (critical, at) = (self.critical, item.at.clone());
-        Some(Component { id: id.into(), spec: spec.ok(), critical, at, node: None, used: false })
+        let written = Arc::new(Written::new(None, critical));
+        Some(Component { id: id.into(), spec: spec.ok(), critical, at, written, node: None, used: false })
     }
 
     /// The place of a key of a component, or else of the component.

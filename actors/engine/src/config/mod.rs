@@ -12,6 +12,7 @@
 mod components;
 mod describe;
 mod diagnostic;
+mod diff;
 mod expand;
 mod fields;
 mod graph;
@@ -27,12 +28,14 @@ mod source;
 mod tree;
 mod typed;
 mod wording;
+mod written;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use diff::{Change, Class, Diff, Fate, RoleDiff};
 pub use place::Place;
 pub use plan::{
-    BranchPlan, BudgetPlan, ExporterPlan, LogEncoding, PipelinePlan, Plan, ProcessorPlan, ReceiverPlan,
-    RolePlan, ServicePlan,
+    BranchPlan, BudgetPlan, ExporterPlan, ExtensionPlan, LogEncoding, PipelinePlan, Plan, ProcessorPlan,
+    ReceiverPlan, RolePlan, ServicePlan,
 };
 pub use source::Sources;
 

@@ -12,6 +12,7 @@ use watershed_supervise::Limits;
 
 use super::diagnostic::Diagnostic;
 use super::memory::MIB;
+use super::written::Written;
 
 /// The budget of a role that names none is half of the memory, but no more than this.
 const DEFAULT_BUDGET: u64 = 1 << 30;
@@ -68,6 +69,8 @@ pub struct ReceiverPlan {
     pub spec: Arc<dyn ReceiverSpec>,
     /// Whether the process ends when it can not be kept up.
     pub critical: bool,
+    /// What it is configured with.
+    pub(crate) written: Arc<Written>,
 }
 
 /// An exporter.
@@ -79,6 +82,8 @@ pub struct ExporterPlan {
     pub spec: Arc<dyn ExporterSpec>,
     /// Whether the process ends when it can not be kept up.
     pub critical: bool,
+    /// What it is configured with.
+    pub(crate) written: Arc<Written>,
     /// Queue, batching, retries and timeout.
     pub sending: Sending,
     /// How what comes from a pipeline is batched, where a `batch` processor says so and the exporter's own
@@ -95,6 +100,8 @@ pub struct ExtensionPlan {
     pub id: Arc<str>,
     /// What it is.
     pub spec: Arc<dyn ExtensionSpec>,
+    /// What it is configured with.
+    pub(crate) written: Arc<Written>,
 }
 
 /// A pipeline.
@@ -129,6 +136,8 @@ pub struct ProcessorPlan {
     pub spec: Arc<dyn ProcessorSpec>,
     /// Whether the process ends when it can not be kept up.
     pub critical: bool,
+    /// What it is configured with.
+    pub(crate) written: Arc<Written>,
 }
 
 /// An exporter as the end of one pipeline.

@@ -19,6 +19,7 @@ use super::plan::{
 use super::promise::{self, Custody, End};
 use super::tree::Node;
 use super::wording;
+use super::written::Written;
 
 /// What a role is checked against.
 #[derive(Clone, Copy)]
@@ -49,6 +50,7 @@ struct Member<S: ?Sized> {
     id: Arc<str>,
     spec: Arc<S>,
     critical: bool,
+    written: Arc<Written>,
     /// Where the pipeline names it.
     at: Spot,
 }
@@ -219,8 +221,8 @@ impl Role<'_> {
                     continue;
                 }
             }
-            let Member { id, spec, critical, .. } = member;
-            parts.stages.push(ProcessorPlan { id, spec, critical });
+            let Member { id, spec, critical, written, .. } = member;
+            parts.stages.push(ProcessorPlan { id, spec, critical, written });
         }
         parts
     }
@@ -250,7 +252,7 @@ impl Role<'_> {
         let receivers = &mut self.plan.receivers;
         receivers.iter().position(|receiver| receiver.id == member.id).unwrap_or_else(|| {
             let (id, spec, critical) = (member.id.clone(), member.spec.clone(), member.critical);
-            receivers.push(ReceiverPlan { id, spec, critical });
+            receivers.push(ReceiverPlan { id, spec, critical, written: member.written.clone() });
             receivers.len() - 1
         })
     }
@@ -265,6 +267,7 @@ impl Role<'_> {
                 id,
                 spec,
                 critical,
+                written: member.written.clone(),
                 sending,
                 batching: HashMap::new(),
                 unmerged: false,
@@ -326,9 +329,9 @@ impl Role<'_> {
             if !spec.roles().contains(&role) {
                 report.error(&at, format!("extension `{id}` can not {}", role.describe()), None);
             }
-            let id = component.id.clone();
+            let (id, written) = (component.id.clone(), component.written.clone());
             if self.plan.extensions.iter().all(|extension| extension.id != id) {
-                self.plan.extensions.push(ExtensionPlan { id, spec });
+                self.plan.extensions.push(ExtensionPlan { id, spec, written });
             }
         }
     }
@@ -433,7 +436,8 @@ fn members<S: ?Sized>(
         let Some(component) = class.named(item, report) else { continue };
         if let Some(spec) = component.spec.clone() {
             let (id, critical) = (component.id.clone(), component.critical);
-            members.push(Member { id, spec, critical, at: item.at.clone() });
+            let written = component.written.clone();
+            members.push(Member { id, spec, critical, written, at: item.at.clone() });
         }
     }
     members
