@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use watershed_delivery::{Fault, Outcome};
 use watershed_stage::{
-    Counter, Downstream, Env, Extension, Failure, Letters as Post, Message, Notes, Placement, Provided, Role,
-    Signal, StageSpec, Storage, Unfinished, Way,
+    Counter, Env, Extension, Failure, Letters as Post, Message, Notes, Placement, Provided, Role, Signal,
+    StageSpec, Storage, Switch, Unfinished, Way,
 };
 use watershed_supervise::{Control, Launch, Lease, Next, Ticket};
 
@@ -42,7 +42,7 @@ struct KeeperSpec {
 /// One copy of the stage.
 struct Keeper {
     store: Arc<Store>,
-    way: Way,
+    onward: Switch<Way>,
     lease: Lease<Message>,
     replays: mpsc::Receiver<Replay>,
     drains: bool,
@@ -114,7 +114,7 @@ impl StageSpec for KeeperSpec {
         self.stores.lock().values().any(|store| store.is_full())
     }
 
-    fn launch(self: Arc<Self>, env: Env, downstream: Downstream) -> Launch<Message> {
+    fn launch(self: Arc<Self>, env: Env, onward: Switch<Way>) -> Launch<Message> {
         let base = &self.settings.directory;
         let plan = Plan {
             settings: self.settings.clone(),
@@ -125,13 +125,11 @@ impl StageSpec for KeeperSpec {
             ends: env.ends.clone(),
         };
         Arc::new(move |lease| {
-            let (spec, plan, env, downstream) = (self.clone(), plan.clone(), env.clone(), downstream.clone());
+            let (spec, plan, env, onward) = (self.clone(), plan.clone(), env.clone(), onward.clone());
             async move {
                 let store = spec.store(&plan, &env)?;
-                let pipeline = env.pipeline.as_ref().unwrap_or(&env.id);
-                let way = Way::new(downstream, &env, pipeline);
                 let (replays, writing) = (store.attach(), FuturesUnordered::new());
-                Keeper { store, way, lease, replays, drains: false, writing }.run().await
+                Keeper { store, onward, lease, replays, drains: false, writing }.run().await
             }
             .boxed_local()
         })
@@ -149,14 +147,29 @@ impl StageSpec for KeeperSpec {
         Some(self.notes.lock().entry(place.clone()).or_insert_with(new).clone())
     }
 
-    fn close(&self) {
-        self.notes.lock().values().for_each(|notes| notes.close());
-        let stores = std::mem::take(&mut *self.stores.lock());
-        stores.values().for_each(|store| store.close());
+    fn owes(&self, pipeline: Option<&Arc<str>>) -> Option<u64> {
+        let (stores, of) = (self.stores.lock(), self.of(pipeline));
+        let oldest = stores.iter().filter(|(place, _)| of(place)).map(|(_, store)| store.oldest());
+        oldest.min().filter(|oldest| *oldest != u64::MAX)
+    }
+
+    fn close(&self, pipeline: Option<&Arc<str>>) {
+        let of = self.of(pipeline);
+        let notes: Vec<_> = self.notes.lock().extract_if(|place, _| of(place)).collect();
+        notes.iter().for_each(|(_, notes)| notes.close());
+        // Whoever closes waits for its thread, and nobody else is to wait for that.
+        let stores: Vec<_> = self.stores.lock().extract_if(|place, _| of(place)).collect();
+        stores.iter().for_each(|(_, store)| store.close());
     }
 }
 
 impl KeeperSpec {
+    /// Whether a directory is that of this pipeline; every one is, where none is named.
+    fn of(&self, pipeline: Option<&Arc<str>>) -> impl Fn(&PathBuf) -> bool + use<> {
+        let of = pipeline.map(|pipeline| directory(&self.settings.directory, "", pipeline));
+        move |place| of.as_ref().is_none_or(|of| of == place)
+    }
+
     /// The store of this directory; opened by the first copy that asks.
     fn store(&self, plan: &Plan, env: &Env) -> Result<Arc<Store>, Failure> {
         let mut stores = self.stores.lock();
@@ -253,7 +266,7 @@ impl Keeper {
         }
         debt.resolve(Outcome::Delivered);
         if let Some(guard) = guard {
-            self.way.offer(Message { payload, context, guard, permit, charge: None });
+            self.onward.get().offer(Message { payload, context, guard, permit, charge: None });
         }
         Ok(())
     }
@@ -263,7 +276,7 @@ impl Keeper {
         let items = u64::from(stored.items);
         match envelope::open(stored) {
             Ok((payload, context)) => {
-                self.way.offer(Message { payload, context, guard, permit, charge: None });
+                self.onward.get().offer(Message { payload, context, guard, permit, charge: None });
             }
             Err(error) => guard.resolve(Outcome::rejected(Fault::Invalid, items, error.to_string())),
         }

@@ -1,4 +1,5 @@
-//! The engine's life: its own thread and lanes inside any host, a plan started on them, and its drain.
+//! The engine's life: its own thread and lanes inside any host, a plan started on them, other plans in its place, and
+//! its drain.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -7,19 +8,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_rt::{Arbiter, ArbiterHandle, System};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use watershed_net::Sockets;
+use watershed_net::{Sockets, Stop, StopSignal};
 use watershed_stage::{LOST_ITEMS, Metrics};
 use watershed_supervise::{Event, Health, Observation, Policy, Supervisor, Watchdog};
 
 use crate::backstop;
-use crate::config::Plan;
-use crate::topology::{Role, Site, StartError};
+use crate::config::{Diff, Plan};
+use crate::reload::{self, Reload, ReloadError, Retiring};
+use crate::topology::{Draft, Retired, Role, Site, StartError};
 
 /// No drain takes longer, whatever is asked for: a century is as good as for ever, and can be added to a clock.
-const LONGEST_DRAIN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(crate) const LONGEST_DRAIN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// What answers may take to leave once everything has been decided.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -31,11 +35,15 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub struct Engine {
     metrics: Metrics,
     supervisor: Supervisor,
-    addresses: Vec<Address>,
+    addresses: Addresses,
     commands: mpsc::Sender<Command>,
+    reloads: mpsc::Sender<Reload>,
     draining: Arc<AtomicBool>,
     ended: watch::Receiver<Option<Ended>>,
 }
+
+/// What is listened on at this moment.
+type Addresses = Arc<Mutex<Vec<Address>>>;
 
 /// An address that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +88,13 @@ struct Command {
 /// What the engine's thread tells its starter.
 struct Started {
     supervisor: Supervisor,
-    addresses: Vec<Address>,
+    addresses: Addresses,
+}
+
+/// What the engine's thread hears from its handle.
+struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    reloads: mpsc::Receiver<Reload>,
 }
 
 // === impl Engine ===
@@ -89,7 +103,9 @@ impl Engine {
     /// Starts a plan. Returns once every receiver listens, or with the reason why one does not.
     pub async fn start(plan: Plan) -> Result<Self, StartError> {
         let metrics = Metrics::default();
-        let (commands, inbox) = mpsc::channel(1);
+        let (commands, asked) = mpsc::channel(1);
+        let (reloads, plans) = mpsc::channel(1);
+        let inbox = Inbox { commands: asked, reloads: plans };
         let (started, starting) = oneshot::channel();
         let (end, ended) = watch::channel(None);
         let draining = Arc::new(AtomicBool::new(false));
@@ -107,7 +123,7 @@ impl Engine {
             .map_err(|error| StartError::Thread(error.to_string()))?;
         let died = || StartError::Thread("it ended before it was ready".into());
         let Started { supervisor, addresses } = starting.await.map_err(|_| died())??;
-        Ok(Self { metrics, supervisor, addresses, commands, draining, ended })
+        Ok(Self { metrics, supervisor, addresses, commands, reloads, draining, ended })
     }
 
     /// The counters and gauges of everything in it.
@@ -136,18 +152,31 @@ impl Engine {
     }
 
     /// The addresses that are listened on.
-    pub fn addresses(&self) -> &[Address] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<Address> {
+        self.addresses.lock().clone()
     }
 
     /// The address of a receiver or an exporter that listens, by its id and, where two roles have one of that id, its
     /// role.
     pub fn address(&self, role: Option<&str>, id: &str) -> Option<SocketAddr> {
-        let found = self
-            .addresses
+        let addresses = self.addresses.lock();
+        let found = addresses
             .iter()
             .find(|address| &*address.component == id && role.is_none_or(|role| &*address.role == role));
         found.map(|address| address.address)
+    }
+
+    /// Puts another plan in force, while everything runs: what both have is kept, with its queues, its state and its
+    /// sockets; what is new is started first, and ends again if any of it does not start. Then ways are exchanged between
+    /// two messages, and what is gone sends on what it holds and ends, within `service.shutdown_timeout` of the plan. That
+    /// is not waited for here, but by the next reload.
+    ///
+    /// What was done. An error means that nothing has changed.
+    pub async fn reload(&self, plan: Plan) -> Result<Diff, ReloadError> {
+        let (reply, answer) = oneshot::channel();
+        // Without an answer the engine has ended meanwhile, or is about to.
+        let _ = self.reloads.send(Reload { plan: Box::new(plan), reply }).await;
+        answer.await.unwrap_or(Err(ReloadError::Draining))
     }
 
     /// Waits until the engine has ended, by a drain or because something critical kept failing.
@@ -172,7 +201,7 @@ async fn root(
     plan: Plan,
     metrics: Metrics,
     started: oneshot::Sender<Result<Started, StartError>>,
-    mut inbox: mpsc::Receiver<Command>,
+    inbox: Inbox,
     draining: Arc<AtomicBool>,
     end: watch::Sender<Option<Ended>>,
 ) {
@@ -195,10 +224,10 @@ async fn root(
         sockets: Sockets::new(),
         metrics: metrics.clone(),
         claims: RefCell::default(),
-        datagram_claims: RefCell::default(),
     };
-    let timeout = plan.service.shutdown_timeout;
-    let roles = match site.start(&plan).await {
+    let built = site.build(&plan, &[], None).await;
+    let begin = |drafts: Vec<Draft<'_>>| drafts.into_iter().map(|draft| draft.commit().0).collect::<Vec<_>>();
+    let roles = match built.map(begin) {
         Ok(roles) => roles,
         Err(error) => {
             // Whoever tries again at once must find threads and sockets gone.
@@ -208,36 +237,45 @@ async fn root(
             return;
         }
     };
-    let backstop = actix_rt::spawn(backstop::watch(
-        plan.roles
-            .iter()
-            .map(|role| role.budget.clone())
-            .zip(roles.iter().map(|role| role.budget.clone()))
-            .collect(),
-    ));
-    let addresses = roles.iter().flat_map(|role| role.addresses.iter().cloned());
-    let _ = started.send(Ok(Started { supervisor: supervisor.clone(), addresses: addresses.collect() }));
+    let budgets = plan.roles.iter().map(|role| role.budget.clone());
+    let budgets = budgets.zip(roles.iter().map(|role| role.budget.clone()));
+    let backstop = actix_rt::spawn(backstop::watch(budgets.collect()));
+    let addresses = Addresses::default();
+    show(&addresses, &roles);
+    let _ = started.send(Ok(Started { supervisor: supervisor.clone(), addresses: addresses.clone() }));
 
+    let mut running = Running { plan, roles, retiring: None };
+    let Inbox { mut commands, mut reloads } = inbox;
     let (critical, timeout) = loop {
+        let timeout = running.plan.service.shutdown_timeout;
         // Asked for, not only listened to: of many events at once some are dropped.
         if let Some(escalated) = supervisor.escalated() {
             break (Some(escalated), timeout);
         }
         tokio::select! {
             // `None`: the handle was dropped, and nobody is left who could ask for a drain.
-            command = inbox.recv() => break (None, command.map_or(timeout, |command| command.timeout)),
+            command = commands.recv() => break (None, command.map_or(timeout, |command| command.timeout)),
             event = events.recv() => if event == Err(RecvError::Closed) { break (None, timeout) },
+            Some(Reload { plan, reply }) = reloads.recv(), if running.takes_plan() => {
+                // Whoever asked may have stopped waiting while the one before ended.
+                if !reply.is_closed() {
+                    let outcome = reload::reload(&site, &mut running, *plan).await;
+                    show(&addresses, &running.roles);
+                    let _ = reply.send(outcome);
+                }
+            }
+            () = reload::retired(&mut running.retiring) => {}
         }
     };
     draining.store(true, Ordering::Relaxed);
+    drop(reloads);
     let deadline = Instant::now() + timeout.min(LONGEST_DRAIN);
     let lost_before = metrics.total(LOST_ITEMS);
-    let mut unfinished = Vec::new();
-    for (after, role) in (0..roles.len() as u32).rev().zip(roles) {
-        // None may use up the time of those after it.
-        let share = deadline.saturating_duration_since(Instant::now()) / (after + 1);
-        drain(role, &site, Instant::now() + share, &mut unfinished).await;
-    }
+    let Running { roles, retiring, .. } = running;
+    // What a plan before has left still sends to what runs.
+    let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+    let mut unfinished = reload::hurry(retiring, &supervisor, half).await;
+    unfinished.extend(drain_all(roles, &site, deadline).await);
     backstop.abort();
     let lost = metrics.total(LOST_ITEMS).saturating_sub(lost_before);
     if !unfinished.is_empty() || lost > 0 {
@@ -254,26 +292,45 @@ async fn root(
     stop(arbiters);
 }
 
-/// Drains one role along the stream: what could still be sent to a stage has ended before the stage is told to.
-async fn drain(mut role: Role, site: &Site, deadline: Instant, unfinished: &mut Vec<Arc<str>>) {
-    tracing::info!(role = %role.name, "draining");
-    role.stop.stop();
-    // A connection that is refused goes elsewhere; one in the backlog of a socket nobody accepts from only waits.
-    role.listening.iter().for_each(|address| site.sockets.close(address));
-    // Requests in flight are answered first, by half of the time there is; nothing is ever sent here, the
-    // channel ends with the last connection.
-    let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
-    let _ = tokio::time::timeout_at(half, role.serving.recv()).await;
-    let stages =
-        std::iter::once(role.receivers).chain(role.processors).chain(std::iter::once(role.exporters));
-    for stage in stages {
-        let report = site.supervisor.drain(&stage, deadline).await;
-        unfinished.extend(report.aborted);
+/// What runs, and what a plan before has left that still ends.
+pub(crate) struct Running {
+    pub(crate) plan: Plan,
+    pub(crate) roles: Vec<Role>,
+    pub(crate) retiring: Option<Retiring>,
+}
+
+impl Running {
+    /// Whether another plan may come: not while the one before still ends, unless that may take for ever.
+    fn takes_plan(&self) -> bool {
+        self.retiring.as_ref().is_none_or(Retiring::is_late)
     }
-    role.keepers.iter().for_each(|keeper| keeper.close());
-    role.letters.iter().for_each(|letters| letters.close());
+}
+
+fn show(addresses: &Addresses, roles: &[Role]) {
+    *addresses.lock() = roles.iter().flat_map(Role::addresses).collect();
+}
+
+/// Drains all roles, one after another; the actors that had not finished.
+async fn drain_all(roles: Vec<Role>, site: &Site, deadline: Instant) -> Vec<Arc<str>> {
+    let (now, mut unfinished) = (StopSignal::new(), Vec::new());
+    now.0.stop();
+    for (after, role) in (0..roles.len() as u32).rev().zip(roles) {
+        // None may use up the time of those after it.
+        let share = deadline.saturating_duration_since(Instant::now()) / (after + 1);
+        unfinished.extend(drain(&role, site, Instant::now() + share, &now.1).await);
+    }
+    unfinished
+}
+
+/// Drains one role along the stream. What its journals keep is there after the next start.
+async fn drain(role: &Role, site: &Site, deadline: Instant, now: &Stop) -> Vec<Arc<str>> {
+    tracing::info!(role = %role.plan.name, "draining");
+    let all = Retired::of(role, None);
+    all.stop(&site.sockets, &[]);
+    let unfinished = all.end(&site.supervisor, deadline, now).await;
     // Whoever waited has its answer by now; it should leave before the sockets do.
-    let _ = tokio::time::timeout(FAREWELL, role.serving.recv()).await;
+    let _ = tokio::time::timeout(FAREWELL, join_all(all.served.iter().map(|served| served.ended()))).await;
+    unfinished
 }
 
 /// Watches the lanes from a thread of its own: a lane that is stuck can not say so.

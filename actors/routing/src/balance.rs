@@ -235,7 +235,8 @@ impl Router {
             returned: self.pool.meters(env).rerouted.clone(),
         };
         let (batching, nursery) = (batching.clone(), nursery.clone());
-        let parts = ExporterParts { env: env.clone(), batching, nursery: nursery.clone(), seat: Some(seat) };
+        let (seat, heir) = (Some(seat), watch::Sender::new(None).subscribe());
+        let parts = ExporterParts { env: env.clone(), batching, nursery: nursery.clone(), seat, heir };
         let launch = backend.exporter.launch(parts);
         copies.insert(env.lane, Copy { cell: cell.clone(), child: None });
         let backend = backend.clone();

@@ -17,24 +17,22 @@ use watershed_telemetry::sheaf;
 
 use crate::message::{Message, weight_of};
 use crate::registry::Env;
-use crate::route::{Downstream, Way, by_deadline};
+use crate::route::{Switch, Way, by_deadline};
 
 /// What a dealer needs.
 struct Dealer {
     env: Env,
     shards: Arc<[Cell<Message>]>,
     /// The way on from the stage: what ends before it is booked there.
-    way: Way,
+    behind: Switch<Way>,
 }
 
 /// Deals to the copies of the stage that `env` describes; `behind` it is the next one.
-pub fn deal(env: Env, shards: Arc<[Cell<Message>]>, behind: Downstream) -> Launch<Message> {
+pub fn deal(env: Env, shards: Arc<[Cell<Message>]>, behind: Switch<Way>) -> Launch<Message> {
     Arc::new(move |lease| {
         let (env, shards, behind) = (env.clone(), shards.clone(), behind.clone());
         async move {
-            let pipeline = env.pipeline.as_ref().unwrap_or(&env.id);
-            let way = Way::new(behind, &env, pipeline);
-            Dealer { way, env, shards }.run(lease).await;
+            Dealer { env, shards, behind }.run(lease).await;
             Ok(())
         }
         .boxed_local()
@@ -77,7 +75,8 @@ impl Dealer {
         };
         let parts: Vec<(&Cell<Message>, Payload)> =
             self.shards.iter().zip(dealt).filter_map(|(shard, part)| Some((shard, part?))).collect();
-        let rooms = by_deadline(deadline, reserve(&parts, lease), || self.way.late(items)).await;
+        let late = || self.behind.look(|way| way.late(items));
+        let rooms = by_deadline(deadline, reserve(&parts, lease), late).await;
         let rooms = match rooms {
             _ if lease.is_withdrawn(&ticket) => Err(Outcome::refused(Cause::Withdrawn, "its sender is gone")),
             rooms => rooms,
@@ -85,7 +84,7 @@ impl Dealer {
         let rooms = match rooms {
             Ok(rooms) => rooms,
             Err(refusal) => {
-                self.way.ended(items, &refusal);
+                self.behind.look(|way| way.ended(items, &refusal));
                 return lease.finish(ticket, refusal);
             }
         };

@@ -15,6 +15,7 @@ use crate::metrics::{Counter, PerSignal};
 use crate::origin::Origin;
 use crate::own::{Ended, Span};
 use crate::registry::Env;
+use crate::route::{Entries, Switch};
 
 /// How long any sender waits for an answer at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
@@ -31,7 +32,7 @@ pub struct Intake {
 struct IntakeInner {
     env: Env,
     cell: Cell<Request>,
-    signals: Vec<Signal>,
+    entries: Switch<Entries>,
     transport: &'static str,
     /// Made when something is first counted, so that a way in that nobody uses shows no series.
     counts: OnceLock<Counts>,
@@ -98,22 +99,22 @@ struct Waiting<'a>(Option<&'a Counts>);
 // === impl Intake ===
 
 impl Intake {
-    /// The way into `cell`, for requests of `signals`.
-    pub fn new(env: Env, cell: Cell<Request>, signals: Vec<Signal>) -> Self {
-        Self::counting(env, cell, signals, "")
+    /// The way into `cell`, for requests that these pipelines want.
+    pub fn new(env: Env, cell: Cell<Request>, entries: Switch<Entries>) -> Self {
+        Self::counting(env, cell, entries, "")
     }
 
     /// The same way in for what comes over `transport` (`grpc`, `http`), which is counted under that label.
     #[must_use]
     pub fn over(&self, transport: &'static str) -> Self {
-        let IntakeInner { env, cell, signals, .. } = &*self.inner;
-        let over = Self::counting(env.clone(), cell.clone(), signals.clone(), transport);
+        let IntakeInner { env, cell, entries, .. } = &*self.inner;
+        let over = Self::counting(env.clone(), cell.clone(), entries.clone(), transport);
         over.counts();
         over
     }
 
-    fn counting(env: Env, cell: Cell<Request>, signals: Vec<Signal>, transport: &'static str) -> Self {
-        Self { inner: Arc::new(IntakeInner { env, cell, signals, transport, counts: OnceLock::new() }) }
+    fn counting(env: Env, cell: Cell<Request>, entries: Switch<Entries>, transport: &'static str) -> Self {
+        Self { inner: Arc::new(IntakeInner { env, cell, entries, transport, counts: OnceLock::new() }) }
     }
 
     fn counts(&self) -> &Counts {
@@ -133,7 +134,7 @@ impl Intake {
 
     /// Whether a pipeline wants this signal.
     pub fn wants(&self, signal: Signal) -> bool {
-        self.inner.signals.contains(&signal)
+        self.inner.entries.look(|entries| !entries.of(signal).is_empty())
     }
 
     /// Takes memory for a request before its body is read, or says at once that there is none.

@@ -62,7 +62,9 @@ pub use registry::{
     BudgetLimit, BudgetSettings, Env, Error, ExporterSpec, KeyError, Parsed, Part, Placement, ProcessorSpec,
     ReceiverSpec, Registry, Settings, StageSpec, Unknown,
 };
-pub use route::{Ack, Branch, Downstream, Entry, LOST_ITEMS, Ledger, Tail, Way, processor_ended};
+pub use route::{
+    Ack, Branch, Downstream, Entries, Entry, LOST_ITEMS, Ledger, Switch, Tail, Way, processor_ended,
+};
 pub use settings::{
     BatchSettings, ByteSize, CircuitBreakerSettings, Interval, OnFull, PartitionSettings, QueueSettings,
     RetrySettings, Sizer,

@@ -193,6 +193,20 @@ impl Metrics {
         self.register(name, help, labels, Source::Count(count));
     }
 
+    /// Forgets what is only read when it is asked for and has this label: what it is read from has ended. Counts that
+    /// are kept here stay.
+    pub fn forget(&self, label: &str, value: &str) {
+        let base = self.labels(&[]);
+        for mut family in self.families.iter_mut() {
+            family.series.retain(|labels, source| {
+                let is_read = matches!(source, Source::Gauge(_) | Source::Count(_));
+                let ours = labels.starts_with(&base);
+                let named = labels.iter().any(|(name, has)| (&**name, &**has) == (label, value));
+                !(is_read && ours && named)
+            });
+        }
+    }
+
     fn register(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)], source: Source) {
         let mut family =
             self.families.entry(name).or_insert_with(|| Family { help, series: BTreeMap::new() });

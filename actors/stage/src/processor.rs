@@ -15,7 +15,7 @@ use crate::metrics::PerSignal;
 use crate::origin::Origin;
 use crate::own::Hush;
 use crate::registry::{Env, Error, Placement, Settings, StageSpec};
-use crate::route::{Downstream, Ledger, Refusal, Rooms, Way, by_deadline};
+use crate::route::{Ledger, Refusal, Rooms, Switch, Way, by_deadline};
 use crate::settings::later;
 use crate::shelf::{Lent, Shelf};
 
@@ -96,7 +96,7 @@ pub(crate) struct Configured<P: Processor>(pub(crate) Arc<P::Settings>);
 /// One copy of a processor and all it needs to run.
 struct Host {
     env: Env,
-    way: Way,
+    onward: Switch<Way>,
     context: Arc<Context>,
     ledger: Arc<Ledger>,
     counters: Counters,
@@ -189,18 +189,18 @@ impl<P: Processor> StageSpec for Configured<P> {
         P::holds(&self.0)
     }
 
-    fn launch(self: Arc<Self>, env: Env, downstream: Downstream) -> Launch<Message> {
+    fn launch(self: Arc<Self>, env: Env, onward: Switch<Way>) -> Launch<Message> {
         let settings = self.0.clone();
         // Those of this cell alone, over all of its incarnations.
         let (held, env) = (Shelf::default(), Env { shelf: Shelf::default(), ..env });
         Arc::new(move |lease| {
-            let (settings, env, downstream) = (settings.clone(), env.clone(), downstream.clone());
+            let (settings, env, onward) = (settings.clone(), env.clone(), onward.clone());
             let holding = held.take();
             async move {
                 let budget = env.budget.clone();
                 let outlet = Outlet { staged: Vec::new(), number: None, holding, budget };
                 let stage = P::build(&settings, &env)?;
-                Host::new(env, downstream).run(stage, lease, outlet).await
+                Host::new(env, onward).run(stage, lease, outlet).await
             }
             .boxed_local()
         })
@@ -210,10 +210,9 @@ impl<P: Processor> StageSpec for Configured<P> {
 // === impl Host ===
 
 impl Host {
-    fn new(env: Env, downstream: Downstream) -> Self {
+    fn new(env: Env, onward: Switch<Way>) -> Self {
         let pipeline = env.pipeline.clone().unwrap_or_else(|| env.id.clone());
         let counters = Counters::new(&env, &pipeline);
-        let way = Way::new(downstream, &env, &pipeline);
         let context = Arc::new(Context {
             receiver: env.id.clone(),
             pipeline: pipeline.clone(),
@@ -221,7 +220,7 @@ impl Host {
             arrived: wall_clock(),
         });
         let ledger = Ledger::new(pipeline, &env.metrics);
-        Self { env, way, context, ledger, counters }
+        Self { env, onward, context, ledger, counters }
     }
 
     async fn run<P: Processor>(
@@ -302,7 +301,7 @@ impl Host {
             let outcome = error.outcome(items)?;
             self.counters.incoming.add(signal, items);
             self.counters.refused.add(signal, items);
-            self.way.ended(items, &outcome);
+            self.ended(items, &outcome);
             lease.finish(ticket, outcome);
             return Ok(());
         }
@@ -313,7 +312,7 @@ impl Host {
         let left_out = items.saturating_sub(passed + outlet.holding.asked());
         if left_out > 0 {
             self.counters.dropped.add(signal, left_out);
-            self.way.ended(left_out, &Outcome::Dropped { items: left_out as u64 });
+            self.ended(left_out, &Outcome::Dropped { items: left_out as u64 });
         }
         lease.with(&ticket, |mail| outlet.holding.keep(mail, &self.ledger));
         let Some(output) = output else {
@@ -321,13 +320,14 @@ impl Host {
             lease.finish(ticket, if left_out > 0 { dropped } else { Outcome::Delivered });
             return Ok(());
         };
-        if kept && self.way.is_end() {
+        let way = self.onward.get();
+        if kept && way.is_end() {
             if let Some(taken) = lease.take(ticket) {
-                self.way.offer(self.pass(taken.mail, output));
+                way.offer(self.pass(taken.mail, output));
             }
             return Ok(());
         }
-        let rooms = match self.reserve(&output, lease, deadline).await {
+        let rooms = match self.reserve(&way, &output, lease, deadline).await {
             Ok(rooms) => rooms,
             Err(refusal) => {
                 self.counters.refused.add(output.signal(), output.items());
@@ -338,12 +338,12 @@ impl Host {
         if lease.is_withdrawn(&ticket) {
             let outcome = Outcome::refused(Cause::Withdrawn, "its sender is gone");
             self.counters.refused.add(output.signal(), output.items());
-            self.way.ended(output.items(), &outcome);
+            way.ended(output.items(), &outcome);
             lease.finish(ticket, outcome);
             return Ok(());
         }
         if let Some(taken) = lease.take(ticket) {
-            self.way.send(rooms, self.pass(taken.mail, output));
+            rooms.send(self.pass(taken.mail, output));
         }
         Ok(())
     }
@@ -371,13 +371,13 @@ impl Host {
         }
         let Some(payload) = outlet.take()? else { return Ok(()) };
         let guard = self.ledger.hold(payload.items());
-        match self.reserve(&payload, lease, None).await {
+        match self.reserve(&self.onward.get(), &payload, lease, None).await {
             Err(refusal) => guard.resolve(refusal),
             Ok(rooms) => {
                 self.count_out(&payload);
                 let permit = self.env.budget.overdraw(payload.bytes() as u64);
                 let message = Message { payload, context: self.context.clone(), guard, permit, charge: None };
-                self.way.send(rooms, message);
+                rooms.send(message);
             }
         }
         Ok(())
@@ -392,16 +392,18 @@ impl Host {
                 Released::End { guard, signal, items } => {
                     let dropped = Outcome::Dropped { items: items as u64 };
                     self.counters.dropped.add(signal, items);
-                    self.way.ended(items, &dropped);
+                    self.ended(items, &dropped);
                     guard.resolve(if items > 0 { dropped } else { Outcome::Delivered });
                     continue;
                 }
             };
-            if self.way.is_end() && message.guard.is_kept() {
+            let way = self.onward.get();
+            if way.is_end() && message.guard.is_kept() {
                 self.count_out(&message.payload);
-                self.way.offer(message);
+                way.offer(message);
                 continue;
             }
+            drop(way);
             let payload = message.payload.clone();
             outlet.holding.going = Some(message);
             let rooms = self.wait_for_room(&payload, lease).await;
@@ -410,7 +412,7 @@ impl Host {
                 Err(refusal) => message.guard.resolve(refusal),
                 Ok(rooms) => {
                     self.count_out(&payload);
-                    self.way.send(rooms, message);
+                    rooms.send(message);
                 }
             }
         }
@@ -418,7 +420,7 @@ impl Host {
 
     async fn wait_for_room(&self, payload: &Payload, lease: &Lease<Message>) -> Result<Rooms, Outcome> {
         loop {
-            match self.reserve(payload, lease, None).await {
+            match self.reserve(&self.onward.get(), payload, lease, None).await {
                 Err(Outcome::Refused(refusal)) if refusal.cause == Cause::Overload => {
                     tokio::time::sleep(refusal.retry_after.unwrap_or(AGAIN)).await;
                 }
@@ -427,24 +429,29 @@ impl Host {
         }
     }
 
+    /// Books items that came this far and do not go on.
+    fn ended(&self, items: usize, outcome: &Outcome) {
+        self.onward.look(|way| way.ended(items, outcome));
+    }
+
     fn count_out(&self, payload: &Payload) {
         self.counters.outgoing.add(payload.signal(), payload.items());
     }
 
     async fn reserve(
         &self,
+        way: &Arc<Way>,
         payload: &Payload,
         lease: &Lease<Message>,
         deadline: Option<Instant>,
     ) -> Result<Rooms, Outcome> {
         let weight = weight_of(payload);
-        match self.way.try_reserve(weight) {
+        match way.try_reserve(weight) {
             Ok(rooms) => Ok(rooms),
             Err(Refusal::Now(outcome)) => Err(outcome),
             Err(Refusal::Wait) => {
                 let since = Instant::now();
-                let rooms =
-                    by_deadline(deadline, self.way.reserve(weight), || self.way.late(weight.items)).await;
+                let rooms = by_deadline(deadline, way.reserve(weight), || way.late(weight.items)).await;
                 lease.cell().add_blocked(since.elapsed());
                 rooms
             }

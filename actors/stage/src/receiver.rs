@@ -23,7 +23,7 @@ use crate::intake::Intake;
 use crate::message::{Body, Context, Message, OVERHEAD, Request, wall_clock, weight_of};
 use crate::metrics::by_signal;
 use crate::registry::{Env, Error, Placement, ReceiverSpec, Settings};
-use crate::route::{Entry, Refusal, Rooms, Way, by_deadline};
+use crate::route::{Entries, Entry, Refusal, Rooms, Switch, by_deadline};
 
 /// A source of telemetry.
 pub trait Receiver: Sized + 'static {
@@ -122,8 +122,8 @@ pub type ServeDatagrams =
 pub struct ReceiverParts {
     /// Id, lane, budget, metrics.
     pub env: Env,
-    /// The pipelines it feeds, by signal in the order of [`Signal::ALL`].
-    pub entries: [Vec<Entry>; 3],
+    /// The pipelines it feeds.
+    pub entries: Switch<Entries>,
     /// The way into its own mailbox.
     pub intake: Intake,
 }
@@ -135,8 +135,14 @@ pub(crate) struct Configured<R: Receiver>(pub(crate) Arc<R::Settings>);
 struct Host<R> {
     stage: R,
     parts: ReceiverParts,
-    /// Its ways on, in the order of the entries.
-    ways: [Vec<Way>; 3],
+}
+
+/// A request on its way out of the receiver.
+struct Outgoing {
+    ticket: Ticket,
+    payload: Payload,
+    /// The pipelines as they were when it was looked at.
+    entries: Arc<Entries>,
 }
 
 // === impl Security ===
@@ -180,7 +186,7 @@ impl<R: Receiver> ReceiverSpec for Configured<R> {
             let (settings, parts) = (settings.clone(), parts.clone());
             async move {
                 let stage = R::build(&settings, &parts.env)?;
-                Host::new(stage, parts).serve(lease).await
+                Host { stage, parts }.serve(lease).await
             }
             .boxed_local()
         })
@@ -190,12 +196,6 @@ impl<R: Receiver> ReceiverSpec for Configured<R> {
 // === impl Host ===
 
 impl<R: Receiver> Host<R> {
-    fn new(stage: R, parts: ReceiverParts) -> Self {
-        let way = |entry: &Entry| Way::new(entry.downstream.clone(), &parts.env, &entry.pipeline);
-        let ways = parts.entries.each_ref().map(|entries| entries.iter().map(way).collect());
-        Self { stage, parts, ways }
-    }
-
     async fn serve(self, mut lease: Lease<Request>) -> Result<(), Failure> {
         lease.started();
         let mut source = std::pin::pin!(caught(self.stage.run(self.parts.intake.clone())).fuse());
@@ -209,15 +209,15 @@ impl<R: Receiver> Host<R> {
             tokio::task::coop::consume_budget().await;
             tokio::select! {
                 biased;
-                Some((ticket, payload, rooms)) = waiting.next(), if !waiting.is_empty() => {
-                    self.commit(&lease, ticket, payload, rooms);
+                Some((outgoing, rooms)) = waiting.next(), if !waiting.is_empty() => {
+                    self.commit(&lease, outgoing, rooms);
                 }
                 ended = &mut source => ended??,
                 next = lease.next(), if !drained => match next {
                     Next::Mail(ticket) => {
-                        if let Some((ticket, payload, deadline)) = self.handle(&lease, ticket).await? {
-                            let turn = by_signal(&turns, payload.signal());
-                            waiting.push(self.wait(turn, ticket, payload, deadline));
+                        if let Some((outgoing, deadline)) = self.handle(&lease, ticket).await? {
+                            let turn = by_signal(&turns, outgoing.payload.signal());
+                            waiting.push(wait(turn, outgoing, deadline));
                         }
                     }
                     // A source that goes on would keep the mailbox from ever being empty.
@@ -234,7 +234,7 @@ impl<R: Receiver> Host<R> {
         &self,
         lease: &Lease<Request>,
         ticket: Ticket,
-    ) -> Result<Option<(Ticket, Payload, Option<Instant>)>, Failure> {
+    ) -> Result<Option<(Outgoing, Option<Instant>)>, Failure> {
         let request = lease.with(&ticket, |request| {
             let deadline = request.guard.deadline().map(Instant::from_std);
             let Request { body, permit, items, .. } = request;
@@ -258,89 +258,31 @@ impl<R: Receiver> Host<R> {
             lease.finish(ticket, Outcome::Delivered);
             return Ok(None);
         }
-        match self.try_reserve(&payload) {
-            Ok(rooms) => self.commit(lease, ticket, payload, Ok(rooms)),
-            Err(Refusal::Now(outcome)) => lease.finish(ticket, outcome),
-            Err(Refusal::Wait) => return Ok(Some((ticket, payload, deadline))),
+        let outgoing = Outgoing { ticket, payload, entries: self.parts.entries.get() };
+        match outgoing.try_reserve() {
+            Ok(rooms) => self.commit(lease, outgoing, Ok(rooms)),
+            Err(Refusal::Now(outcome)) => lease.finish(outgoing.ticket, outcome),
+            Err(Refusal::Wait) => return Ok(Some((outgoing, deadline))),
         }
         Ok(None)
-    }
-
-    fn entries(&self, signal: Signal) -> &[Entry] {
-        by_signal::<Vec<Entry>>(&self.parts.entries, signal)
-    }
-
-    fn ways(&self, signal: Signal) -> &[Way] {
-        by_signal::<Vec<Way>>(&self.ways, signal)
-    }
-
-    fn try_reserve(&self, payload: &Payload) -> Result<Vec<Rooms>, Refusal> {
-        let weight = weight_of(payload);
-        self.ways(payload.signal()).iter().map(|way| way.try_reserve(weight)).collect()
-    }
-
-    async fn wait(
-        &self,
-        turn: &Mutex<()>,
-        ticket: Ticket,
-        payload: Payload,
-        deadline: Option<Instant>,
-    ) -> (Ticket, Payload, Result<Vec<Rooms>, Outcome>) {
-        let rooms = async {
-            let _turn = turn.lock().await;
-            self.reserve(&payload).await
-        };
-        let late = || self.ways(payload.signal()).iter().for_each(|way| way.late(payload.items()));
-        let rooms = by_deadline(deadline, rooms, late).await;
-        (ticket, payload, rooms)
-    }
-
-    /// Room in every pipeline. While one is waited for, nothing is held in the others: they have other senders,
-    /// and what frees the one may have to pass through them.
-    async fn reserve(&self, payload: &Payload) -> Result<Vec<Rooms>, Outcome> {
-        let (ways, weight) = (self.ways(payload.signal()), weight_of(payload));
-        let mut full = 0;
-        'wait: loop {
-            let mut rooms = Vec::with_capacity(ways.len());
-            let mut waited = match ways.get(full) {
-                Some(way) => Some(way.reserve(weight).await?),
-                None => None,
-            };
-            for (index, way) in ways.iter().enumerate() {
-                let room = match waited.take_if(|_| index == full) {
-                    Some(room) => Ok(room),
-                    None => way.try_reserve(weight),
-                };
-                match room {
-                    Ok(room) => rooms.push(room),
-                    Err(Refusal::Now(outcome)) => return Err(outcome),
-                    Err(Refusal::Wait) => {
-                        full = index;
-                        continue 'wait;
-                    }
-                }
-            }
-            return Ok(rooms);
-        }
     }
 
     fn commit(
         &self,
         lease: &Lease<Request>,
-        ticket: Ticket,
-        payload: Payload,
+        Outgoing { ticket, payload, entries }: Outgoing,
         rooms: Result<Vec<Rooms>, Outcome>,
     ) {
+        let entries = entries.of(payload.signal());
         let rooms = match rooms {
             Ok(rooms) if !lease.is_withdrawn(&ticket) => rooms,
             Ok(_) => {
                 let outcome = Outcome::refused(Cause::Withdrawn, "its sender is gone");
-                self.ways(payload.signal()).iter().for_each(|way| way.ended(payload.items(), &outcome));
+                entries.iter().for_each(|entry| entry.way().ended(payload.items(), &outcome));
                 return lease.finish(ticket, outcome);
             }
             Err(outcome) => return lease.finish(ticket, outcome),
         };
-        let entries = self.entries(payload.signal());
         if entries.is_empty() {
             let reason = format!("no pipeline takes {} from {}", payload.signal(), self.parts.env.id);
             return lease.finish(ticket, Outcome::rejected(Fault::Invalid, payload.items() as u64, reason));
@@ -353,25 +295,79 @@ impl<R: Receiver> Host<R> {
         permit.cover(held);
         permit.trim(held);
         let guards = guard.split(entries.len());
-        let ways = self.ways(payload.signal()).iter();
         let arrived = wall_clock();
-        for (((entry, way), rooms), guard) in entries.iter().zip(ways).zip(rooms).zip(guards) {
+        for ((entry, rooms), guard) in entries.iter().zip(rooms).zip(guards) {
             let context = Context {
                 receiver: self.parts.env.id.clone(),
-                pipeline: entry.pipeline.clone(),
+                pipeline: entry.pipeline().clone(),
                 origin: origin.clone(),
                 arrived,
             };
-            way.send(
-                rooms,
-                Message {
-                    payload: payload.clone(),
-                    context: Arc::new(context),
-                    guard,
-                    permit: permit.clone(),
-                    charge: None,
-                },
-            );
+            rooms.send(Message {
+                payload: payload.clone(),
+                context: Arc::new(context),
+                guard,
+                permit: permit.clone(),
+                charge: None,
+            });
+        }
+    }
+}
+
+/// Room for a request in every pipeline, once there is.
+async fn wait(
+    turn: &Mutex<()>,
+    outgoing: Outgoing,
+    deadline: Option<Instant>,
+) -> (Outgoing, Result<Vec<Rooms>, Outcome>) {
+    let rooms = async {
+        let _turn = turn.lock().await;
+        outgoing.reserve().await
+    };
+    let items = outgoing.payload.items();
+    let late = || outgoing.pipelines().iter().for_each(|entry| entry.way().late(items));
+    let rooms = by_deadline(deadline, rooms, late).await;
+    (outgoing, rooms)
+}
+
+// === impl Outgoing ===
+
+impl Outgoing {
+    fn pipelines(&self) -> &[Entry] {
+        self.entries.of(self.payload.signal())
+    }
+
+    fn try_reserve(&self) -> Result<Vec<Rooms>, Refusal> {
+        let weight = weight_of(&self.payload);
+        self.pipelines().iter().map(|entry| entry.way().try_reserve(weight)).collect()
+    }
+
+    /// Room in every pipeline. While one is waited for, nothing is held in the others: they have other senders,
+    /// and what frees the one may have to pass through them.
+    async fn reserve(&self) -> Result<Vec<Rooms>, Outcome> {
+        let (entries, weight) = (self.pipelines(), weight_of(&self.payload));
+        let mut full = 0;
+        'wait: loop {
+            let mut rooms = Vec::with_capacity(entries.len());
+            let mut waited = match entries.get(full) {
+                Some(entry) => Some(entry.way().reserve(weight).await?),
+                None => None,
+            };
+            for (index, entry) in entries.iter().enumerate() {
+                let room = match waited.take_if(|_| index == full) {
+                    Some(room) => Ok(room),
+                    None => entry.way().try_reserve(weight),
+                };
+                match room {
+                    Ok(room) => rooms.push(room),
+                    Err(Refusal::Now(outcome)) => return Err(outcome),
+                    Err(Refusal::Wait) => {
+                        full = index;
+                        continue 'wait;
+                    }
+                }
+            }
+            return Ok(rooms);
         }
     }
 }

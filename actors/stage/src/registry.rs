@@ -19,7 +19,7 @@ use crate::own::Tracing;
 use crate::processor::Processor;
 use crate::read::read;
 use crate::receiver::{DatagramListener, Listener, Receiver, ReceiverParts};
-use crate::route::Downstream;
+use crate::route::{Switch, Way};
 use crate::settings::BatchSettings;
 use crate::shelf::Shelf;
 
@@ -185,10 +185,16 @@ pub trait StageSpec: Send + Sync {
     fn is_full(&self) -> bool {
         false
     }
-    /// Called when everything else in its role has ended: what is known should be on the disk when this returns.
-    fn close(&self) {}
+    /// When the oldest message came (as [`Context::arrived`](crate::Context::arrived)) that it keeps of `pipeline`, or
+    /// of an exporter's queue, and that somebody is still owed; `None` where there is none.
+    fn owes(&self, _pipeline: Option<&Arc<str>>) -> Option<u64> {
+        None
+    }
+    /// Called when everything else has ended that it keeps messages for, those of `pipeline` or of its role: what is
+    /// known should be on the disk when this returns.
+    fn close(&self, _pipeline: Option<&Arc<str>>) {}
     /// The stage's loop.
-    fn launch(self: Arc<Self>, env: Env, downstream: Downstream) -> Launch<Message>;
+    fn launch(self: Arc<Self>, env: Env, onward: Switch<Way>) -> Launch<Message>;
 }
 
 /// A configured exporter.

@@ -3,21 +3,25 @@
 //! Sending is in two steps. First room is reserved in every branch that must have the message; only then is any
 //! branch given it, and giving can not fail. So a refusal has duplicated nothing, and a panic before the second
 //! step has sent nothing.
+//!
+//! Another plan exchanges ways between two messages ([`Switch`]). Room that was reserved on the old way is sent into on
+//! the old way, and who has reserved holds it for so long: what lies behind it can end once nobody does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Charge, Guard, Holder, Outcome, Share};
 use watershed_supervise::{Cell, NoRoom, Room, Weight};
-use watershed_telemetry::{Payload, retain};
+use watershed_telemetry::{Payload, Signal, retain};
 
 use crate::edge::{DISK, Edge, MEMORY, QUEUE_FULL};
 use crate::extension::{DeadLetter, Letters};
 use crate::message::{Context, Message, OVERHEAD, weight_of};
-use crate::metrics::{Counter, Metrics, PerSignal};
+use crate::metrics::{Counter, Metrics, PerSignal, by_signal};
 use crate::registry::{Env, StageSpec};
 use crate::settings::OnFull;
 
@@ -30,14 +34,19 @@ pub enum Downstream {
     Tail(Arc<Tail>),
 }
 
+/// What another plan exchanges while stages run: a [`Way`], or the [`Entries`] of a receiver. Clones are the same one.
+pub struct Switch<T>(Arc<ArcSwap<T>>);
+
 /// A pipeline as a receiver sees it.
-#[derive(Clone)]
 pub struct Entry {
-    /// The pipeline's id.
-    pub pipeline: Arc<str>,
-    /// Its first stage.
-    pub downstream: Downstream,
+    pipeline: Arc<str>,
+    /// To its first stage.
+    way: Arc<Way>,
 }
+
+/// The pipelines that a receiver feeds, by signal.
+#[derive(Default)]
+pub struct Entries([Vec<Entry>; 3]);
 
 /// The end of a pipeline: a fan-out over its exporters, and the point where `ack = "accepted"` says "ok".
 pub struct Tail {
@@ -108,8 +117,15 @@ pub struct Way {
     edges: Vec<Edge>,
 }
 
-/// Room in every branch that will have the message; why not in each of the others.
-pub(crate) struct Rooms(SmallVec<[Result<Reserved, &'static str>; 2]>);
+/// Room on a way in every branch that will have the message; why not in each of the others.
+#[must_use = "room that is dropped is returned"]
+pub(crate) struct Rooms {
+    way: Arc<Way>,
+    branches: Branches,
+}
+
+/// By branch.
+type Branches = SmallVec<[Result<Reserved, &'static str>; 2]>;
 
 /// Room in one queue, and its charge to the queue's share of memory.
 type Reserved = (Room<Message>, Option<Charge>);
@@ -162,6 +178,70 @@ impl std::fmt::Display for Ack {
     }
 }
 
+// === impl Switch ===
+
+impl<T> Switch<T> {
+    /// What is in force. Whoever is about to use it for a message should hold it until that is done.
+    pub fn get(&self) -> Arc<T> {
+        self.0.load_full()
+    }
+
+    /// Puts another in force; what was before. It is in use for as long as anybody else holds it.
+    pub fn exchange(&self, with: T) -> Arc<T> {
+        self.0.swap(Arc::new(with))
+    }
+
+    /// Looks at what is in force.
+    pub fn look<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.0.load())
+    }
+}
+
+impl<T> From<T> for Switch<T> {
+    fn from(first: T) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(first)))
+    }
+}
+
+impl<T> Clone for Switch<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// The pipeline of this id, from the receiver that `env` describes; `downstream` is its first stage.
+    pub fn new(pipeline: Arc<str>, downstream: Downstream, env: &Env) -> Self {
+        let way = Arc::new(Way::new(downstream, env, &pipeline));
+        Self { pipeline, way }
+    }
+
+    /// The pipeline's id.
+    pub(crate) fn pipeline(&self) -> &Arc<str> {
+        &self.pipeline
+    }
+
+    pub(crate) fn way(&self) -> &Arc<Way> {
+        &self.way
+    }
+}
+
+// === impl Entries ===
+
+impl Entries {
+    /// These pipelines, by signal in the order of [`Signal::ALL`].
+    pub fn new(by_signal: [Vec<Entry>; 3]) -> Self {
+        Self(by_signal)
+    }
+
+    /// The pipelines of `signal`.
+    pub(crate) fn of(&self, signal: Signal) -> &[Entry] {
+        by_signal::<Vec<Entry>>(&self.0, signal)
+    }
+}
+
 // === impl Way ===
 
 impl Way {
@@ -176,10 +256,10 @@ impl Way {
     }
 
     /// Room in every branch that must have a message of this weight, without waiting.
-    pub(crate) fn try_reserve(&self, weight: Weight) -> Result<Rooms, Refusal> {
+    pub(crate) fn try_reserve(self: &Arc<Self>, weight: Weight) -> Result<Rooms, Refusal> {
         match &self.downstream {
             Downstream::Cell(_, cell) => match cell.try_reserve(weight) {
-                Ok(room) => Ok(Rooms(smallvec![Ok((room, None))])),
+                Ok(room) => Ok(self.rooms(smallvec![Ok((room, None))])),
                 Err(NoRoom::Full) => Err(Refusal::Wait),
                 Err(closed) => Err(Refusal::Now(self.refused(0, weight, Full::Down(down(cell, closed))))),
             },
@@ -202,10 +282,10 @@ impl Way {
 
     /// Room in every branch that must have a message of this weight, waiting for those that block: first, in an
     /// order that is the same for all who wait, so that no two can each hold what the other waits for.
-    pub(crate) async fn reserve(&self, weight: Weight) -> Result<Rooms, Outcome> {
+    pub(crate) async fn reserve(self: &Arc<Self>, weight: Weight) -> Result<Rooms, Outcome> {
         match &self.downstream {
             Downstream::Cell(_, cell) => match cell.reserve(weight).await {
-                Ok(room) => Ok(Rooms(smallvec![Ok((room, None))])),
+                Ok(room) => Ok(self.rooms(smallvec![Ok((room, None))])),
                 Err(closed) => Err(self.refused(0, weight, Full::Down(down(cell, closed)))),
             },
             Downstream::Tail(tail) => {
@@ -231,20 +311,19 @@ impl Way {
     }
 
     /// A message that no branch would have must not be taken, unless each of them was told to drop.
-    fn checked(
-        &self,
-        tail: &Tail,
-        rooms: SmallVec<[Result<Reserved, &'static str>; 2]>,
-        weight: Weight,
-    ) -> Result<Rooms, Outcome> {
+    fn checked(self: &Arc<Self>, tail: &Tail, rooms: Branches, weight: Weight) -> Result<Rooms, Outcome> {
         let drops = || tail.branches.iter().all(|branch| branch.on_full == OnFull::Drop);
         if rooms.iter().any(Result::is_ok) || drops() {
-            return Ok(Rooms(rooms));
+            return Ok(self.rooms(rooms));
         }
         for (edge, room) in self.edges.iter().zip(rooms) {
             edge.refused(weight.items, room.err().unwrap_or(QUEUE_FULL));
         }
         Err(Full::Queue.outcome())
+    }
+
+    fn rooms(self: &Arc<Self>, branches: Branches) -> Rooms {
+        Rooms { way: self.clone(), branches }
     }
 
     /// Gives a [kept](Guard::is_kept) message to whoever has room for it now. Nothing waits, and nobody goes without
@@ -253,7 +332,7 @@ impl Way {
         let weight = weight_of(&message.payload);
         match &self.downstream {
             Downstream::Cell(_, cell) => match cell.try_reserve(weight) {
-                Ok(room) => self.send(Rooms(smallvec![Ok((room, None))]), message),
+                Ok(room) => self.send(smallvec![Ok((room, None))], message),
                 Err(no_room) => {
                     let full = match no_room {
                         NoRoom::Full => Full::Queue,
@@ -284,11 +363,10 @@ impl Way {
         matches!(self.downstream, Downstream::Tail(_))
     }
 
-    /// Sends a message into the rooms reserved for it.
-    pub(crate) fn send(&self, rooms: Rooms, message: Message) {
+    fn send(&self, rooms: Branches, message: Message) {
         match &self.downstream {
             Downstream::Cell(..) => {
-                if let Some((edge, (room, _))) = self.edges.iter().zip(rooms.0.into_iter().flatten()).next() {
+                if let Some((edge, (room, _))) = self.edges.iter().zip(rooms.into_iter().flatten()).next() {
                     edge.passed(message.payload.items());
                     room.send(message);
                 }
@@ -323,20 +401,24 @@ impl Way {
 }
 
 /// Counts what the cell of a processor ends by itself, on the arrows by which it would have gone on.
-pub fn processor_ended(
-    env: &Env,
-    pipeline: &Arc<str>,
-    downstream: &Downstream,
-) -> impl Fn(&Message, &Outcome) + Send + Sync + use<> {
-    let way = Way::new(downstream.clone(), env, pipeline);
-    move |message, outcome| way.ended(message.payload.items(), outcome)
+pub fn processor_ended(onward: Switch<Way>) -> impl Fn(&Message, &Outcome) + Send + Sync + use<> {
+    move |message, outcome| onward.look(|way| way.ended(message.payload.items(), outcome))
+}
+
+// === impl Rooms ===
+
+impl Rooms {
+    /// Sends a message into the rooms reserved for it.
+    pub(crate) fn send(self, message: Message) {
+        self.way.send(self.branches, message);
+    }
 }
 
 // === impl Tail ===
 
 impl Tail {
-    fn send(&self, edges: &[Edge], rooms: Rooms, message: Message) {
-        for ((branch, edge), room) in self.branches.iter().zip(edges).zip(rooms.0) {
+    fn send(&self, edges: &[Edge], rooms: Branches, message: Message) {
+        for ((branch, edge), room) in self.branches.iter().zip(edges).zip(rooms) {
             match room {
                 Err(reason) => branch.go_without(edge, &message.payload, reason),
                 Ok(reserved) => {

@@ -9,7 +9,7 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
-use watershed_supervise::{Control, Failure, Lease, Next, Ticket, caught};
+use watershed_supervise::{Cell, Control, Failure, Lease, Next, Ticket, caught};
 
 use super::batch::{Job, Member, Pending};
 use super::circuit::{Circuit, Stance, State};
@@ -138,7 +138,7 @@ impl<E: Exporter> Lane<E> {
                 biased;
                 Some(done) = self.running.next(), if !self.running.is_empty() => self.done(done)?,
                 Ok(()) = self.changes.changed() => self.heed(),
-                () = reseated(&mut self.parts.seat) => self.reseated(),
+                () = reseated(&mut self.parts.seat, &mut self.parts.heir) => self.reseated(),
                 next = listen(&mut self.lease, takes), if !drained => match next {
                     Next::Mail(ticket) => self.take(ticket),
                     Next::Control(Control::Drain { deadline }) => {
@@ -329,13 +329,13 @@ impl<E: Exporter> Lane<E> {
     /// so does a circuit that closes.
     pub(super) fn wait(&mut self, job: Job, until: Instant) {
         let (mut drain, closing) = (self.drain.subscribe(), self.circuit.closing());
-        let mut seat = self.parts.seat.clone();
+        let (mut seat, mut heir) = (self.parts.seat.clone(), self.parts.heir.clone());
         self.running.push(Box::pin(async move {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
                 Ok(()) = drain.changed() => {}
                 () = closing => {}
-                () = reseated(&mut seat) => {}
+                () = reseated(&mut seat, &mut heir) => {}
             }
             Done::Waited(job)
         }));
@@ -347,10 +347,18 @@ async fn listen(lease: &mut Lease<Message>, takes: bool) -> Next {
     if takes { lease.next().await } else { Next::Control(lease.control().await) }
 }
 
-/// When the exporter has left its place, or has taken it again; never, where it has none.
-async fn reseated(seat: &mut Option<Seat>) {
-    let changed = match seat {
-        Some(seat) => seat.vacant.changed().await.is_ok(),
+/// When the exporter has left its place, or has taken it again, or has an heir; never, where it has neither.
+async fn reseated(seat: &mut Option<Seat>, heir: &mut watch::Receiver<Option<Cell<Message>>>) {
+    tokio::select! {
+        () = changed(seat.as_mut().map(|seat| &mut seat.vacant)) => {}
+        () = changed(Some(heir)) => {}
+    }
+}
+
+/// When that has changed; never, where nobody is left who could change it.
+async fn changed<T>(watched: Option<&mut watch::Receiver<T>>) {
+    let changed = match watched {
+        Some(watched) => watched.changed().await.is_ok(),
         None => false,
     };
     if !changed {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::Semaphore;
-use watershed_supervise::{Failure, Launch};
+use tokio::sync::{Semaphore, watch};
+use watershed_supervise::{Cell, Failure, Launch};
 use watershed_telemetry::{Payload, Signal};
 
 use self::circuit::Circuit;
@@ -143,6 +143,9 @@ pub struct ExporterParts {
     pub nursery: Nursery,
     /// Its place, where it is one of several destinations of another exporter.
     pub seat: Option<Seat>,
+    /// Who takes over from it, once another plan has replaced it: from then on it sends nothing, and everything that is
+    /// not on the wire goes there.
+    pub heir: watch::Receiver<Option<Cell<Message>>>,
 }
 
 /// How what comes from one pipeline is batched.

@@ -65,7 +65,8 @@ impl Nursery {
 impl<E: Exporter> Lane<E> {
     /// Whether what it has belongs to others.
     pub(super) fn is_vacant(&self) -> bool {
-        self.parts.seat.as_ref().is_some_and(|seat| *seat.vacant.borrow())
+        let left = self.parts.seat.as_ref().is_some_and(|seat| *seat.vacant.borrow());
+        left || self.parts.heir.borrow().is_some()
     }
 
     /// The place was left or taken: what may be sent begins small again.
@@ -88,7 +89,9 @@ impl<E: Exporter> Lane<E> {
 
     /// Gives the messages of a job back, as far as they have not been sent.
     pub(super) fn hand_back(&self, mut job: Job) {
-        let Some(seat) = &self.parts.seat else { return };
+        let seat = self.parts.seat.as_ref();
+        let heir = self.parts.heir.borrow().clone();
+        let Some(back) = heir.or_else(|| seat.map(|seat| seat.back.clone())) else { return };
         let Some(rest) = Payload::concat(std::mem::take(&mut job.parts)) else { return self.settle(job) };
         // Of several none has been sent in part.
         let alone = job.members.len() == 1;
@@ -100,8 +103,10 @@ impl<E: Exporter> Lane<E> {
                 message.guard.fork().resolve(job.outcome.clone());
                 message.payload = rest.clone();
             }
-            seat.returned.add(message.payload.items() as u64);
-            seat.back.adopt(grant).send(message);
+            if let Some(seat) = seat {
+                seat.returned.add(message.payload.items() as u64);
+            }
+            back.adopt(grant).send(message);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix_rt::{Arbiter, System};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Cause, Fault, Guard, Holder, Outcome, Receipt, Share};
 use watershed_stage::{
@@ -210,7 +211,8 @@ impl Bench {
     /// What an exporter's copy runs with.
     pub fn parts(&self, env: Env) -> ExporterParts {
         let nursery = Nursery::new(self.supervisor.clone(), ChildSpec::new(Arbiter::current()));
-        ExporterParts { env, batching: Arc::default(), nursery, seat: None }
+        let heir = watch::Sender::new(None).subscribe();
+        ExporterParts { env, batching: Arc::default(), nursery, seat: None, heir }
     }
 
     pub async fn start<M: Mail>(&self, cell: &Cell<M>, launch: Launch<M>) -> ChildId {

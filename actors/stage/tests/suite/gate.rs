@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use watershed_stage::{
-    AuthSettings, Denied, Extensions, Gate, Identity, Intake, Provided, RateLimitSettings, ServerAuth,
-    Signal, Unauthenticated,
+    AuthSettings, Denied, Entries, Extensions, Gate, Identity, Intake, Provided, RateLimitSettings, ServerAuth,
+    Unauthenticated,
 };
 
 use crate::common::{Bench, paused, secs};
@@ -39,7 +39,7 @@ fn gate(limit: &str) -> (Gate, Arc<Door>, Intake, impl Fn(&str) -> u64 + use<>) 
     let auth = AuthSettings { authenticator: "door".into() };
     let limit: RateLimitSettings = toml::from_str(limit).unwrap();
     let gate = Gate::new(&env, Some(&auth), Some(&limit), false).unwrap();
-    let intake = Intake::new(env, bench.cell("rx", 1), Signal::ALL.to_vec());
+    let intake = Intake::new(env, bench.cell("rx", 1), Entries::default().into());
     let series = "watershed_receiver_refused_requests";
     let counted =
         move |reason: &str| bench.metric(&format!("{series}{{receiver=\"rx\",reason=\"{reason}\"}}"));

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use watershed_delivery::{Guard, Holder, Outcome};
 use watershed_stage::{
     Context, Downstream, Env, Error, Failure, Hold, Lent, Message, Outlet, Part, Payload, Placement,
-    Processor, Registry, Settings, Signal, deal,
+    Processor, Registry, Settings, Signal, Way, deal,
 };
 use watershed_supervise::{Cell as StageCell, ChildSpec, Launch, Next, Weight};
 use watershed_telemetry::wire::put_bytes_field;
@@ -89,9 +89,10 @@ async fn hoarder(bench: &Bench, end: &End) -> StageCell<Message> {
     let spec = registry.parse_processor("hoarder", toml::Table::new().into()).unwrap().unwrap();
     let Part::Stage(stage) = spec.part() else { panic!("a stage") };
     let cell = bench.cell("hoarder", 1000);
-    let behind = Downstream::Cell("end".into(), end.cell.clone());
+    let env = bench.env("hoarder");
+    let behind = Way::new(Downstream::Cell("end".into(), end.cell.clone()), &env, &"traces".into());
     let spec = ChildSpec { group: Some("traces".into()), ..ChildSpec::new(Arbiter::current()) };
-    bench.start_as(&cell, spec, stage.clone().launch(bench.env("hoarder"), behind)).await;
+    bench.start_as(&cell, spec, stage.clone().launch(env, behind.into())).await;
     cell
 }
 
@@ -271,8 +272,10 @@ fn a_message_is_dealt_out_by_trace_and_owed_by_all_parts() {
         let behind = End::new(&bench, "behind", 9);
         let shards: Arc<[StageCell<Message>]> = ends.iter().map(|end| end.cell.clone()).collect();
         let dealer = bench.cell("deal", 9);
+        let env = bench.env("hoarder");
         let behind = Downstream::Cell("behind".into(), behind.cell.clone());
-        bench.start(&dealer, deal(bench.env("hoarder"), shards, behind)).await;
+        let behind = Way::new(behind, &env, &"traces".into());
+        bench.start(&dealer, deal(env, shards, behind.into())).await;
         let mut where_is = BTreeMap::new();
         for round in 0..3 {
             let waits = bench.awaited(&dealer, traces(1..=60), secs(8));

@@ -16,6 +16,7 @@ mod panics;
 mod processor;
 mod receiver;
 mod registry;
+mod reload;
 mod retry;
 mod seat;
 mod settings;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use watershed_delivery::{Cause, Fault, Guard, Outcome};
 use watershed_stage::{
     Ack, Branch, Downstream, Error, Failure, Ledger, Message, OVERHEAD, OnFull, Origin, PerSignal, Signal,
-    Tail,
+    Tail, Way,
 };
 use watershed_supervise::{Cell as StageCell, Mail as _};
 
@@ -25,7 +25,9 @@ pub async fn processor(bench: &Bench, settings: &str, downstream: Downstream) ->
         Bench::registry().parse_processor("script", toml::from_str(settings).unwrap()).unwrap().unwrap();
     let watershed_stage::Part::Stage(stage) = spec.part() else { panic!("a stage") };
     let cell = bench.cell("script", 1000);
-    bench.start(&cell, stage.clone().launch(bench.env("script"), downstream)).await;
+    let env = bench.env("script");
+    let onward = Way::new(downstream, &env, &"traces".into());
+    bench.start(&cell, stage.clone().launch(env, onward.into())).await;
     cell
 }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Exhausted, Fault, Outcome};
 use watershed_stage::{
-    Ack, Branch, Downstream, Entry, Intake, Ledger, OVERHEAD, OnFull, Origin, Payload, PerSignal,
-    ReceiverParts, Request, Signal, Tail,
+    Ack, Branch, Downstream, Entries, Entry, Intake, Ledger, OVERHEAD, OnFull, Origin, Payload, PerSignal,
+    ReceiverParts, Request, Signal, Switch, Tail,
 };
 use watershed_supervise::{Cell as StageCell, Weight};
 
@@ -32,17 +32,18 @@ async fn receiver(settings: &str, feeds: [Vec<Downstream>; 3]) -> Rig {
 async fn receiver_on(bench: Bench, settings: &str, feeds: [Vec<Downstream>; 3], mailbox: usize) -> Rig {
     let spec = Bench::registry().parse_receiver("rx", toml::from_str(settings).unwrap()).unwrap().unwrap();
     let cell = bench.cell("rx", mailbox);
-    let signals = Signal::ALL.to_vec();
-    let intake = Intake::new(bench.env("rx"), cell.clone(), signals);
+    let env = bench.env("rx");
     let mut pipelines = 0;
     let entries = feeds.map(|feeds| {
         let entry = |downstream| {
             pipelines += 1;
-            Entry { pipeline: format!("p{pipelines}").into(), downstream }
+            Entry::new(format!("p{pipelines}").into(), downstream, &env)
         };
         feeds.into_iter().map(entry).collect()
     });
-    let parts = ReceiverParts { env: bench.env("rx"), entries, intake: intake.clone() };
+    let entries = Switch::from(Entries::new(entries));
+    let intake = Intake::new(env.clone(), cell.clone(), entries.clone());
+    let parts = ReceiverParts { env, entries, intake: intake.clone() };
     bench.start(&cell, spec.launch(parts)).await;
     Rig { bench, cell, intake }
 }
@@ -396,10 +397,12 @@ fn a_drain_stops_the_fetching_and_finishes_what_waits() {
 #[test]
 fn a_panic_in_a_request_is_counted() {
     paused(async {
-        let rig = receiver("", [vec![], vec![], vec![]]).await;
+        let bench = Bench::new();
+        let end = End::new(&bench, "end", 1);
+        let rig = receiver_on(bench, "", [vec![], vec![], vec![feed(&end)]], 9).await;
         rig.intake.panicked("oh");
         assert_eq!(rig.refused("panic"), 1);
-        assert!(rig.intake.wants(Signal::Logs));
+        assert!(rig.intake.wants(Signal::Logs) && !rig.intake.wants(Signal::Traces));
         assert_eq!(spans([1]).items(), 1);
         rig.bench.end().await;
     });

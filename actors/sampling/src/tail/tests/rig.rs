@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use watershed_delivery::{Budget, Guard, Holder, Outcome};
 use watershed_stage::{
     Context, Downstream, Env, Extensions, Failure, Message, Metrics, Note, Notes, Origin, Part, Payload,
-    Pick, Registry, Shelf, Signal, Tracing, Unfinished,
+    Pick, Registry, Shelf, Signal, Tracing, Unfinished, Way,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Lease, Limits, Policy, Quota, Supervisor};
 
@@ -164,7 +164,8 @@ impl Rig {
         let (sampler, end) = (cell("tail_sampling"), cell("end"));
         let lease = end.lend();
         lease.started();
-        let launch = stage.clone().launch(env, Downstream::Cell("end".into(), end));
+        let onward = Way::new(Downstream::Cell("end".into(), end), &env, &"traces".into());
+        let launch = stage.clone().launch(env, onward.into());
         let supervisor = Supervisor::start(POLICY);
         let child =
             supervisor.supervise(sampler.clone(), ChildSpec::new(Arbiter::current()), launch).await.unwrap();

@@ -1,0 +1,222 @@
+//! The end of what a plan no longer has: along the stream, so that what could still be sent to a stage has ended before
+//! the stage is told to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, timeout_at};
+use watershed_net::{Sockets, Stop};
+use watershed_stage::{Letters, Metrics, StageSpec};
+use watershed_supervise::{ChildId, Supervisor};
+
+use super::parts::{Child, QueuePart, Role, Served, StagePart};
+
+/// How often it is asked whether something is still in use.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Parts that end, in the order in which they do.
+#[derive(Default)]
+pub(crate) struct Retired {
+    pub(crate) served: Vec<Arc<Served>>,
+    receivers: Vec<Child>,
+    /// By position in their pipelines, first to last; then the queues on disk.
+    tiers: Vec<Tier>,
+    exporters: Vec<Child>,
+    /// Dead letters: closed when all others have ended.
+    letters: Vec<Arc<dyn Letters>>,
+    /// What was exchanged, and who may still send on it.
+    pub(crate) in_use: Vec<InUse>,
+    /// Actors and exporters that nothing takes the place of, by the labels they are shown under.
+    forgotten: Vec<(&'static str, Arc<str>)>,
+}
+
+/// Whether what was exchanged is still in use.
+pub(crate) type InUse = Box<dyn Fn() -> bool>;
+
+#[derive(Default)]
+struct Tier {
+    dealers: Vec<Child>,
+    children: Vec<Child>,
+    keepers: Vec<Keeper>,
+}
+
+/// What keeps messages on disk, of this pipeline or, as a queue, of an exporter.
+struct Keeper {
+    stage: Arc<dyn StageSpec>,
+    pipeline: Option<Arc<str>>,
+}
+
+// === impl Retired ===
+
+impl Retired {
+    /// What is in `role` and not in `beside`.
+    pub(crate) fn of(role: &Role, beside: Option<&Role>) -> Self {
+        let mut retired = Self::default();
+        let served = |served: &&Arc<Served>| {
+            beside.is_none_or(|beside| beside.served.iter().all(|other| !Arc::ptr_eq(served, other)))
+        };
+        retired.served = role.served.iter().filter(served).cloned().collect();
+        for (id, part) in &role.receivers {
+            if !beside.is_some_and(|beside| is(beside.receivers.get(id), part)) {
+                retired.receivers.extend(part.children.iter().cloned());
+            }
+        }
+        for pipeline in &role.plan.pipelines {
+            for (position, processor) in pipeline.processors.iter().enumerate() {
+                let key = (pipeline.id.clone(), processor.id.clone());
+                let Some(part) = role.stages.get(&key) else { continue };
+                if !beside.is_some_and(|beside| is(beside.stages.get(&key), part)) {
+                    retired.tier(position).stage(part, key.0);
+                }
+            }
+        }
+        let last = retired.tiers.len();
+        for (id, part) in &role.exporters {
+            let next = beside.and_then(|beside| beside.exporters.get(id));
+            if is(next, part) {
+                continue;
+            }
+            retired.exporters.extend(part.children.iter().cloned());
+            let kept = next.and_then(|next| next.queue.as_ref());
+            if let Some(queue) = part.queue.as_ref().filter(|queue| !is(kept, queue)) {
+                retired.tier(last).queue(queue);
+            }
+            if next.is_none() {
+                retired.forgotten.push(("exporter", id.clone()));
+            }
+        }
+        for (id, post) in &role.posts {
+            if !beside.is_some_and(|beside| is(beside.posts.get(id), post)) {
+                retired.letters.extend(post.letters.clone());
+            }
+        }
+        let gone =
+            |name: &Arc<str>| beside.is_none_or(|beside| beside.children().all(|other| other.name != *name));
+        let names = role.children().map(|child| &child.name).filter(|name| gone(name));
+        retired.forgotten.extend(names.map(|name| ("actor", name.clone())));
+        retired
+    }
+
+    fn tier(&mut self, position: usize) -> &mut Tier {
+        while self.tiers.len() <= position {
+            self.tiers.push(Tier::default());
+        }
+        &mut self.tiers[position]
+    }
+
+    /// The oldest message that a journal or a stored queue among them keeps, and whose it is.
+    pub(crate) fn owed(&self) -> Option<(u64, String)> {
+        let keepers = self.tiers.iter().flat_map(|tier| &tier.keepers);
+        let oldest = keepers.filter_map(|keeper| Some((keeper.oldest()?, keeper.name())));
+        oldest.min()
+    }
+
+    /// Serves nothing any more. A socket that nobody in `beside` serves is given up: a connection that is refused goes
+    /// elsewhere; one in the backlog of a socket nobody accepts from only waits.
+    pub(crate) fn stop(&self, sockets: &Sockets, beside: &[Role]) {
+        let is_served = |address: &String| {
+            beside.iter().any(|role| role.served.iter().any(|served| served.address == *address))
+        };
+        for served in &self.served {
+            served.stop.stop();
+            if !is_served(&served.address) {
+                sockets.close(&served.address);
+            }
+        }
+    }
+
+    /// Ends them; those who had not finished by the deadline. What is on disk is waited for without one, until `hurry`.
+    pub(crate) async fn end(
+        &self,
+        supervisor: &Supervisor,
+        deadline: Instant,
+        hurry: &Stop,
+    ) -> Vec<Arc<str>> {
+        // Requests in flight are answered first, by half of the time there is.
+        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let _ = timeout_at(half, join_all(self.served.iter().map(|served| served.ended()))).await;
+        let free = async {
+            while self.in_use.iter().any(|in_use| in_use()) {
+                sleep(LOOK).await;
+            }
+        };
+        let _ = timeout_at(deadline, free).await;
+        let mut unfinished = Vec::new();
+        let mut drain = async |children: &[Child]| {
+            let ids: Vec<ChildId> = children.iter().map(|child| child.id).collect();
+            if !ids.is_empty() {
+                unfinished.extend(supervisor.drain(&ids, deadline).await.aborted);
+            }
+        };
+        drain(&self.receivers).await;
+        for Tier { dealers, children, keepers } in &self.tiers {
+            let empty = async {
+                while keepers.iter().any(|keeper| keeper.oldest().is_some()) {
+                    sleep(LOOK * 10).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = hurry.stopped() => {}
+                () = empty => {}
+            }
+            drain(dealers).await;
+            drain(children).await;
+        }
+        drain(&self.exporters).await;
+        let keepers = self.tiers.iter().flat_map(|tier| &tier.keepers);
+        keepers.for_each(|Keeper { stage, pipeline }| stage.close(pipeline.as_ref()));
+        self.letters.iter().for_each(|letters| letters.close());
+        unfinished
+    }
+
+    /// Every actor among them.
+    pub(crate) fn children(&self) -> Vec<ChildId> {
+        let tiers = self.tiers.iter().flat_map(|tier| tier.dealers.iter().chain(&tier.children));
+        let all = self.receivers.iter().chain(tiers).chain(&self.exporters);
+        all.map(|child| child.id).collect()
+    }
+
+    /// Shows no longer what nothing takes the place of.
+    pub(crate) fn forget(&self, metrics: &Metrics) {
+        self.forgotten.iter().for_each(|(label, value)| metrics.forget(label, value));
+    }
+}
+
+/// Whether a part is the one in another plan.
+fn is<T: ?Sized>(other: Option<&Arc<T>>, part: &Arc<T>) -> bool {
+    other.is_some_and(|other| Arc::ptr_eq(other, part))
+}
+
+// === impl Tier ===
+
+impl Tier {
+    fn stage(&mut self, part: &StagePart, pipeline: Arc<str>) {
+        self.dealers.extend(part.dealers.iter().cloned());
+        self.children.extend(part.children.iter().cloned());
+        if part.stage.keeps() {
+            self.keepers.push(Keeper { stage: part.stage.clone(), pipeline: Some(pipeline) });
+        }
+    }
+
+    fn queue(&mut self, part: &QueuePart) {
+        self.children.extend(part.children.iter().cloned());
+        self.keepers.push(Keeper { stage: part.stage.clone(), pipeline: None });
+    }
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    fn oldest(&self) -> Option<u64> {
+        self.stage.owes(self.pipeline.as_ref())
+    }
+
+    fn name(&self) -> String {
+        match &self.pipeline {
+            Some(pipeline) => format!("the journal of pipeline `{pipeline}`"),
+            None => "the stored queue of an exporter".to_owned(),
+        }
+    }
+}
