@@ -6,6 +6,7 @@
 mod actors;
 mod health;
 mod process;
+mod reload;
 mod routes;
 mod time;
 mod watched;
@@ -135,7 +136,7 @@ impl Endpoint {
 
     fn serves(self) -> &'static str {
         match self {
-            Self::Metrics => "metrics on /metrics, actors on /actors",
+            Self::Metrics => "metrics on /metrics, actors on /actors, POST /reload",
             Self::Health => "health on /, /livez and /readyz",
         }
     }

@@ -5,6 +5,7 @@ use actix_web::http::header::ContentType;
 use actix_web::{HttpResponse, web};
 
 use super::health::Answer;
+use super::reload::reload;
 use super::{Watched, actors, process};
 
 /// The content type that Prometheus' text format has.
@@ -12,7 +13,10 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Routes of the metrics server.
 pub(super) fn metrics(routes: &mut web::ServiceConfig) {
-    routes.route("/metrics", web::get().to(show_metrics)).route("/actors", web::get().to(show_actors));
+    routes
+        .route("/metrics", web::get().to(show_metrics))
+        .route("/actors", web::get().to(show_actors))
+        .route("/reload", web::post().to(reload));
 }
 
 /// Routes of the health server.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use crate::cli::Reloader;
 use crate::engine::Engine;
 use tokio::time::Instant;
 
@@ -12,6 +13,7 @@ use super::health::Phase;
 pub(crate) struct Watched {
     since: Instant,
     serving: OnceLock<Serving>,
+    pub(super) reloader: OnceLock<Arc<Reloader>>,
 }
 
 /// An engine that has started, and when it had.
@@ -56,6 +58,6 @@ impl Watched {
 
 impl Default for Watched {
     fn default() -> Self {
-        Self { since: Instant::now(), serving: OnceLock::new() }
+        Self { since: Instant::now(), serving: OnceLock::new(), reloader: OnceLock::new() }
     }
 }

@@ -1,5 +1,7 @@
 //! The commands that only look: `validate`, `components`, `graph`.
 
+use std::path::Path;
+
 use super::Exit;
 use super::keys;
 use super::out::{complain, print};
@@ -16,6 +18,22 @@ pub(crate) fn validate(choice: &Choice, kinds: &Registry) -> Exit {
         complain(format_args!("{warning}\n"));
     }
     show(&plan.describe())
+}
+
+/// `validate --diff OLD NEW`: what a reload would do.
+pub(crate) fn diff(choice: &Choice, old: &Path, new: &Path, kinds: &Registry) -> Exit {
+    let load = |file: &Path| Choice { config: vec![file.to_owned()], ..choice.clone() }.load(kinds);
+    match (load(old), load(new)) {
+        (Ok(old), Ok(new)) => {
+            let diff = old.diff(&new);
+            print(diff.to_string().trim_end());
+            if diff.obstacles.is_empty() { Exit::Drained } else { Exit::Config }
+        }
+        (old, new) => {
+            let errors: Vec<String> = [old.err(), new.err()].into_iter().flatten().collect();
+            refuse(&errors.join("\n\n"))
+        }
+    }
 }
 
 /// `components`: the names a configuration may use, by class.

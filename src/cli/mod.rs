@@ -7,6 +7,7 @@ mod journal;
 pub(crate) mod keys;
 pub(crate) mod logs;
 pub(crate) mod out;
+mod reload;
 mod run;
 mod signals;
 mod source;
@@ -19,6 +20,7 @@ use crate::stage::Registry;
 
 pub use self::exit::Exit;
 use self::logs::Format;
+pub(crate) use self::reload::{Reloaded, Reloader};
 use self::source::Choice;
 
 #[derive(Debug, Parser)]
@@ -34,6 +36,10 @@ enum Command {
     Run {
         #[command(flatten)]
         choice: Choice,
+        /// Reloads when a file of the configuration changes, those that its `${file:...}` name included. SIGHUP and
+        /// `POST /reload` do so at any time.
+        #[arg(long)]
+        watch: bool,
         #[command(flatten)]
         logs: LogArgs,
     },
@@ -41,6 +47,9 @@ enum Command {
     Validate {
         #[command(flatten)]
         choice: Choice,
+        /// Says what a reload from one file to another would do, and fails if it would be refused.
+        #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with = "config")]
+        diff: Vec<std::path::PathBuf>,
     },
     /// List the kinds of components a configuration may use, or the keys of one.
     Components {
@@ -96,8 +105,11 @@ pub fn program(arguments: impl IntoIterator<Item = OsString>, kinds: Registry) -
         }
     };
     match cli.command {
-        Command::Run { choice, logs } => run::run(&choice, &logs, &kinds),
-        Command::Validate { choice } => inspect::validate(&choice, &kinds),
+        Command::Run { choice, watch, logs } => run::run(&choice, watch, &logs, &kinds),
+        Command::Validate { choice, diff } => match &*diff {
+            [old, new] => inspect::diff(&choice, old, new, &kinds),
+            _ => inspect::validate(&choice, &kinds),
+        },
         Command::Components { kind: None } => inspect::components(&kinds),
         Command::Components { kind: Some(kind) } => inspect::keys_of(&kind, &kinds),
         Command::Graph { choice, dot } => inspect::graph(&choice, dot, &kinds),

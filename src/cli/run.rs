@@ -8,7 +8,8 @@ use crate::engine::{Ended, Engine};
 use tokio::runtime::Builder;
 
 use super::inspect::refuse;
-use super::signals::Signals;
+use super::reload::Reloader;
+use super::signals::{Hangups, Signals};
 use super::source::Choice;
 use super::{Exit, LogArgs, logs};
 use crate::admin::{Admin, Watched};
@@ -18,7 +19,7 @@ use crate::stage::Registry;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Loads, starts, waits, drains.
-pub(crate) fn run(choice: &Choice, args: &LogArgs, kinds: &Registry) -> Exit {
+pub(crate) fn run(choice: &Choice, watch: bool, args: &LogArgs, kinds: &Registry) -> Exit {
     let plan = match choice.load(kinds) {
         Ok(plan) => plan,
         Err(errors) => return refuse(&errors),
@@ -34,7 +35,7 @@ pub(crate) fn run(choice: &Choice, args: &LogArgs, kinds: &Registry) -> Exit {
     }
     // This thread only waits for signals and for the end; the engine and the endpoints have their own.
     match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(serve(plan)),
+        Ok(runtime) => runtime.block_on(serve(plan, choice, watch, kinds)),
         Err(error) => {
             tracing::error!(%error, "could not start");
             Exit::Start
@@ -42,9 +43,9 @@ pub(crate) fn run(choice: &Choice, args: &LogArgs, kinds: &Registry) -> Exit {
     }
 }
 
-async fn serve(plan: Plan) -> Exit {
-    let mut signals = match Signals::catch() {
-        Ok(signals) => signals,
+async fn serve(plan: Plan, choice: &Choice, watch: bool, kinds: &Registry) -> Exit {
+    let (mut signals, hangups) = match Signals::catch().and_then(|signals| Ok((signals, Hangups::catch()?))) {
+        Ok(caught) => caught,
         Err(error) => return could_not_start(&error),
     };
     // Before the engine, so that a probe is answered "not yet" instead of not at all.
@@ -54,7 +55,6 @@ async fn serve(plan: Plan) -> Exit {
         Ok(admin) => admin,
         Err(error) => return could_not_start(&error),
     };
-    let timeout = plan.service.shutdown_timeout;
     let started = tokio::select! {
         started = Engine::start(plan.clone()) => started,
         signal = signals.next() => {
@@ -66,18 +66,22 @@ async fn serve(plan: Plan) -> Exit {
         Ok(engine) => Arc::new(engine),
         Err(error) => return could_not_start(&error),
     };
-    for (role, route) in plan.routes(engine.addresses()) {
+    for (role, route) in plan.routes(&engine.addresses()) {
         tracing::info!(role = &*role, "{route}");
     }
+    let reloader = Arc::new(Reloader::new(choice.clone(), kinds.clone(), engine.clone(), &plan));
+    watched.reload_by(reloader.clone());
     watched.serve(engine.clone());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
 
     let ended = tokio::select! {
         ended = engine.ended() => ended,
         signal = signals.next() => {
+            let timeout = reloader.drain_within();
             tracing::info!(signal, ?timeout, "draining; a second signal exits at once");
             drain(&engine, timeout, &mut signals).await
         }
+        () = reloader.run(hangups, watch) => engine.ended().await,
     };
     report(&ended)
 }

@@ -12,7 +12,7 @@ use super::out::complain;
 const DEFAULT_FILE: &str = "pipelines.toml";
 
 /// The arguments that choose a configuration and a part of it.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Choice {
     /// A configuration file; may be repeated, later ones win key by key. Without it: `pipelines.toml` in the
     /// current directory, else the built-in default.
@@ -35,6 +35,14 @@ impl Choice {
         match &self.role {
             Some(role) => plan.only_role(role).map_err(|error| format!("error: --role {role}: {error}")),
             None => Ok(plan),
+        }
+    }
+
+    /// The files that are read, as far as they are there.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        match self.config.as_slice() {
+            [] => vec![DEFAULT_FILE.into()],
+            files => files.to_vec(),
         }
     }
 

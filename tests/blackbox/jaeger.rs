@@ -43,7 +43,7 @@ protocols.thrift_binary.endpoint = "127.0.0.1:0"
 
 /// The address that a key of the receiver names.
 fn at(engine: &Engine, key: &str) -> SocketAddr {
-    let found = engine.addresses().iter().find(|address| address.key == key);
+    let found = engine.addresses().into_iter().find(|address| address.key == key);
     found.unwrap_or_else(|| panic!("nothing listens by {key}: {:?}", engine.addresses())).address
 }
 

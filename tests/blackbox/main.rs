@@ -30,6 +30,7 @@ mod processors;
 mod prometheus;
 mod relay;
 mod relay_http;
+mod reload;
 mod scrape;
 mod self_telemetry;
 mod storm;

@@ -1,4 +1,4 @@
-//! As much HTTP as it takes to read an endpoint: one GET, one answer.
+//! As much HTTP as it takes to use an endpoint: one request without a body, one answer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,9 +11,18 @@ use super::PATIENCE;
 
 /// Status and body of `GET path`; `None` where nobody answers.
 pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    ask("GET", address, path, Duration::from_secs(5)).await
+}
+
+/// Status and body of `POST path`, likewise.
+pub async fn post(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    ask("POST", address, path, PATIENCE).await
+}
+
+async fn ask(method: &str, address: SocketAddr, path: &str, patience: Duration) -> Option<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
@@ -21,7 +30,7 @@ pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
         let status = head.split_whitespace().nth(1)?.parse().ok()?;
         Some((status, body.to_owned()))
     };
-    tokio::time::timeout(Duration::from_secs(5), exchange).await.ok().flatten()
+    tokio::time::timeout(patience, exchange).await.ok().flatten()
 }
 
 /// Waits until `GET path` is answered with `status`, and gives the body.

@@ -134,6 +134,18 @@ impl Program {
         program
     }
 
+    /// Puts another configuration in the place of the one that it was started with.
+    pub fn write(&self, toml: &str) {
+        self.write_as(CONFIG, toml);
+    }
+
+    /// Puts a file into its directory, at once and as a whole.
+    pub fn write_as(&self, name: &str, text: &str) {
+        let new = self.directory.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.directory.path().join(name)).unwrap();
+    }
+
     /// Waits until health says so.
     pub async fn ready(&mut self) {
         let health = self.health;
