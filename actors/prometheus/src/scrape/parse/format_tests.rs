@@ -247,6 +247,19 @@ fn read(told: &Exemplar) -> Told<'_> {
 }
 
 #[test]
+fn what_is_said_of_a_family_is_not_repeated_without_end() {
+    let help = "x".repeat(100_000);
+    let scopes: String = (0..200).map(|at| format!("a{{otel_scope_name=\"s{at}\"}} 1\n")).collect();
+    let body = format!("# HELP a {help}\n# TYPE a gauge\n{scopes}# HELP b {help}\n# TYPE b gauge\nb 1\n");
+    let metrics = metrics(Text, &body);
+    let described = |name: &str| {
+        let told = metrics.iter().filter(|metric| metric.name == name && metric.description == help);
+        (told.count(), metrics.iter().filter(|metric| metric.name == name).count())
+    };
+    assert_eq!((described("a"), described("b")), ((11, 200), (1, 1)), "once, and as often as a MiB holds");
+}
+
+#[test]
 fn an_invalid_exposition_is_wrong_as_a_whole() {
     for (body, message) in [
         ("a 1\n", "OpenMetrics ends with \"# EOF\", and this does not: it may be cut off"),

@@ -137,7 +137,7 @@ struct Group {
     scope: Vec<u8>,
     schema_url: Box<str>,
     /// `target_info` as attributes, encoded, and the scrape that said so. Only in a scope that is the receiver's.
-    info: Vec<u8>,
+    info: Slice,
     info_in: u32,
 }
 

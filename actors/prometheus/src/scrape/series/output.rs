@@ -6,7 +6,7 @@ use watershed_telemetry::wire::{self, WireType};
 use super::point::Exemplar;
 use super::scrape::Scrape;
 use super::shape::ucum;
-use super::{Counts, Group, Kind, Metric, Series};
+use super::{Counts, Declared, Group, Kind, Metric, Series};
 use crate::scrape::error::Failed;
 use crate::scrape::labels::{Labels, NAME};
 
@@ -27,26 +27,37 @@ pub(crate) struct Request {
 /// Memory that is asked for before it is taken.
 pub(super) struct Room<'p> {
     permit: &'p Permit,
+    /// The length of the body.
+    body: u64,
     total: u64,
 }
 
-/// A metric, but for its points.
+/// How a metric is written.
 struct Head {
     metric: u32,
-    bytes: Vec<u8>,
-    /// The number of the field that holds the points.
-    field: u32,
-    /// What follows them.
-    tail: &'static [u8],
-    /// With all of it.
+    /// Whether its description is.
+    described: bool,
+    /// With all of it, in bytes.
     length: usize,
 }
+
+/// How often families are described.
+struct Copies {
+    /// Families that are already.
+    seen: Vec<bool>,
+    /// Bytes for doing it again.
+    left: u64,
+    scratch: Vec<u8>,
+}
+
+/// Copies of descriptions may take so many bytes more than the body that they came in.
+const COPIES: u64 = 1 << 20;
 
 // === impl Room ===
 
 impl<'p> Room<'p> {
-    pub(super) fn new(permit: &'p Permit, held: u64) -> Self {
-        Self { permit, total: held }
+    pub(super) fn new(permit: &'p Permit, body: u64) -> Self {
+        Self { permit, body, total: body }
     }
 
     /// Makes place for `more` elements.
@@ -114,7 +125,8 @@ impl Scrape<'_> {
             series.groups.get(group as usize).map(|known| (&known.job, &known.instance, group))
         };
         self.active.sort_by(|one, other| group_of(*one).cmp(&group_of(*other)));
-        let heads: Vec<Head> = self.active.iter().filter_map(|id| series.head(*id)).collect();
+        let mut copies = Copies::new(series, self.room.body);
+        let heads: Vec<Head> = self.active.iter().filter_map(|id| series.head(*id, &mut copies)).collect();
         let mut bytes = Vec::new();
         let total: usize = heads.iter().map(|head| head.length + 16).sum();
         self.room.reserve(&mut bytes, total + 1024)?;
@@ -122,37 +134,28 @@ impl Scrape<'_> {
             let key = |head: &Head| group_of(head.metric).map(|(job, instance, _)| (job, instance));
             key(one) == key(other)
         };
+        let same_group = |one: &Head, other: &Head| group_of(one.metric) == group_of(other.metric);
+        let of_scope = |heads: &[Head]| {
+            let group = heads.first().and_then(|head| series.group(head.metric));
+            let metrics = heads.iter().map(|head| field_length(head.length)).sum::<usize>();
+            group.map_or(0, Group::scope_length) + metrics
+        };
         for of_resource in heads.chunk_by(same_resource) {
-            let mut inside = Vec::new();
             let Some(resource) = of_resource.first().and_then(|head| series.group(head.metric)) else {
                 continue;
             };
-            wire::put_bytes_field(&mut inside, 1, &series.resource(resource, scheme));
-            let same_group = |one: &Head, other: &Head| group_of(one.metric) == group_of(other.metric);
-            let scopes: Vec<(Vec<u8>, &Group, &[Head])> = of_resource
-                .chunk_by(same_group)
-                .filter_map(|heads| {
-                    let group = series.group(heads.first()?.metric)?;
-                    let mut scope = Vec::new();
-                    wire::put_bytes_field(&mut scope, 1, &group.scope());
-                    if !group.schema_url.is_empty() {
-                        wire::put_bytes_field(&mut scope, 3, group.schema_url.as_bytes());
-                    }
-                    Some((scope, group, heads))
-                })
-                .collect();
-            let of_scope = |(scope, _, heads): &(Vec<u8>, &Group, &[Head])| {
-                scope.len() + heads.iter().map(|head| field_length(head.length)).sum::<usize>()
-            };
-            let length =
-                inside.len() + scopes.iter().map(|scope| field_length(of_scope(scope))).sum::<usize>();
+            let resource = series.resource(resource, scheme);
+            let scopes = || of_resource.chunk_by(same_group);
+            let length = field_length(resource.len())
+                + scopes().map(|heads| field_length(of_scope(heads))).sum::<usize>();
             self.room.reserve(&mut bytes, field_length(length))?;
             put_head(&mut bytes, 1, length);
-            bytes.extend_from_slice(&inside);
-            for scope in &scopes {
-                put_head(&mut bytes, 2, of_scope(scope));
-                let (scope, _, heads) = scope;
-                bytes.extend_from_slice(scope);
+            wire::put_bytes_field(&mut bytes, 1, &resource);
+            for heads in scopes() {
+                put_head(&mut bytes, 2, of_scope(heads));
+                if let Some(group) = heads.first().and_then(|head| series.group(head.metric)) {
+                    group.put_scope(&mut bytes);
+                }
                 heads.iter().for_each(|head| series.put_metric(&mut bytes, head));
             }
         }
@@ -178,40 +181,42 @@ impl Series {
         self.groups.get(self.metrics.get(metric as usize)?.group as usize)
     }
 
-    /// A metric but for its points, if it has any.
-    fn head(&self, id: u32) -> Option<Head> {
-        let metric: &Metric = self.metrics.get(id as usize).filter(|metric| !metric.points.is_empty())?;
-        let family = self.families.get(metric.family as usize).map(|known| &known.family)?;
-        let mut bytes = Vec::with_capacity(64 + metric.name.len() + family.help.len());
-        wire::put_bytes_field(&mut bytes, 1, metric.name.as_bytes());
-        if !family.help.is_empty() {
-            wire::put_bytes_field(&mut bytes, 2, family.help.as_bytes());
+    /// How a metric is written, if it has any points.
+    fn head(&self, id: u32, copies: &mut Copies) -> Option<Head> {
+        let metric = self.metrics.get(id as usize).filter(|metric| !metric.points.is_empty())?;
+        let help = &self.families.get(metric.family as usize)?.family.help;
+        let described = !help.is_empty() && copies.allow(metric.family, help.len());
+        copies.scratch.clear();
+        self.put_named(&mut copies.scratch, metric, false);
+        let (_, tail) = metric.kind.data();
+        let length = copies.scratch.len()
+            + if described { field_length(help.len()) } else { 0 }
+            + field_length(metric.points.len() + tail.len());
+        Some(Head { metric: id, described, length })
+    }
+
+    /// A metric but for its points.
+    fn put_named(&self, bytes: &mut Vec<u8>, metric: &Metric, described: bool) {
+        let Some(Declared { family, .. }) = self.families.get(metric.family as usize) else { return };
+        wire::put_bytes_field(bytes, 1, metric.name.as_bytes());
+        if described {
+            wire::put_bytes_field(bytes, 2, family.help.as_bytes());
         }
         if !family.unit.is_empty() {
-            wire::put_bytes_field(&mut bytes, 3, ucum(&family.unit).as_bytes());
+            wire::put_bytes_field(bytes, 3, ucum(&family.unit).as_bytes());
         }
         // Specification: the type MUST be kept under this name.
-        put_attribute(&mut bytes, 12, "prometheus.type", family.kind.name());
-        let (field, tail): (_, &[u8]) = match metric.kind {
-            Kind::Gauge => (5, &[]),
-            // Cumulative, and growing.
-            Kind::Counter => (7, &[0x10, 2, 0x18, 1]),
-            Kind::State => (7, &[0x10, 2]),
-            Kind::Histogram => (9, &[0x10, 2]),
-            Kind::Exponential => (10, &[0x10, 2]),
-            Kind::Summary => (11, &[]),
-        };
-        let length = bytes.len() + field_length(metric.points.len() + tail.len());
-        Some(Head { metric: id, bytes, field, tail, length })
+        put_attribute(bytes, 12, "prometheus.type", family.kind.name());
     }
 
     fn put_metric(&self, bytes: &mut Vec<u8>, head: &Head) {
         let Some(metric) = self.metrics.get(head.metric as usize) else { return };
         put_head(bytes, 2, head.length);
-        bytes.extend_from_slice(&head.bytes);
-        put_head(bytes, head.field, metric.points.len() + head.tail.len());
+        self.put_named(bytes, metric, head.described);
+        let (field, tail) = metric.kind.data();
+        put_head(bytes, field, metric.points.len() + tail.len());
         bytes.extend_from_slice(&metric.points);
-        bytes.extend_from_slice(head.tail);
+        bytes.extend_from_slice(tail);
     }
 
     /// The `Resource` of a group (specification, "Resource Attributes").
@@ -237,9 +242,46 @@ impl Series {
         let is_it = |id| self.groups.get(id as usize).is_some_and(|known| known.parts() == parts);
         let info = self.by_scope.find(self.hash(&parts), is_it).and_then(|id| self.groups.get(id as usize));
         if let Some(info) = info.filter(|info| info.info_in == self.scrape) {
-            resource.extend_from_slice(&info.info);
+            resource.extend_from_slice(self.slice(info.info));
         }
         resource
+    }
+}
+
+// === impl Copies ===
+
+impl Copies {
+    fn new(series: &Series, body: u64) -> Self {
+        Self { seen: vec![false; series.families.len()], left: body + COPIES, scratch: Vec::new() }
+    }
+
+    /// Whether a family is described once more. What is in one body may be a description and thousands of scopes of it.
+    fn allow(&mut self, family: u32, length: usize) -> bool {
+        let Some(seen) = self.seen.get_mut(family as usize) else { return false };
+        if std::mem::replace(seen, true) {
+            match self.left.checked_sub(length as u64) {
+                Some(left) => self.left = left,
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The number of the field that holds a metric's points, and what follows them.
+    fn data(self) -> (u32, &'static [u8]) {
+        match self {
+            Self::Gauge => (5, &[]),
+            // Cumulative, and growing.
+            Self::Counter => (7, &[0x10, 2, 0x18, 1]),
+            Self::State => (7, &[0x10, 2]),
+            Self::Histogram => (9, &[0x10, 2]),
+            Self::Exponential => (10, &[0x10, 2]),
+            Self::Summary => (11, &[]),
+        }
     }
 }
 
@@ -279,14 +321,29 @@ impl Group {
         (self.parts().iter().map(|part| part.len()).sum::<usize>() + 2 * size_of::<Self>()) as u64
     }
 
-    fn scope(&self) -> Vec<u8> {
-        if !self.scope.is_empty() {
-            return self.scope.clone();
+    /// What a scope has before its metrics.
+    fn put_scope(&self, bytes: &mut Vec<u8>) {
+        if self.scope.is_empty() {
+            let mut scope = Vec::with_capacity(48);
+            wire::put_bytes_field(&mut scope, 1, SCOPE.as_bytes());
+            wire::put_bytes_field(&mut scope, 2, env!("CARGO_PKG_VERSION").as_bytes());
+            wire::put_bytes_field(bytes, 1, &scope);
+        } else {
+            wire::put_bytes_field(bytes, 1, &self.scope);
         }
-        let mut scope = Vec::new();
-        wire::put_bytes_field(&mut scope, 1, SCOPE.as_bytes());
-        wire::put_bytes_field(&mut scope, 2, env!("CARGO_PKG_VERSION").as_bytes());
-        scope
+        if !self.schema_url.is_empty() {
+            wire::put_bytes_field(bytes, 3, self.schema_url.as_bytes());
+        }
+    }
+
+    /// The length of that.
+    fn scope_length(&self) -> usize {
+        let scope = match self.scope.len() {
+            0 => field_length(SCOPE.len()) + field_length(env!("CARGO_PKG_VERSION").len()),
+            length => length,
+        };
+        let schema_url = self.schema_url.len();
+        field_length(scope) + if schema_url == 0 { 0 } else { field_length(schema_url) }
     }
 }
 

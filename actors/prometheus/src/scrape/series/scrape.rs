@@ -59,14 +59,14 @@ pub(crate) struct Counts {
 // === impl Scrape ===
 
 impl<'s> Scrape<'s> {
-    /// Begins a scrape at `time`. What comes of it is charged to `permit`, which covers `held` bytes of something else.
+    /// Begins a scrape at `time`. What comes of it is charged to `permit`, which covers its `body`, of so many bytes.
     pub(crate) fn begin(
         series: &'s mut Series,
         policy: &'s Policy,
         target: &'s Labels,
         time: u64,
         permit: &'s Permit,
-        held: u64,
+        body: u64,
     ) -> Self {
         series.scrape += 1;
         Self {
@@ -74,7 +74,7 @@ impl<'s> Scrape<'s> {
             policy,
             target,
             time,
-            room: Room::new(permit, held),
+            room: Room::new(permit, body),
             family: Family::default(),
             family_id: None,
             next: 0,
@@ -409,7 +409,10 @@ impl<'s> Scrape<'s> {
         let stale = value.to_bits() == number::STALE;
         match entry.role {
             Role::Number => self.write_number(entry.point, value, stale, time, created, exemplar),
-            Role::TargetInfo => self.describe(entry.point),
+            Role::TargetInfo => {
+                self.describe(entry.point);
+                Ok(())
+            }
             Role::Created => {
                 self.created(entry.point, value);
                 Ok(())
@@ -528,15 +531,13 @@ impl<'s> Scrape<'s> {
     }
 
     /// Has the attributes of `target_info` go to its resource.
-    fn describe(&mut self, id: u32) -> Result<(), Failed> {
+    fn describe(&mut self, id: u32) {
         let series = &mut *self.series;
-        let Some(point) = series.points.get(id as usize) else { return Ok(()) };
-        let info = series.slice(point.attributes).to_vec();
-        let Some(metric) = series.metrics.get(point.metric as usize) else { return Ok(()) };
+        let Some(point) = series.points.get(id as usize) else { return };
+        let Some(metric) = series.metrics.get(point.metric as usize) else { return };
         if let Some(group) = series.groups.get_mut(metric.group as usize) {
-            (group.info, group.info_in) = (info, series.scrape);
+            (group.info, group.info_in) = (point.attributes, series.scrape);
         }
-        Ok(())
     }
 
     /// Adds a gauge about the scrape itself, which nothing relabels.
