@@ -192,8 +192,8 @@ impl<'k> Keeper<'k> {
         };
         let work = self.read(series, &fetched, time, began, deadline, &permit);
         let (result, request) = match caught(work).await {
-            Ok(Ok(read)) => read,
-            Ok(Err(failed)) => return self.note(Err(failed)),
+            Ok(Ok((result, request))) => (result, Some(request)),
+            Ok(Err(failed)) => (Err(failed), None),
             Err(failure) => {
                 // Whatever it was about, it is not known what is still right.
                 series.clear();
@@ -203,7 +203,9 @@ impl<'k> Keeper<'k> {
         drop((fetched, turn));
         self.note(result);
         series.compact();
-        self.send(request, permit).await;
+        if let Some(request) = request {
+            self.send(request, permit).await;
+        }
     }
 
     async fn fetch(&self, permit: &Permit) -> Result<(Format, Vec<u8>), Failed> {

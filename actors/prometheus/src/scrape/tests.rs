@@ -1,5 +1,7 @@
 //! What tests of parsers and series have in common: a target whose expositions are handed in.
 
+use std::sync::Arc;
+
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
@@ -24,19 +26,26 @@ pub(crate) struct Target {
     pub(crate) labels: Labels,
     pub(crate) series: Series,
     pub(crate) counts: Counts,
+    pub(crate) budget: Arc<Budget>,
     time: u64,
 }
 
 impl Default for Target {
     fn default() -> Self {
-        let labels = [("job", "j"), ("instance", "h:9100")].into_iter().collect();
-        let policy = Policy { honor_timestamps: true, adjust_start_time: true, ..Policy::default() };
-        let series = Series::new(Budget::new(1 << 30).overdraw(0));
-        Self { policy, labels, series, counts: Counts::default(), time: 0 }
+        Self::new(1 << 30)
     }
 }
 
 impl Target {
+    /// One whose series and scrapes share so many bytes.
+    pub(crate) fn new(memory: u64) -> Self {
+        let labels = [("job", "j"), ("instance", "h:9100")].into_iter().collect();
+        let policy = Policy { honor_timestamps: true, adjust_start_time: true, ..Policy::default() };
+        let budget = Budget::new(memory);
+        let series = Series::new(budget.overdraw(0));
+        Self { policy, labels, series, counts: Counts::default(), budget, time: 0 }
+    }
+
     /// Scrapes this. A scrape that fails gives the markers of what was there before.
     pub(crate) fn scrape(
         &mut self,
@@ -44,7 +53,7 @@ impl Target {
         body: &[u8],
     ) -> (Result<(), Failed>, ExportMetricsServiceRequest) {
         self.time += TIME;
-        let permit = Budget::new(1 << 30).overdraw(0);
+        let permit = self.budget.overdraw(0);
         let mut scrape = Scrape::begin(&mut self.series, &self.policy, &self.labels, self.time, &permit, 0);
         let mut parser = Parser::new(format, body);
         let result = loop {

@@ -313,7 +313,7 @@ impl Common<'_> {
         let bits = label.map_or(0, |(_, bound)| bound.to_bits()).to_le_bytes();
         let last: &[u8] = if label.is_some() { &bits } else { &[] };
         let parts = [self.name, suffix, GAP, self.labels, GAP, last];
-        if let Some(id) = scrape.find(&parts) {
+        if let Some(id) = scrape.find(&parts)? {
             return Ok(id);
         }
         let mut labels = self.read(suffix)?;
@@ -326,7 +326,7 @@ impl Common<'_> {
     /// The series of the metric, as a native histogram.
     fn native(&self, scrape: &mut Scrape<'_>) -> Result<u32, Failed> {
         let parts = [self.name, GAP, GAP, self.labels];
-        match scrape.find(&parts) {
+        match scrape.find(&parts)? {
             Some(id) => Ok(id),
             None => scrape.add(&parts, self.read(b"")?, true),
         }

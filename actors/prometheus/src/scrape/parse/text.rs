@@ -108,11 +108,11 @@ impl<'b> Reader<'b> {
     }
 
     fn sample(&mut self, line: &[u8], scrape: &mut Scrape<'_>) -> Result<(), Failed> {
-        let (id, rest) = match scrape.expect(line) {
+        let (id, rest) = match scrape.expect(line)? {
             Some((id, length)) => (id, &line[length..]),
             None => {
                 let (text, rest) = line.split_at(series(line)?);
-                let id = match scrape.find(&[text]) {
+                let id = match scrape.find(&[text])? {
                     Some(id) => id,
                     None => scrape.add(&[text], labels(text)?, false)?,
                 };

@@ -2,18 +2,25 @@
 
 use super::{Entry, NONE, OWN, Point, SERIES, Series, Slice, Tally};
 
-/// So many series more than a scrape shows are kept, beside as many as it does.
-const SPARE: usize = 1000;
+/// What is kept grows to twice what it was after the last rewrite, and so many bytes more, before the next is thought of.
+const SPARE: u64 = 256 << 10;
 
 // === impl Series ===
 
 impl Series {
-    /// Forgets what the last scrape did not show, once that is most of what is known. What a rewrite costs is paid by
-    /// what has come since the one before.
+    /// Forgets what the last scrape did not show, once that is a good part of what is known. What a rewrite costs is paid
+    /// by what has come since the one before.
     pub(crate) fn compact(&mut self) {
         let scrape = self.scrape;
-        let live = self.entries.iter().filter(|entry| entry.seen == scrape).count();
-        if self.entries.len() <= 2 * live + SPARE {
+        if self.held <= 2 * self.kept + SPARE {
+            return;
+        }
+        let series = self.entries.iter().filter(|entry| entry.seen != scrape);
+        let families = self.families.iter().filter(|known| known.seen != scrape);
+        let gone = series.map(|entry| u64::from(entry.text.len) + SERIES).sum::<u64>()
+            + families.map(|known| known.family.bytes()).sum::<u64>();
+        if 4 * gone < self.held {
+            self.kept = self.held;
             return;
         }
         let old = std::mem::take(self);
@@ -50,6 +57,7 @@ impl Series {
                 if !family.family.name.is_empty() {
                     self.by_family.insert(hash, self.families.len() as u32);
                 }
+                self.held += family.family.bytes();
                 self.families.push(family);
             }
         }
@@ -116,6 +124,7 @@ impl Series {
             self.entries.push(entry);
         }
         self.hold(self.held);
+        self.kept = self.held;
     }
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct Series {
     /// The memory of all that, once it has any.
     permit: Option<Permit>,
     held: u64,
+    /// What was held after the last rewrite.
+    kept: u64,
 }
 
 /// Places by the hash of what is there.

@@ -100,55 +100,56 @@ impl<'s> Scrape<'s> {
 
     /// The series that is likely next, if the line begins with its text: the series and the length of that.
     #[inline]
-    pub(crate) fn expect(&mut self, line: &[u8]) -> Option<(u32, usize)> {
-        let entry = self.series.entries.get(self.next as usize)?;
+    pub(crate) fn expect(&mut self, line: &[u8]) -> Result<Option<(u32, usize)>, Failed> {
+        let Some(entry) = self.series.entries.get(self.next as usize) else { return Ok(None) };
         let text = self.series.slice(entry.text);
-        let rest = line.strip_prefix(text)?;
+        let Some(rest) = line.strip_prefix(text) else { return Ok(None) };
         // A name goes on, or its labels follow after a blank.
         let ends = matches!(rest, [b' ' | b'\t', next, ..] if !matches!(next, b' ' | b'\t' | b'{'))
             && !text.is_empty();
         let (id, length) = (self.next, text.len());
-        (ends && self.is_current(id)).then_some((id, length))
+        Ok((ends && self.is_current(id)?).then_some((id, length)))
     }
 
     /// The series of that text, if there was one that is still what it was.
-    pub(crate) fn find(&mut self, parts: &[&[u8]]) -> Option<u32> {
+    pub(crate) fn find(&mut self, parts: &[&[u8]]) -> Result<Option<u32>, Failed> {
         let next = self.series.entries.get(self.next as usize);
         let id = match next.filter(|entry| super::is_joined(self.series.slice(entry.text), parts)) {
             Some(_) => self.next,
-            None => self.series.find(parts)?,
+            None => match self.series.find(parts) {
+                Some(id) => id,
+                None => return Ok(None),
+            },
         };
-        self.is_current(id).then_some(id)
+        Ok(self.is_current(id)?.then_some(id))
     }
 
     /// Whether the series is still declared as it was when it was first seen.
     #[inline]
-    fn is_current(&mut self, id: u32) -> bool {
+    fn is_current(&mut self, id: u32) -> Result<bool, Failed> {
         let family_id = match self.family_id {
             Some(id) => id,
-            None => self.resolve(),
+            None => self.resolve()?,
         };
-        let Some(entry) = self.series.entries.get(id as usize) else { return false };
+        let Some(entry) = self.series.entries.get(id as usize) else { return Ok(false) };
         if entry.family == 0 {
             // Nothing had declared it.
             let text = self.series.slice(entry.text);
-            return family_id == 0 || !text.starts_with(&self.family.name);
+            return Ok(family_id == 0 || !text.starts_with(&self.family.name));
         }
-        self.series
-            .families
-            .get(entry.family as usize)
-            .is_some_and(|family| family.seen == self.series.scrape)
+        let family = self.series.families.get(entry.family as usize);
+        Ok(family.is_some_and(|family| family.seen == self.series.scrape))
     }
 
     /// The place of the family that was declared last.
-    fn resolve(&mut self) -> u32 {
-        let id = if self.family.name.is_empty() { 0 } else { self.intern_family() };
+    fn resolve(&mut self) -> Result<u32, Failed> {
+        let id = if self.family.name.is_empty() { 0 } else { self.intern_family()? };
         self.next_family = id + 1;
         self.family_id = Some(id);
-        id
+        Ok(id)
     }
 
-    fn intern_family(&mut self) -> u32 {
+    fn intern_family(&mut self) -> Result<u32, Failed> {
         let Self { series, family, next_family, .. } = self;
         let is_it = |id: u32| {
             let known = series.families.get(id as usize).map(|known| &known.family);
@@ -161,20 +162,25 @@ impl<'s> Scrape<'s> {
             match series.by_family.find(hash, is_it) {
                 Some(id) => id,
                 None => {
+                    series.reserve(family.bytes())?;
                     let id = series.families.len() as u32;
                     series.by_family.insert(hash, id);
-                    series.families.push(Declared { family: Family::default(), seen: 0 });
+                    series.families.push(Declared { family: family.clone(), seen: 0 });
                     id
                 }
             }
         };
+        if series.families.get(id as usize).is_some_and(|known| known.family != *family) {
+            series.reserve(family.bytes())?;
+        }
         if let Some(known) = series.families.get_mut(id as usize) {
             known.seen = series.scrape;
             if known.family != *family {
-                known.family.clone_from(family);
+                series.held = series.held.saturating_sub(known.family.bytes());
+                known.family = family.clone();
             }
         }
-        id
+        Ok(id)
     }
 
     /// Makes a series of that text known. `labels` are as they were scraped, the name among them.
@@ -184,7 +190,7 @@ impl<'s> Scrape<'s> {
         if known.is_none() {
             self.series.reserve(length as u64 + SERIES)?;
         }
-        let (family, role) = self.part(labels.get(NAME).as_bytes(), native);
+        let (family, role) = self.part(labels.get(NAME).as_bytes(), native)?;
         let kind = self.series.families.get(family as usize).map_or(Type::Unknown, |known| known.family.kind);
         let (mut point, mut bound, mut as_role) = (UNMAPPED, 0.0, Role::Number);
         match (role, self.relabel(labels)?) {
@@ -210,17 +216,17 @@ impl<'s> Scrape<'s> {
     }
 
     /// The family that a sample of this name is of, and the part it plays there.
-    fn part(&mut self, name: &[u8], native: bool) -> (u32, Option<Role>) {
+    fn part(&mut self, name: &[u8], native: bool) -> Result<(u32, Option<Role>), Failed> {
         let current = match self.family_id {
             Some(id) => id,
-            None => self.resolve(),
+            None => self.resolve()?,
         };
         if native {
-            return (current, (self.family.kind == Type::Histogram).then_some(Role::Native));
+            return Ok((current, (self.family.kind == Type::Histogram).then_some(Role::Native)));
         }
         let suffix = name.strip_prefix(self.family.name.as_slice()).filter(|_| current != 0);
         if let Some(role) = suffix.and_then(|suffix| self.family.kind.role(suffix)) {
-            return (current, role);
+            return Ok((current, role));
         }
         // Text 0.0.4 has no rule that would keep a family together.
         let suffixes: [&[u8]; 8] =
@@ -237,11 +243,11 @@ impl<'s> Scrape<'s> {
                     })
                 });
                 if let Some(id) = found {
-                    return (id, role);
+                    return Ok((id, role));
                 }
             }
         }
-        (0, Some(Role::Number))
+        Ok((0, Some(Role::Number)))
     }
 
     /// The labels as the job wants them: those of the target added, and relabelled. `None` if it does not want them.

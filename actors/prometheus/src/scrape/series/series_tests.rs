@@ -283,6 +283,40 @@ fn what_nobody_shows_any_more_is_forgotten() {
 }
 
 #[test]
+fn families_are_charged_and_forgotten() {
+    let mut target = Target::new(2 << 20);
+    let declared = |round: usize| {
+        let help = "x".repeat(1000);
+        let family = |at| format!("# HELP f{round}_{at} {help}\n# TYPE f{round}_{at} gauge\nx 1\n");
+        (0..200).map(family).collect::<String>()
+    };
+    for round in 0..20 {
+        target.good(Text, declared(round));
+        assert!(target.budget.used() < 1 << 20, "{} after {round}", target.budget.used());
+        if round == 0 {
+            assert!(target.budget.used() > 200 << 10, "what is known of them is charged");
+        }
+    }
+    // What is said of one family changes from scrape to scrape.
+    let mut target = Target::new(2 << 20);
+    for round in 0..100 {
+        let help = "x".repeat(if round % 2 == 0 { 100_000 } else { 1 });
+        target.good(Text, format!("# HELP a {help}\n# TYPE a gauge\na 1\n"));
+        assert!(target.budget.used() < 600 << 10, "{} after {round}", target.budget.used());
+    }
+}
+
+#[test]
+fn long_series_that_nobody_shows_any_more_are_forgotten() {
+    let mut target = Target::new(4 << 20);
+    for round in 0..50 {
+        let value = "x".repeat(100_000);
+        target.good(Text, format!("a{{x=\"{round}{value}\"}} 1\nb 1\n"));
+        assert!(target.budget.used() < 2 << 20, "{} after {round}", target.budget.used());
+    }
+}
+
+#[test]
 fn what_a_receiver_says_of_a_scrape_goes_by_no_rules() {
     use watershed_stage::delivery::Budget;
 

@@ -56,6 +56,15 @@ pub(crate) enum Role {
     TargetInfo,
 }
 
+// === impl Family ===
+
+impl Family {
+    /// What it takes, about, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        (2 * size_of::<Self>() + self.name.len() + self.help.len() + self.unit.len()) as u64
+    }
+}
+
 // === impl Type ===
 
 impl Type {
