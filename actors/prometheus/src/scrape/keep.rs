@@ -43,6 +43,7 @@ struct Counters {
     scrapes: Counter,
     duplicates: Counter,
     unmapped: Counter,
+    exemplars: Counter,
     missed: Counter,
     refused: Counter,
     rejected: Counter,
@@ -78,7 +79,7 @@ impl Counters {
             let labels = [&labels[..], &[("reason", reason)]].concat();
             env.metrics.counter(
                 "watershed_scrape_dropped_samples",
-                "Samples that were left out, by reason.",
+                "Samples and exemplars that were left out, by reason.",
                 &labels,
             )
         };
@@ -95,6 +96,7 @@ impl Counters {
             scrapes: env.metrics.counter(SCRAPES.0, SCRAPES.1, &scrapes),
             duplicates: dropped("duplicate"),
             unmapped: dropped("unmapped"),
+            exemplars: dropped("exemplar"),
             missed: env.metrics.counter("watershed_scrape_missed", missed, &labels),
             refused: lost("refused"),
             rejected: lost("rejected"),
@@ -314,6 +316,7 @@ impl<'k> Keeper<'k> {
         let counters = &self.kind.counters;
         counters.duplicates.add(counts.duplicates);
         counters.unmapped.add(counts.unmapped);
+        counters.exemplars.add(counts.exemplars);
         // The body has gone.
         permit.trim(bytes.capacity() as u64);
         let patience = self.target.interval.min(PATIENCE);

@@ -41,7 +41,12 @@ impl Exposition {
     pub fn new(job: &str, instance: &str, permit: Permit) -> Self {
         Self {
             series: Series::new(permit.budget().overdraw(0)),
-            policy: Policy { honor_timestamps: true, adjust_start_time: true, ..Policy::default() },
+            policy: Policy {
+                honor_timestamps: true,
+                adjust_start_time: true,
+                body_size_limit: 64 << 20,
+                ..Policy::default()
+            },
             labels: [("job", job), ("instance", instance)].into_iter().collect(),
             permit,
         }

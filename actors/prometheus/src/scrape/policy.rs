@@ -16,6 +16,8 @@ pub(crate) struct Policy {
     /// What does not say when its counting began has begun when it was first seen, or was reset.
     pub(crate) adjust_start_time: bool,
     pub(crate) metric_relabel: Vec<Relabel>,
+    /// What a body would be at most if it were text, in bytes.
+    pub(crate) body_size_limit: u64,
     pub(crate) sample_limit: u64,
     pub(crate) label_limit: usize,
     pub(crate) label_name_length_limit: usize,

@@ -81,6 +81,7 @@ impl Job {
                 track_timestamps_staleness: job.track_timestamps_staleness,
                 adjust_start_time: settings.adjust_start_time,
                 metric_relabel: rules(&job.metric_relabel_configs),
+                body_size_limit: job.body_size_limit.0,
                 sample_limit: job.sample_limit,
                 label_limit: job.label_limit,
                 label_name_length_limit: job.label_name_length_limit,

@@ -247,6 +247,22 @@ fn read(told: &Exemplar) -> Told<'_> {
 }
 
 #[test]
+fn an_exemplar_has_128_characters_at_most() {
+    for (labels, left_out) in [
+        (format!("k=\"{}\"", "\u{e4}".repeat(127)), 0),
+        (format!("k=\"{}\"", "x".repeat(128)), 1),
+        ((0..33).map(|at| format!("k{at:02}=\"x\",")).collect(), 1),
+    ] {
+        let mut target = Target::default();
+        let body = format!("# TYPE c counter\nc_total 1 # {{{labels}}} 0.5\n# EOF\n");
+        let metrics = all(target.good(OpenMetrics, body));
+        let Some(Data::Sum(sum)) = &metrics[0].data else { panic!("{metrics:?}") };
+        assert_eq!(sum.data_points[0].exemplars.len() as u64, 1 - left_out);
+        assert_eq!(target.counts.exemplars, left_out);
+    }
+}
+
+#[test]
 fn what_is_said_of_a_family_is_not_repeated_without_end() {
     let help = "x".repeat(100_000);
     let scopes: String = (0..200).map(|at| format!("a{{otel_scope_name=\"s{at}\"}} 1\n")).collect();

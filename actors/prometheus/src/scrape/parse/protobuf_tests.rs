@@ -4,8 +4,11 @@ use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, Metric as Told};
 use proptest::prelude::*;
 use prost::Message;
+use watershed_stage::delivery::Budget;
 
-use super::{Format, number};
+use super::{Format, Parser, number};
+use crate::scrape::error::Reason;
+use crate::scrape::series::Scrape;
 use crate::scrape::tests::{TIME, Target, all, metrics, named, pairs, points, wrong};
 
 #[derive(Clone, PartialEq, Message)]
@@ -350,6 +353,109 @@ fn what_is_no_metric_family_is_said() {
     }
     let less = Histogram { positive_delta: vec![1, -5, 0], ..native() };
     assert_eq!(wrong(NATIVE, histogram(less)), "a bucket counts less than nothing");
+}
+
+/// A classic histogram with labels of so many bytes and so many buckets.
+fn wide(labels: usize, buckets: usize) -> Vec<u8> {
+    let bucket = |at| Bucket { upper_bound: at as f64, cumulative_count: 1, exemplar: None };
+    let told = Histogram { bucket: (0..buckets).map(bucket).collect(), ..Histogram::default() };
+    let label = vec![label("a", &"x".repeat(labels))];
+    body(&[family("h", 4, vec![Metric { label, histogram: Some(told), ..Metric::default() }])])
+}
+
+#[test]
+fn buckets_and_labels_make_no_more_than_text_could_be() {
+    let bytes = wide(10_000, 1000);
+    for limit in [20 << 20, 0, 1 << 20] {
+        let mut target = Target::new(64 << 20);
+        target.policy.body_size_limit = limit;
+        let (result, _) = target.scrape(CLASSIC, &bytes);
+        if limit == 1 << 20 {
+            let failed = result.unwrap_err();
+            assert!(failed.reason == Reason::Limit && failed.message.contains("body_size_limit"), "{failed}");
+            assert!(target.series.len() < 150, "it stopped at the limit");
+        } else {
+            assert_eq!((result, target.counts.samples), (Ok(()), 1003));
+        }
+    }
+    let sparse = Histogram {
+        positive_span: vec![Span { offset: 0, length: 1 }, Span { offset: 16_000, length: 1 }],
+        positive_delta: vec![1, 0],
+        ..native()
+    };
+    let metric = Metric { histogram: Some(sparse), ..Metric::default() };
+    let metric = |at: usize| Metric { label: vec![label("a", &at.to_string())], ..metric.clone() };
+    let mut target = Target::default();
+    target.policy.body_size_limit = 1 << 20;
+    let (result, _) = target.scrape(NATIVE, &body(&[family("h", 4, (0..100).map(metric).collect())]));
+    assert_eq!(result.unwrap_err().reason, Reason::Limit, "gaps are buckets, too");
+}
+
+#[test]
+fn what_is_long_is_read_in_small_steps() {
+    let gauges = (0..10_000).map(|at| Metric {
+        label: vec![label("a", &at.to_string())],
+        gauge: number(1.0),
+        ..Metric::default()
+    });
+    for bytes in [body(&[family("m", 1, gauges.collect())]), wide(1000, 1000)] {
+        let mut target = Target::default();
+        let permit = Budget::new(64 << 20).overdraw(0);
+        let mut scrape = Scrape::begin(&mut target.series, &target.policy, &target.labels, TIME, &permit, 0);
+        let mut parser = Parser::new(CLASSIC, &bytes);
+        let (mut steps, mut before) = (1, 0);
+        while parser.step(&mut scrape).unwrap() {
+            steps += 1;
+            let samples = scrape.counts().samples;
+            assert!(samples - before < 5000, "{samples} after {before}");
+            before = samples;
+        }
+        assert!((5..50).contains(&steps), "{steps}");
+    }
+}
+
+#[test]
+fn what_a_metric_has_is_bounded() {
+    let wrong = |histogram: Histogram| {
+        let metric = Metric { histogram: Some(histogram), ..Metric::default() };
+        Target::default().scrape(NATIVE, &body(&[family("h", 4, vec![metric])])).0.unwrap_err()
+    };
+    let empty = || Span { offset: 0, length: 0 };
+    for histogram in [
+        Histogram { positive_span: vec![empty(); 20_000], ..native() },
+        Histogram { negative_span: vec![empty(); 20_000], ..native() },
+        Histogram { positive_delta: vec![0; 20_000], ..native() },
+        Histogram { exemplars: vec![Exemplar::default(); 600_000], ..native() },
+    ] {
+        let failed = wrong(histogram);
+        assert_eq!(failed.reason, Reason::Limit, "{failed}");
+    }
+    let unit = MetricFamily { unit: "x".repeat(129), ..family("m", 1, vec![]) };
+    assert_eq!(
+        crate::scrape::tests::wrong(NATIVE, body(&[unit])),
+        "the unit of a family is longer than 128 bytes"
+    );
+}
+
+#[test]
+fn exemplars_are_as_long_and_as_many_as_they_may_be() {
+    let exemplar =
+        |length: usize| Exemplar { label: vec![label("k", &"\u{e4}".repeat(length))], ..Exemplar::default() };
+    let nothing = Exemplar { label: vec![label("", ""); 129], ..Exemplar::default() };
+    let exemplars = [vec![exemplar(127), exemplar(128), nothing.clone()], vec![exemplar(1); 200]].concat();
+    let mut target = Target::default();
+    let metrics = all(target.good(NATIVE, histogram(Histogram { exemplars, ..native() })));
+    assert_eq!((exponential(&metrics[0]).exemplars.len(), target.counts.exemplars), (64, 139));
+    let counter = |exemplar| Metric {
+        counter: Some(Number { value: 1.0, exemplar: Some(exemplar), start: None }),
+        ..Metric::default()
+    };
+    for (told, left_out) in [(exemplar(127), 0), (exemplar(128), 1), (nothing, 1)] {
+        let metrics = all(target.good(NATIVE, body(&[family("c", 0, vec![counter(told)])])));
+        let Some(Data::Sum(sum)) = &metrics[0].data else { panic!("{metrics:?}") };
+        assert_eq!(sum.data_points[0].exemplars.len() as u64, 1 - left_out);
+        assert_eq!(target.counts.exemplars, left_out);
+    }
 }
 
 proptest! {

@@ -100,8 +100,7 @@ impl<'b> Reader<'b> {
                 if !unit.is_empty() && !name.strip_suffix(unit).is_some_and(|name| name.ends_with('_')) {
                     return Err(Failed::parse(format!("the name {name} does not end with its unit, {unit}")));
                 }
-                family.unit.clear();
-                family.unit.push_str(unit);
+                family.measure(unit)?;
             }
         }
         Ok(())
@@ -150,18 +149,18 @@ impl<'b> Reader<'b> {
     }
 
     fn exemplar<'l>(&self, text: &'l [u8]) -> Result<Exemplar<'l>, Failed> {
-        let mut labels = Vec::new();
+        let mut exemplar = Exemplar::default();
         let rest = braces(text, |name, value| {
             let value = value.ok_or_else(|| Failed::parse("an exemplar has no name"))?;
-            labels.push((name, value));
+            exemplar.label(name, value);
             Ok(())
         })?;
         let (value, rest) = token(blanks(rest));
-        let value = number::float(value).ok_or_else(|| Failed::parse("an exemplar has no value"))?;
+        exemplar.value = number::float(value).ok_or_else(|| Failed::parse("an exemplar has no value"))?;
         let (time, rest) = token(blanks(rest));
-        let time = if time.is_empty() { None } else { Some(self.time(time)?) };
+        exemplar.time = if time.is_empty() { None } else { Some(self.time(time)?) };
         match blanks(rest) {
-            [] => Ok(Exemplar { labels, value, time }),
+            [] => Ok(exemplar),
             _ => Err(Failed::parse("something follows an exemplar")),
         }
     }

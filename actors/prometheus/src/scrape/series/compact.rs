@@ -89,7 +89,7 @@ impl Series {
             let tally = match tallies.get_mut(point.tally as usize).and_then(Option::take) {
                 Some(tally) => {
                     self.tallies.push(tally);
-                    self.held += size_of::<Tally>() as u64;
+                    self.held += Tally::BYTES;
                     self.tallies.len() as u32 - 1
                 }
                 None => NONE,

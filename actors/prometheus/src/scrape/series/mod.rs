@@ -12,7 +12,7 @@ mod scrape;
 mod shape;
 
 pub(crate) use output::Request;
-pub(crate) use point::{Exemplar, Native};
+pub(crate) use point::{Exemplar, Exemplars, Native};
 pub(crate) use scrape::{Counts, Scrape};
 pub(crate) use shape::{Family, Type};
 

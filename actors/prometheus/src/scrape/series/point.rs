@@ -18,13 +18,28 @@ const NO_RECORDED_VALUE: u64 = 1;
 /// The most buckets of a native histogram that are written out. Spans may claim any distance between them.
 const MOST_BUCKETS: usize = 1 << 14;
 
+/// The most characters in the labels of an exemplar, names and values together (OpenMetrics 1.0, "Exemplars").
+const LONGEST_EXEMPLAR: usize = 128;
+
+/// The most exemplars of a native histogram.
+const MOST_EXEMPLARS: usize = 64;
+
 /// An exemplar as it came.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Exemplar<'a> {
-    pub(crate) labels: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub(super) labels: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     pub(crate) value: f64,
     /// In nanoseconds since 1970; that of its sample where it has none.
     pub(crate) time: Option<u64>,
+    /// Characters in its labels, also in those that were not kept.
+    length: usize,
+}
+
+/// The exemplars of a native histogram, as many as one may have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Exemplars<'a> {
+    pub(super) kept: Vec<Exemplar<'a>>,
+    pub(super) left_out: u64,
 }
 
 /// A native histogram of whole counts.
@@ -78,6 +93,36 @@ impl Point {
             last: 0.0,
             start_at: 0,
             tally,
+        }
+    }
+}
+
+// === impl Exemplar ===
+
+impl<'a> Exemplar<'a> {
+    /// Adds a label. Of one that is too long nothing more is kept.
+    pub(crate) fn label(&mut self, name: Cow<'a, str>, value: Cow<'a, str>) {
+        // Labels of nothing are labels, too.
+        self.length += (name.chars().count() + value.chars().count()).max(1);
+        if self.fits() {
+            self.labels.push((name, value));
+        }
+    }
+
+    /// Whether it is as long as one may be.
+    pub(super) fn fits(&self) -> bool {
+        self.length <= LONGEST_EXEMPLAR
+    }
+}
+
+// === impl Exemplars ===
+
+impl<'a> Exemplars<'a> {
+    pub(crate) fn push(&mut self, exemplar: Exemplar<'a>) {
+        if exemplar.fits() && self.kept.len() < MOST_EXEMPLARS {
+            self.kept.push(exemplar);
+        } else {
+            self.left_out += 1;
         }
     }
 }
@@ -185,6 +230,7 @@ impl Scrape<'_> {
             let mut tally = std::mem::take(tally);
             let created = tally.created.or((point.created_in == self.series.scrape).then_some(point.created));
             body.clear();
+            self.room.reserve(&mut body, 64 + 24 * tally.rows.len() + tally.exemplars.len())?;
             match tally.count {
                 // Specification: "If `_count` is not present, the metric MUST be dropped."
                 None if !tally.stale => self.counts.unmapped += 1,
@@ -200,9 +246,11 @@ impl Scrape<'_> {
                     self.write(id, &body, tally.stale)?;
                 }
             }
-            // What it has room for is used again.
-            if let Some(place) = self.series.tallies.get_mut(point.tally as usize) {
-                *place = tally;
+            // What most take is used again.
+            if let Some(place) = self.series.tallies.get_mut(point.tally as usize)
+                && tally.rows.capacity() <= Tally::ROWS
+            {
+                place.rows = std::mem::take(&mut tally.rows);
             }
         }
         Ok(())
@@ -214,7 +262,7 @@ impl Scrape<'_> {
         id: u32,
         native: &Native,
         time: Option<u64>,
-        exemplars: &[Exemplar<'_>],
+        exemplars: &Exemplars<'_>,
     ) -> Result<bool, Failed> {
         if !(-4..=8).contains(&native.schema) {
             return Ok(false);
@@ -227,6 +275,8 @@ impl Scrape<'_> {
                 wire::put_bytes_field(&mut body, field, &buckets);
             }
         }
+        // A few bytes may stand for thousands of empty buckets.
+        self.make(body.len())?;
         if !self.touch(id, time.is_some()) && time.is_none() {
             self.counts.duplicates += 1;
             return Ok(true);
@@ -241,7 +291,10 @@ impl Scrape<'_> {
             wire::put_varint_field(&mut body, 6, zigzag(native.schema));
             wire::put_fixed64_field(&mut body, 7, native.zero_count);
             wire::put_fixed64_field(&mut body, 14, native.zero_threshold.to_bits());
-            exemplars.iter().for_each(|exemplar| body.extend_from_slice(&exemplar_field(11, exemplar, time)));
+            for exemplar in &exemplars.kept {
+                body.extend_from_slice(&exemplar_field(11, exemplar, time));
+            }
+            self.counts.exemplars += exemplars.left_out;
             if start != 0 {
                 wire::put_fixed64_field(&mut body, 2, start);
             }
@@ -288,11 +341,16 @@ impl Scrape<'_> {
 // === impl Tally ===
 
 impl Tally {
+    /// So many rows it keeps room for, from scrape to scrape.
+    const ROWS: usize = 32;
+
+    /// What it takes between scrapes, in bytes.
+    pub(super) const BYTES: u64 = (size_of::<Self>() + Self::ROWS * size_of::<(f64, f64)>()) as u64;
+
     fn reset(&mut self, time: u64) {
-        let (mut rows, mut exemplars) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.exemplars));
+        let mut rows = std::mem::take(&mut self.rows);
         rows.clear();
-        exemplars.clear();
-        *self = Self { time, rows, exemplars, ..Self::default() };
+        *self = Self { time, rows, ..Self::default() };
     }
 
     fn times(&self, body: &mut Vec<u8>, start: u64) {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use watershed_stage::delivery::{Exhausted, Permit};
 
 use super::output::{Room, attributes};
-use super::point::{Exemplar, Native};
+use super::point::{Exemplar, Exemplars, Native};
 use super::shape::Role;
 use super::{
     DROPPED, Declared, Entry, Family, Group, Kind, Metric, NONE, OWN, Point, SERIES, Series, Type, UNMAPPED,
@@ -37,6 +37,9 @@ pub(crate) struct Scrape<'s> {
     /// Points of several series.
     pub(super) tallied: Vec<u32>,
     pub(super) counts: Counts,
+    /// Bytes of text that were made of a shorter form, and how many may be.
+    made: u64,
+    most: u64,
 }
 
 /// What was counted in a scrape.
@@ -52,6 +55,8 @@ pub(crate) struct Counts {
     pub(crate) duplicates: u64,
     /// Those that OTLP has no place for.
     pub(crate) unmapped: u64,
+    /// Exemplars left out: they are too long, or too many.
+    pub(crate) exemplars: u64,
     /// Points that came out, markers of what has gone among them.
     pub(crate) points: u64,
 }
@@ -82,7 +87,28 @@ impl<'s> Scrape<'s> {
             active: Vec::new(),
             tallied: Vec::new(),
             counts: Counts::default(),
+            made: 0,
+            most: match policy.body_size_limit {
+                0 => permit.budget().most(),
+                limit => limit,
+            },
         }
+    }
+
+    /// Bytes of text that were made so far: a measure of work that the length of the body is not.
+    pub(crate) fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// Makes so many bytes of something shorter, if a body of text could be so long: what does not repeat its labels
+    /// must not be a way around that.
+    pub(super) fn make(&mut self, bytes: usize) -> Result<(), Failed> {
+        self.made += bytes as u64;
+        if self.made > self.most {
+            let message = format!("as text it would be longer than {} bytes: see body_size_limit", self.most);
+            return Err(Failed::new(Reason::Limit, message));
+        }
+        Ok(())
     }
 
     /// Declares the family that the next samples belong to. What is said of the same one again adds to it.
@@ -122,6 +148,12 @@ impl<'s> Scrape<'s> {
             },
         };
         Ok(self.is_current(id)?.then_some(id))
+    }
+
+    /// The same, of a text that is not the body's.
+    pub(crate) fn look(&mut self, parts: &[&[u8]]) -> Result<Option<u32>, Failed> {
+        self.make(parts.iter().map(|part| part.len()).sum())?;
+        self.find(parts)
     }
 
     /// Whether the series is still declared as it was when it was first seen.
@@ -387,7 +419,7 @@ impl<'s> Scrape<'s> {
         series.reserve(attributes.len() as u64)?;
         let tally = match kind {
             Kind::Histogram | Kind::Summary => {
-                series.reserve(size_of::<super::Tally>() as u64)?;
+                series.reserve(super::Tally::BYTES)?;
                 series.tallies.push(super::Tally::default());
                 series.tallies.len() as u32 - 1
             }
@@ -413,8 +445,10 @@ impl<'s> Scrape<'s> {
         let time = time.filter(|_| self.policy.honor_timestamps);
         let Some(entry) = self.count(id, time.is_some())? else { return Ok(()) };
         let stale = value.to_bits() == number::STALE;
+        let fitting = exemplar.filter(|exemplar| exemplar.fits());
+        self.counts.exemplars += u64::from(exemplar.is_some() && fitting.is_none());
         match entry.role {
-            Role::Number => self.write_number(entry.point, value, stale, time, created, exemplar),
+            Role::Number => self.write_number(entry.point, value, stale, time, created, fitting),
             Role::TargetInfo => {
                 self.describe(entry.point);
                 Ok(())
@@ -425,7 +459,7 @@ impl<'s> Scrape<'s> {
             }
             Role::Native => Ok(()),
             Role::Bucket | Role::Quantile | Role::Sum | Role::Count => {
-                self.gather(&entry, value, stale, time, created, exemplar)
+                self.gather(&entry, value, stale, time, created, fitting)
             }
         }
     }
@@ -437,7 +471,7 @@ impl<'s> Scrape<'s> {
         native: &Native,
         exact: bool,
         time: Option<u64>,
-        exemplars: &[Exemplar<'_>],
+        exemplars: &Exemplars<'_>,
     ) -> Result<(), Failed> {
         let time = time.filter(|_| self.policy.honor_timestamps);
         let Some(entry) = self.count(id, time.is_some())? else { return Ok(()) };

@@ -2,6 +2,11 @@
 //!
 //! Source: opentelemetry-specification, `compatibility/prometheus_and_openmetrics.md`, "Prometheus Metric points to OTLP".
 
+use crate::scrape::error::{Failed, Reason};
+
+/// The longest unit of a family, in bytes.
+const LONGEST_UNIT: usize = 128;
+
 /// The type of a family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Type {
@@ -59,6 +64,16 @@ pub(crate) enum Role {
 // === impl Family ===
 
 impl Family {
+    /// Sets its unit, which each of its metrics has a copy of.
+    pub(crate) fn measure(&mut self, unit: &str) -> Result<(), Failed> {
+        if unit.len() > LONGEST_UNIT {
+            let message = format!("the unit of a family is longer than {LONGEST_UNIT} bytes");
+            return Err(Failed::new(Reason::Limit, message));
+        }
+        unit.clone_into(&mut self.unit);
+        Ok(())
+    }
+
     /// What it takes, about, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         (2 * size_of::<Self>() + self.name.len() + self.help.len() + self.unit.len()) as u64
