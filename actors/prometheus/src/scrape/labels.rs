@@ -1,6 +1,6 @@
 //! Labels, as relabelling and the making of a series see them.
 
-/// Names and values, sorted by name. A label without a value is none.
+/// Names and values, sorted by name. A label without a value is none, but for what [`Labels::distinct`] says of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Labels(Vec<(String, String)>);
 
@@ -13,7 +13,8 @@ pub(crate) const NAME: &str = "__name__";
 // === impl Labels ===
 
 impl Labels {
-    /// These labels, each of a name of its own; or the name that stands there twice.
+    /// These labels, each of a name of its own; or the name that stands there twice. One without a value is still
+    /// known to be [there](Labels::contains), until [`Labels::settle`]: with it a target may take a label away.
     pub(crate) fn distinct<N: Into<String>, V: Into<String>>(
         pairs: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, String> {
@@ -27,8 +28,12 @@ impl Labels {
         if let Some(twice) = twice {
             return Err(twice);
         }
-        labels.retain(|(_, value)| !value.is_empty());
         Ok(Self(labels))
+    }
+
+    /// Forgets labels without a value.
+    pub(crate) fn settle(&mut self) {
+        self.0.retain(|(_, value)| !value.is_empty());
     }
 
     /// The value of a label, empty if there is none.

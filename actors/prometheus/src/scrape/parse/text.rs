@@ -244,9 +244,9 @@ fn labels(text: &[u8]) -> Result<Labels, Failed> {
     }
     let labels = Labels::distinct(pairs)
         .map_err(|twice| Failed::parse(format!("the label {twice} stands there twice")))?;
-    match labels.contains(NAME) {
-        true => Ok(labels),
-        false => Err(Failed::parse("a series has no name")),
+    match labels.get(NAME).is_empty() {
+        false => Ok(labels),
+        true => Err(Failed::parse("a series has no name")),
     }
 }
 

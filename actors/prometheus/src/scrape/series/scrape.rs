@@ -284,18 +284,27 @@ impl<'s> Scrape<'s> {
 
     /// The labels as the job wants them: those of the target added, and relabelled. `None` if it does not want them.
     fn relabel(&self, mut labels: Labels) -> Result<Option<Labels>, Failed> {
+        let mut conflicts: Vec<(&str, String)> = Vec::new();
         for (name, value) in self.target.iter() {
-            if !labels.contains(name) {
-                labels.set(name, value);
-            } else if !self.policy.honor_labels {
-                let mut exported = format!("exported_{name}");
-                while labels.contains(&exported) || self.target.contains(&exported) {
-                    exported.insert_str(0, "exported_");
+            if !self.policy.honor_labels {
+                let scraped = labels.get(name);
+                if !scraped.is_empty() {
+                    conflicts.push((name, scraped.to_owned()));
                 }
-                let scraped = labels.get(name).to_owned();
-                labels.set(&exported, scraped);
+                labels.set(name, value);
+            } else if !labels.contains(name) {
                 labels.set(name, value);
             }
+        }
+        labels.settle();
+        // As Prometheus has it: the shortest name has the first choice.
+        conflicts.sort_by_key(|(name, _)| name.len());
+        for (name, scraped) in conflicts {
+            let mut exported = format!("exported_{name}");
+            while labels.contains(&exported) {
+                exported.insert_str(0, "exported_");
+            }
+            labels.set(&exported, scraped);
         }
         if !self.policy.metric_relabel.iter().all(|rule| rule.apply(&mut labels)) {
             return Ok(None);

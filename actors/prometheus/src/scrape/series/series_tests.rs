@@ -191,6 +191,47 @@ fn labels_of_the_target_and_of_the_series_live_together() {
 }
 
 #[test]
+fn labels_that_stand_in_each_others_way_go_where_prometheus_puts_them() {
+    // What stands there without a value, `honor_labels` honours, too: so a gateway takes `instance` away.
+    let cases: [(bool, &str, &[(&str, &str)]); 6] = [
+        (true, "a{env=\"\"} 1", &[]),
+        (true, "a{env=\"y\"} 1", &[("env", "y")]),
+        (true, "a 1", &[("env", "prod")]),
+        (false, "a{env=\"\"} 1", &[("env", "prod")]),
+        (false, "a{env=\"y\",exported_env=\"\"} 1", &[("env", "prod"), ("exported_env", "y")]),
+        (
+            false,
+            "a{env=\"1\",exported_env=\"2\"} 1",
+            &[("env", "prod"), ("exported_env", "2"), ("exported_exported_env", "1")],
+        ),
+    ];
+    for (honor_labels, line, expected) in cases {
+        let mut target = Target::default();
+        target.policy.honor_labels = honor_labels;
+        target.labels.set("env", "prod");
+        for _ in 0..2 {
+            assert_eq!(points(&all(target.good(Text, line))[0])[0].0, expected, "{honor_labels} {line}");
+        }
+    }
+    let mut target = Target::default();
+    target.labels.set("env", "a");
+    target.labels.set("exported_env", "b");
+    let metrics = all(target.good(Text, "a{env=\"1\",exported_env=\"2\"} 1"));
+    let expected = vec![
+        ("env", "a"),
+        ("exported_env", "b"),
+        ("exported_exported_env", "1"),
+        ("exported_exported_exported_env", "2"),
+    ];
+    assert_eq!(points(&metrics[0])[0].0, expected, "the shorter name chooses first");
+    let mut pushed = Target::default();
+    pushed.policy.honor_labels = true;
+    let request = pushed.good(Text, "a{instance=\"\"} 1");
+    let resource = request.resource_metrics[0].resource.clone().unwrap();
+    assert!(pairs(&resource.attributes).iter().all(|(key, _)| *key != "service.instance.id"));
+}
+
+#[test]
 fn series_are_relabelled() {
     let body = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"2\"} 2\nh_bucket{le=\"+Inf\"} 3\nh_count 3\nh_sum 4\na{x=\"1\"} 1\nb 2\n";
     let mut target = relabelled(
