@@ -330,6 +330,63 @@ async fn targets_of_files_come_and_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_goes_on_when_the_terms_are_others() {
+    let _turn = beside_others().await;
+    let (one, two) = (Exposer::start("a 1\n").await, Exposer::start("a 2\n").await);
+    let (capture, folder) = (Capture::start().await, tempfile::tempdir().unwrap());
+    let write = |targets: &[&Exposer], every: &str| {
+        let targets: Vec<String> = targets.iter().map(|target| target.address.to_string()).collect();
+        let labels = serde_json::json!({ "__scrape_interval__": every, "__scrape_timeout__": every });
+        let list = serde_json::json!([{ "targets": targets, "labels": labels }]);
+        let aside = folder.path().join("aside");
+        std::fs::write(&aside, list.to_string()).unwrap();
+        std::fs::rename(aside, folder.path().join("targets.json")).unwrap();
+    };
+    let files = folder.path().join("targets.json");
+    let engine = start(&topology(
+        &capture,
+        &job(&format!(
+            "target_limit = 1\nfile_sd_configs = [{{ files = [{files:?}], refresh_interval = \"200ms\" }}]"
+        )),
+    ))
+    .await;
+    // More than the grace that one has who was gone.
+    let some_scrapes = async || {
+        let before = one.requests().len();
+        assert!(wait_until(async || one.requests().len() > before + 6, PATIENCE).await);
+    };
+    write(&[&one], "100ms");
+    capture.wait(|captured| has(captured, "a{}", Some(1.0))).await;
+    write(&[&one], "150ms");
+    let slower = async || {
+        one.requests().last().is_some_and(|request| request.contains("scrape-timeout-seconds: 0.15\r\n"))
+    };
+    assert!(wait_until(slower, PATIENCE).await);
+    some_scrapes().await;
+    one.show("a 5\n");
+    let captured = capture.wait(|captured| has(captured, "a{}", Some(5.0))).await;
+    // Of a scrape that comes too late a series may end, but never what is said of scrapes.
+    let instance = one.address.to_string();
+    let ended = |captured: &Captured| {
+        let numbers = numbers(captured);
+        let is_end = |(of, name, value): &&(String, String, Option<f64>)| {
+            *of == instance && name.starts_with("up") && value.is_none()
+        };
+        numbers.iter().filter(is_end).count()
+    };
+    assert_eq!(ended(&captured), 0, "{:?}", numbers(&captured));
+
+    write(&[&one, &two], "150ms");
+    capture.wait(|captured| has(captured, "up{}", Some(0.0))).await;
+    write(&[&one], "150ms");
+    some_scrapes().await;
+    one.show("a 6\n");
+    let captured = capture.wait(|captured| has(captured, "a{}", Some(6.0))).await;
+    assert_eq!(ended(&captured), 0, "{:?}", numbers(&captured));
+    drained(&engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn targets_are_asked_of_a_server_and_both_are_told_who_asks() {
     let _turn = beside_others().await;
     let (target, capture) = (Exposer::start("a 1\n").await, Capture::start().await);

@@ -18,7 +18,7 @@ use super::negotiate;
 use super::parse::{Format, Parser};
 use super::series::{Request, Scrape, Series};
 use super::settings::{GlobalSettings, JobSettings, Settings};
-use super::target::{Job, Target};
+use super::target::{Job, Target, Terms};
 
 /// A target that has gone is waited for so long, in intervals: one that is only told anew must not flap.
 const GRACE: f64 = 2.1;
@@ -55,6 +55,8 @@ pub(crate) struct Keeper<'k> {
     job: &'k Job,
     kind: &'k Kind,
     target: Arc<Target>,
+    /// The last that were told.
+    terms: Terms,
     intake: Intake,
     /// Whether the last scrape succeeded, and the level that says so.
     health: Option<(bool, Held)>,
@@ -129,25 +131,30 @@ impl<'k> Keeper<'k> {
         job: &'k Job,
         kind: &'k Kind,
         target: Arc<Target>,
+        terms: Terms,
         intake: Intake,
     ) -> Self {
-        Self { settings, job, kind, target, intake, health: None }
+        Self { settings, job, kind, target, terms, intake, health: None }
     }
 
-    /// Scrapes until the target has gone for good, and gives it back.
-    pub(crate) async fn run(mut self, mut present: watch::Receiver<bool>) -> Arc<Target> {
+    /// Scrapes on the terms that are told until the target has gone for good, and gives it back.
+    pub(crate) async fn run(mut self, mut told: watch::Receiver<Option<Terms>>) -> Arc<Target> {
         let mut series = Series::new(self.intake.budget().overdraw(0));
-        let interval = self.target.interval;
         let mut next = Instant::now() + self.offset();
         loop {
-            if *present.borrow_and_update() {
+            let terms = *told.borrow_and_update();
+            if let Some(terms) = terms {
+                let before = std::mem::replace(&mut self.terms, terms);
+                if before.interval != terms.interval {
+                    next = Instant::now() + self.offset();
+                }
                 tokio::select! {
                     () = sleep_until(next) => {}
                     // The one who tells may be dropped only with this.
-                    _ = present.changed() => continue,
+                    _ = told.changed() => continue,
                 }
                 self.scrape(&mut series).await;
-                let now = Instant::now();
+                let (now, interval) = (Instant::now(), self.terms.interval);
                 next += interval;
                 if next <= now {
                     let late = now.duration_since(next).div_duration_f64(interval) as u32 + 1;
@@ -156,8 +163,8 @@ impl<'k> Keeper<'k> {
                 }
             } else {
                 tokio::select! {
-                    () = sleep_until(next + interval.mul_f64(GRACE - 1.0)) => {}
-                    _ = present.changed() => {
+                    () = sleep_until(next + self.terms.interval.mul_f64(GRACE - 1.0)) => {}
+                    _ = told.changed() => {
                         next = next.max(Instant::now());
                         continue;
                     }
@@ -171,7 +178,7 @@ impl<'k> Keeper<'k> {
 
     /// How long until the first scrape: the targets of all replicas are spread over the interval.
     fn offset(&self) -> Duration {
-        let interval = u64::try_from(self.target.interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let interval = u64::try_from(self.terms.interval.as_nanos()).unwrap_or(u64::MAX).max(1);
         // A time of the clock, not of the start: it stays the same over restarts.
         let (now, due) = (wall_clock() % interval, self.target.hash % interval);
         Duration::from_nanos((due + interval - now) % interval)
@@ -187,7 +194,7 @@ impl<'k> Keeper<'k> {
             // Nothing is known of the target: no marker is due, and nobody could carry it.
             return self.kind.counters.failed(Reason::Memory);
         };
-        let deadline = began + self.target.timeout;
+        let deadline = began + self.terms.timeout;
         let fetched = match timeout_at(deadline, self.fetch(&permit)).await {
             Ok(fetched) => fetched,
             Err(_) => Err(self.late()),
@@ -214,11 +221,11 @@ impl<'k> Keeper<'k> {
         let Some(job) = self.settings.config.scrape_configs.get(self.job.index) else {
             return Err(Failed::new(Reason::Limit, "there is no such job"));
         };
-        if self.target.over_limit {
+        if self.terms.over_limit {
             let message = format!("its job has more targets than target_limit = {}", job.target_limit);
             return Err(Failed::new(Reason::Limit, message));
         }
-        let mut headers = negotiate::headers(&self.kind.accept, self.target.timeout);
+        let mut headers = negotiate::headers(&self.kind.accept, self.terms.timeout);
         if let Some(header) = job.access().header()? {
             headers.insert(AUTHORIZATION, header);
         }
@@ -282,7 +289,7 @@ impl<'k> Keeper<'k> {
     }
 
     fn late(&self) -> Failed {
-        let timeout = self.target.timeout;
+        let timeout = self.terms.timeout;
         Failed::new(Reason::Timeout, format!("it took longer than {timeout:?}: see scrape_timeout"))
     }
 
@@ -319,7 +326,7 @@ impl<'k> Keeper<'k> {
         counters.exemplars.add(counts.exemplars);
         // The body has gone.
         permit.trim(bytes.capacity() as u64);
-        let patience = self.target.interval.min(PATIENCE);
+        let patience = self.terms.interval.min(PATIENCE);
         let outcome = self.intake.submit(Signal::Metrics, bytes, Origin::default(), permit, patience).await;
         match outcome {
             Outcome::Refused(_) => counters.refused.add(counts.points),

@@ -12,7 +12,7 @@ use watershed_stage::{Env, Failure, Intake, Placement, Receiver, Signal};
 use super::discovery::Discovery;
 use super::keep::{Keeper, Kind};
 use super::settings::Settings;
-use super::target::{Job, Target, Targets};
+use super::target::{Job, Target, Targets, Terms};
 
 /// Scrapes targets.
 pub(crate) struct Prometheus {
@@ -58,7 +58,7 @@ impl Prometheus {
     /// Scrapes the targets that fall to this lane, as they come and go.
     async fn scrape(&self, intake: &Intake) -> Result<(), Failure> {
         let mut found = self.settings.shared.targets().subscribe();
-        let mut kept: HashMap<Arc<Target>, watch::Sender<bool>> = HashMap::new();
+        let mut kept: HashMap<Arc<Target>, watch::Sender<Option<Terms>>> = HashMap::new();
         let mut loops: FuturesUnordered<LocalBoxFuture<'_, Arc<Target>>> = FuturesUnordered::new();
         found.mark_changed();
         loop {
@@ -78,30 +78,30 @@ impl Prometheus {
         }
     }
 
-    /// Begins to scrape what is new, and tells the loops of what has gone, or has come back.
+    /// Begins to scrape what is new, and tells the loops of what has gone, has come back, or is scraped otherwise.
     fn update<'a>(
         &'a self,
         targets: &Targets,
-        kept: &mut HashMap<Arc<Target>, watch::Sender<bool>>,
+        kept: &mut HashMap<Arc<Target>, watch::Sender<Option<Terms>>>,
         loops: &FuturesUnordered<LocalBoxFuture<'a, Arc<Target>>>,
         intake: &Intake,
     ) {
         let (shards, copies) = (self.settings.sharding.shards.max(1), self.env.copies.max(1) as u64);
         let own = |target: &Target| target.hash / shards % copies == self.env.lane as u64;
-        let mut there: HashMap<&Arc<Target>, ()> =
-            targets.iter().filter(|target| own(target)).map(|target| (target, ())).collect();
-        for (target, present) in kept.iter() {
-            let is_there = there.remove(target).is_some();
-            present.send_if_modified(|present| std::mem::replace(present, is_there) != is_there);
+        let own = targets.iter().filter(|(target, _)| own(target));
+        let mut there: HashMap<&Arc<Target>, Terms> = own.map(|(target, terms)| (target, *terms)).collect();
+        for (target, told) in kept.iter() {
+            let terms = there.remove(target);
+            told.send_if_modified(|told| std::mem::replace(told, terms) != terms);
         }
-        for target in there.into_keys() {
+        for (target, terms) in there {
             let (Some(job), Some(kind)) = (self.jobs.get(target.job), self.kinds.get(target.job)) else {
                 continue;
             };
-            let (sender, present) = watch::channel(true);
+            let (sender, told) = watch::channel(Some(terms));
             kept.insert(target.clone(), sender);
-            let keeper = Keeper::new(&self.settings, job, kind, target.clone(), intake.clone());
-            loops.push(keeper.run(present).boxed_local());
+            let keeper = Keeper::new(&self.settings, job, kind, target.clone(), terms, intake.clone());
+            loops.push(keeper.run(told).boxed_local());
         }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Job {
     pub(crate) policy: Policy,
 }
 
-/// One target of a job.
+/// One target of a job: what it is. While that stays the same its series go on, on whatever terms.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Target {
     /// The place of its job.
@@ -28,16 +28,21 @@ pub(crate) struct Target {
     /// What its series are labelled with.
     pub(crate) labels: Labels,
     pub(crate) url: Uri,
-    pub(crate) interval: Duration,
-    pub(crate) timeout: Duration,
     /// A hash of what it is, the same in each replica.
     pub(crate) hash: u64,
+}
+
+/// On which terms a target is scraped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
     /// Its job has more targets than it may have.
     pub(crate) over_limit: bool,
 }
 
 /// All targets of this replica.
-pub(crate) type Targets = Arc<Vec<Arc<Target>>>;
+pub(crate) type Targets = Arc<Vec<(Arc<Target>, Terms)>>;
 
 /// What the lanes of a receiver share.
 #[derive(Default)]
@@ -51,7 +56,7 @@ pub(crate) struct Shared {
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
     pub(crate) group: GroupSettings,
-    pub(crate) meta: Vec<(&'static str, String)>,
+    pub(crate) meta: Option<(&'static str, Arc<str>)>,
 }
 
 // === impl Shared ===
@@ -93,7 +98,11 @@ impl Job {
     }
 
     /// The targets of these groups, each once; and what is wrong with those that are none.
-    pub(crate) fn targets(&self, settings: &Settings, groups: &[Group]) -> (Vec<Target>, Vec<String>) {
+    pub(crate) fn targets<'g>(
+        &self,
+        settings: &Settings,
+        groups: impl Iterator<Item = &'g Group>,
+    ) -> (Vec<(Target, Terms)>, Vec<String>) {
         let (mut targets, mut wrong) = (Vec::new(), Vec::new());
         let Some(job) = settings.config.scrape_configs.get(self.index) else { return (targets, wrong) };
         for group in groups {
@@ -105,10 +114,12 @@ impl Job {
                 }
             }
         }
-        targets.sort_by(|one: &Target, other| (one.hash, &one.labels).cmp(&(other.hash, &other.labels)));
-        targets.dedup_by(|one, other| one.hash == other.hash && one.labels == other.labels);
+        targets.sort_by(|(one, _): &(Target, Terms), (other, _)| {
+            (one.hash, &one.labels).cmp(&(other.hash, &other.labels))
+        });
+        targets.dedup_by(|(one, _), (other, _)| one == other);
         if job.target_limit != 0 && targets.len() > job.target_limit {
-            targets.iter_mut().for_each(|target| target.over_limit = true);
+            targets.iter_mut().for_each(|(_, terms)| terms.over_limit = true);
         }
         (targets, wrong)
     }
@@ -119,7 +130,7 @@ impl Job {
         job: &JobSettings,
         group: &Group,
         address: &str,
-    ) -> Result<Option<Target>, String> {
+    ) -> Result<Option<(Target, Terms)>, String> {
         let (interval, timeout) = job.times(&settings.config.global);
         let mut labels = Labels::default();
         labels.set("__address__", address);
@@ -131,7 +142,7 @@ impl Job {
         for (name, values) in &job.params {
             labels.set(&format!("__param_{name}"), values.first().cloned().unwrap_or_default());
         }
-        group.meta.iter().for_each(|(name, value)| labels.set(name, value.as_str()));
+        group.meta.iter().for_each(|(name, value)| labels.set(name, &**value));
         group.group.labels.iter().for_each(|(name, value)| labels.set(name, value.as_str()));
         if !self.relabel.iter().all(|rule| rule.apply(&mut labels)) {
             return Ok(None);
@@ -162,7 +173,8 @@ impl Job {
             identity.extend(["\0", name, "\0", value]);
         }
         let hash = relabel::hash(identity.as_bytes());
-        Ok(Some(Target { job: self.index, labels, url, interval, timeout, hash, over_limit: false }))
+        let target = Target { job: self.index, labels, url, hash };
+        Ok(Some((target, Terms { interval, timeout, over_limit: false })))
     }
 }
 
@@ -213,12 +225,12 @@ mod tests {
         let groups: Vec<Group> = settings.config.scrape_configs[0]
             .static_configs
             .iter()
-            .map(|group| Group { group: group.clone(), meta: vec![("__meta_url", "http://sd".into())] })
+            .map(|group| Group { group: group.clone(), meta: Some(("__meta_url", "http://sd".into())) })
             .collect();
-        let (targets, wrong) = Job::all(&settings)[0].targets(&settings, &groups);
+        let (targets, wrong) = Job::all(&settings)[0].targets(&settings, groups.iter());
         let mut told: Vec<_> = targets
             .iter()
-            .map(|target| {
+            .map(|(target, _)| {
                 let labels = target.labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
                 (labels.collect(), target.url.to_string())
             })
@@ -269,8 +281,27 @@ mod tests {
         )
         .unwrap();
         let group = settings.config.scrape_configs[0].static_configs[0].clone();
-        let (targets, _) = Job::all(&settings)[0].targets(&settings, &[Group { group, meta: Vec::new() }]);
-        assert!(targets.len() == 2 && targets.iter().all(|target| target.over_limit));
+        let (targets, _) = Job::all(&settings)[0].targets(&settings, [Group { group, meta: None }].iter());
+        assert!(targets.len() == 2 && targets.iter().all(|(_, terms)| terms.over_limit));
+    }
+
+    #[test]
+    fn a_target_stays_itself_on_other_terms() {
+        let of = |more: &str| {
+            let job = format!(
+                "[[config.scrape_configs]]\njob_name = \"j\"\n{more}\nstatic_configs = [{{ targets = [\"a:1\", \"b:1\"] }}]"
+            );
+            let settings: Settings = toml::from_str(&job).unwrap();
+            let group = settings.config.scrape_configs[0].static_configs[0].clone();
+            Job::all(&settings)[0].targets(&settings, [Group { group, meta: None }].iter()).0
+        };
+        let plain = of("");
+        for more in ["scrape_interval = \"5s\"", "scrape_timeout = \"1s\"", "target_limit = 1"] {
+            for ((target, terms), (other, others)) in plain.iter().zip(of(more)) {
+                assert!(*target == other && *terms != others, "{more}");
+            }
+        }
+        assert!(plain[0].0 != of("metrics_path = \"/m\"")[0].0);
     }
 
     #[test]
