@@ -123,6 +123,8 @@ impl Series {
     fn keep(&mut self, exemplar: Exemplar) {
         let at = match &self.state {
             State::Number(_) | State::Summary(_) => 0,
+            // What is no number lies in no bucket.
+            State::Classic(_) if exemplar.value.is_nan() => return,
             State::Classic(classic) => classic
                 .buckets
                 .partition_point(|(bound, _)| *bound < exemplar.value)
