@@ -12,7 +12,8 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message as _;
-use watershed_stage::{Payload, Signal};
+use watershed_stage::delivery::Budget;
+use watershed_stage::{Env, Extensions, Metrics, Payload, Shelf, Signal, Tracing};
 
 pub(crate) fn attributes(pairs: &[(&str, &str)]) -> Vec<KeyValue> {
     let value = |text: &str| AnyValue { value: Some(any_value::Value::StringValue(text.into())) };
@@ -108,4 +109,21 @@ pub(crate) fn summary(quantiles: Vec<(f64, f64)>) -> Data {
     let point =
         SummaryDataPoint { time_unix_nano: 2, count: 4, sum: 10.0, quantile_values, ..Default::default() };
     Data::Summary(Summary { data_points: vec![point] })
+}
+
+/// What a stage is built with, of which nothing matters but the memory.
+pub(crate) fn env(budget: u64) -> Env {
+    Env {
+        id: "prometheus".into(),
+        pipeline: None,
+        lane: 0,
+        copies: 1,
+        budget: Budget::new(budget),
+        metrics: Metrics::default(),
+        tracing: Tracing::default(),
+        extensions: Extensions::default(),
+        shelf: Shelf::default(),
+        notes: None,
+        ends: std::sync::Arc::default(),
+    }
 }

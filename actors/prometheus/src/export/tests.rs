@@ -9,8 +9,7 @@ use opentelemetry_proto::tonic::metrics::v1 as otlp;
 use proptest::prelude::*;
 use prost::Message as _;
 use watershed_net::{HttpRequest, HttpService as _};
-use watershed_stage::delivery::Budget;
-use watershed_stage::{Context, Extensions, Metrics, Origin, Registry, Settings as _, Shelf, Tracing};
+use watershed_stage::{Context, Origin, Registry, Settings as _};
 
 use super::oracle::{Families, read};
 use super::*;
@@ -478,7 +477,7 @@ async fn exemplars_are_served_where_there_is_a_place_for_them() {
     let mut counter = number(5.0, 0, 1);
     counter.exemplars = vec![exemplar(1.5, &[("user", "u1"), ("long", &long)])];
     let mut buckets = classic(&[1.0], &[1, 1], Some(1.0));
-    buckets.exemplars = vec![exemplar(0.5, &[]), exemplar(9.0, &[])];
+    buckets.exemplars = vec![exemplar(0.5, &[]), exemplar(9.0, &[]), exemplar(f64::NAN, &[])];
     rig.export(vec![
         metric("c", "", "", sum(2, true, vec![counter])),
         metric("h", "", "", histogram(2, vec![buckets])),
@@ -579,20 +578,4 @@ fn batch(mut resource: otlp::ResourceMetrics, metrics: Vec<otlp::Metric>) -> Bat
     let context =
         Context { receiver: "r".into(), pipeline: "p".into(), origin: Origin::default(), arrived: 0 };
     Batch { payload: payload(vec![resource]), context: Arc::new(context), trace: None, timeout: None }
-}
-
-fn env(budget: u64) -> Env {
-    Env {
-        id: "prometheus".into(),
-        pipeline: None,
-        lane: 0,
-        copies: 1,
-        budget: Budget::new(budget),
-        metrics: Metrics::default(),
-        tracing: Tracing::default(),
-        extensions: Extensions::default(),
-        shelf: Shelf::default(),
-        notes: None,
-        ends: Arc::default(),
-    }
 }

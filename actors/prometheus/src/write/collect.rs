@@ -36,6 +36,7 @@ pub(super) struct Collected {
     /// Packed labels, texts, and histograms as they are sent.
     bytes: Vec<u8>,
     table: HashTable<u32>,
+    /// The exporter's: a series has the same hash, and so the same shard, in every batch.
     hasher: DefaultHashBuilder,
 }
 
@@ -115,9 +116,10 @@ impl Collected {
         payload: &Payload,
         translation: &Translation,
         created: bool,
+        hasher: &DefaultHashBuilder,
         scratch: &mut Scratch,
     ) -> (Self, Drops) {
-        let mut collected = Self::default();
+        let mut collected = Self { hasher: hasher.clone(), ..Self::default() };
         let mut collector = Collector {
             collected: &mut collected,
             naming: &translation.naming,
@@ -139,6 +141,11 @@ impl Collected {
 
     pub(super) fn text(&self, range: Range) -> &str {
         std::str::from_utf8(self.at(range)).unwrap_or_default()
+    }
+
+    /// Names a series' samples of a class, in this batch and in what is left of it.
+    pub(super) fn key(&self, series: u32, class: u8) -> u64 {
+        self.series.get(series as usize).map_or(0, |series| series.hash).wrapping_add(class.into())
     }
 
     /// What it takes in memory, in bytes.

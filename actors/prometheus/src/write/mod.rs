@@ -2,7 +2,7 @@
 //!
 //! A series' samples have to arrive in the order of their times. So one batch is sent after another, each until it is
 //! taken; within a batch, series are dealt to requests that are sent at once. What has been taken of a batch is not sent
-//! again with the rest of it.
+//! again with the rest of it, also when some of its members have left: a series is sent as a whole, or not yet.
 
 mod collect;
 mod request;
@@ -11,13 +11,14 @@ mod settings;
 mod tests;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use hashbrown::DefaultHashBuilder;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use watershed_net::{Code, Compression, HttpAnswer, HttpClient, HttpErrorKind};
 use watershed_stage::delivery::Permit;
@@ -55,6 +56,7 @@ pub(crate) struct RemoteWrite {
     credentials: Credentials,
     translation: Translation,
     scratch: RefCell<Scratch>,
+    hasher: DefaultHashBuilder,
     /// What is spoken: a destination may turn out not to know what was configured.
     version: Cell<Version>,
     /// The largest request, in bytes: a destination may turn out to take less than was configured.
@@ -85,6 +87,8 @@ struct Tally {
     taken: u64,
     rejected: u64,
     complaint: Option<(StatusCode, String)>,
+    /// The series of the requests whose fate is known.
+    done: Vec<u64>,
 }
 
 /// What a destination wrote of a request: samples, histograms, exemplars.
@@ -139,6 +143,7 @@ impl Exporter for RemoteWrite {
             credentials,
             translation: settings.translation(),
             scratch: RefCell::default(),
+            hasher: DefaultHashBuilder::default(),
             version: Cell::new(settings.version()),
             most: Cell::new(usize::try_from(settings.max_batch_size_bytes.0).unwrap_or(usize::MAX)),
             pending: RefCell::default(),
@@ -174,37 +179,58 @@ impl Exporter for RemoteWrite {
 }
 
 impl RemoteWrite {
-    /// The batch as requests: what is left of them where it has been tried before.
+    /// The batch as requests: what is left of them where it has been tried before, in whole or with more members.
     fn pending(&self, payload: &Payload) -> Rc<Pending> {
         let version = self.version.get();
-        let known = self.pending.borrow().clone();
-        if let Some(known) = known.filter(|known| known.version == version && is_same(&known.of, payload)) {
-            return known;
+        let known = self.pending.borrow().clone().filter(|known| is_of(payload, &known.of));
+        if let Some(known) = known
+            .as_ref()
+            .filter(|known| known.version == version && known.of.requests().len() == payload.requests().len())
+        {
+            return known.clone();
         }
+        let before = known.as_ref().map(|known| known.tally.take());
+        let done = before.iter().flat_map(|before| before.done.iter().copied()).collect();
+        let (shards, left_out, permit) = self.make(payload, version, &done);
+        let tally = match before {
+            // What it counts is counted.
+            Some(before) => Tally { left_out, ..before },
+            None => {
+                self.drops.count(&left_out);
+                self.counters.failed_translations.add(left_out.lost());
+                self.counters
+                    .series
+                    .add(shards.iter().flatten().map(|request| request.series() as u64).sum());
+                Tally { left_out, ..Tally::default() }
+            }
+        };
+        let shards = shards.into_iter().map(RefCell::new).collect();
+        let tally = RefCell::new(tally);
+        let pending = Rc::new(Pending { of: payload.clone(), version, shards, tally, _permit: permit });
+        self.pending.replace(Some(pending.clone()));
+        pending
+    }
+
+    /// Makes requests of a batch, but for the series that are done.
+    fn make(
+        &self,
+        payload: &Payload,
+        version: Version,
+        done: &HashSet<u64>,
+    ) -> (Vec<VecDeque<Request>>, Drops, Permit) {
         let Self { settings, translation, scratch, .. } = self;
         let created = settings.export_created_metric.enabled;
         let (collected, mut left_out) =
-            Collected::new(payload, translation, created, &mut scratch.borrow_mut());
+            Collected::new(payload, translation, created, &self.hasher, &mut scratch.borrow_mut());
         let permit = self.env.budget.overdraw(collected.size() as u64);
         let (shards, superseded) =
-            requests(&collected, version, settings.shards(), self.most.get(), settings.send_metadata);
+            requests(&collected, version, settings.shards(), self.most.get(), settings.send_metadata, done);
         (0..superseded).for_each(|_| left_out.add(Reason::Old));
         let held: usize = shards.iter().flatten().map(|request| request.body.len()).sum();
         drop(collected);
         permit.cover(held as u64);
         permit.trim(held as u64);
-        self.drops.count(&left_out);
-        self.counters.failed_translations.add(left_out.lost());
-        self.counters.series.add(shards.iter().flatten().map(|request| request.series() as u64).sum());
-        let pending = Rc::new(Pending {
-            of: payload.clone(),
-            version,
-            shards: shards.into_iter().map(RefCell::new).collect(),
-            tally: RefCell::new(Tally { left_out, ..Tally::default() }),
-            _permit: permit,
-        });
-        self.pending.replace(Some(pending.clone()));
-        pending
+        (shards, left_out, permit)
     }
 
     fn headers(&self, mut headers: HeaderMap, version: Version) -> HeaderMap {
@@ -298,7 +324,7 @@ impl RemoteWrite {
                     self.counters.wrote(written);
                     pending.tally.borrow_mut().taken += 1;
                 }
-                shard.borrow_mut().pop_front();
+                pending.done(shard);
                 Ok(())
             }
         }
@@ -320,7 +346,7 @@ impl RemoteWrite {
             self.reject(pending, "not_written", missing, Some((StatusCode::OK, said)));
         }
         pending.tally.borrow_mut().taken += 1;
-        shard.borrow_mut().pop_front();
+        pending.done(shard);
     }
 
     fn reject(
@@ -359,10 +385,22 @@ impl RemoteWrite {
     }
 }
 
-/// Whether two payloads are the same requests in memory.
-fn is_same(one: &Payload, other: &Payload) -> bool {
+// === impl Pending ===
+
+impl Pending {
+    /// The fate of the request at the front of a shard is known.
+    fn done(&self, shard: &RefCell<VecDeque<Request>>) {
+        if let Some(request) = shard.borrow_mut().pop_front() {
+            self.tally.borrow_mut().done.extend(request.keys());
+        }
+    }
+}
+
+/// Whether a payload has nothing but requests of another, in memory, in their order.
+fn is_of(some: &Payload, all: &Payload) -> bool {
     let place = |request: &Bytes| (request.as_ptr(), request.len());
-    one.items() == other.items() && one.requests().iter().map(place).eq(other.requests().iter().map(place))
+    let mut all = all.requests().iter().map(place);
+    some.requests().iter().map(place).all(|one| all.any(|other| other == one))
 }
 
 fn front(shard: &RefCell<VecDeque<Request>>) -> Option<(Bytes, Counts)> {

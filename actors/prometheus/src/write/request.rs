@@ -4,7 +4,7 @@
 //! `prometheus: prompb/remote.proto, prompb/io/prometheus/write/v2/types.proto`.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher as _;
 
 use bytes::Bytes;
@@ -31,8 +31,19 @@ pub(super) struct Request {
     begin: usize,
     /// How much of what is before them they can not do without: symbols, no metadata.
     shared: usize,
-    /// Where each series ends, from there on, and what there is up to its end.
-    ends: Vec<(u32, Counts)>,
+    /// Its series, in order.
+    ends: Vec<End>,
+}
+
+/// Where a series of a request ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct End {
+    /// From where series begin.
+    at: u32,
+    /// What there is up to there.
+    counts: Counts,
+    /// Names it among all series of its batch.
+    key: u64,
 }
 
 /// What is in a request.
@@ -56,8 +67,9 @@ struct Writer<'w> {
     metadata: Vec<u8>,
     symbols: Symbols,
     counts: Counts,
-    ends: Vec<(u32, Counts)>,
+    ends: Vec<End>,
     ready: VecDeque<Request>,
+    done: &'w HashSet<u64>,
 }
 
 /// Every text of a request once. The first is empty.
@@ -70,14 +82,15 @@ struct Symbols {
     hasher: DefaultHashBuilder,
 }
 
-/// The requests of each shard, in the order in which they are to be sent, and how many points were left out since a later
-/// one of the same time stands for them.
+/// The requests of each shard, in the order in which they are to be sent, without the series that are `done`; and how many
+/// points were left out since a later one of the same time stands for them.
 pub(super) fn requests(
     collected: &Collected,
     version: Version,
     shards: usize,
     most: usize,
     metadata: bool,
+    done: &HashSet<u64>,
 ) -> (Vec<VecDeque<Request>>, u64) {
     let mut order: Vec<(usize, u32, u8, i64, Reverse<u32>)> = (0..)
         .zip(&collected.samples)
@@ -108,6 +121,7 @@ pub(super) fn requests(
             counts: Counts::default(),
             ends: Vec::new(),
             ready: VecDeque::new(),
+            done,
         };
         if all.is_empty() && metadata && version == Version::V1 {
             writer.put_metadata();
@@ -126,7 +140,12 @@ type Ordered = (usize, u32, u8, i64, Reverse<u32>);
 
 impl Request {
     pub(super) fn counts(&self) -> Counts {
-        self.ends.last().map(|(_, counts)| *counts).unwrap_or_default()
+        self.ends.last().map(|end| end.counts).unwrap_or_default()
+    }
+
+    /// What names its series.
+    pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
+        self.ends.iter().map(|end| end.key)
     }
 
     pub(super) fn series(&self) -> usize {
@@ -140,13 +159,14 @@ impl Request {
             return Err(self);
         }
         let second = self.ends.split_off(self.ends.len() / 2);
-        let (end, counts) = self.ends.last().copied().unwrap_or_default();
-        let cut = self.begin + end as usize;
+        let last = self.ends.last().copied().unwrap_or_default();
+        let cut = self.begin + last.at as usize;
         let (Some(head), Some(rest)) = (self.body.get(..self.shared), self.body.get(cut..)) else {
             return Err(self);
         };
         let body = Bytes::from([head, rest].concat());
-        let ends = second.into_iter().map(|(at, sum)| (at - end, sum.since(counts))).collect();
+        let after = |end: End| End { at: end.at - last.at, counts: end.counts.since(last.counts), ..end };
+        let ends = second.into_iter().map(after).collect();
         let second = Self { body, begin: self.shared, shared: self.shared, ends };
         self.body.truncate(cut);
         Ok([self, second])
@@ -178,6 +198,12 @@ impl Writer<'_> {
         let (order, exemplars) = order.split_at(exemplars);
         let mut exemplars: Vec<&Sample> = exemplars.iter().filter_map(sample).collect();
         for class in order.chunk_by(|one, other| one.2 == other.2) {
+            let first = class.first().and_then(|first| Some((first.2, sample(first)?.series)));
+            let key = first.map_or(0, |(class, series)| collected.key(series, class));
+            if self.done.contains(&key) {
+                exemplars.clear();
+                continue;
+            }
             let mut samples: Vec<&Sample> = Vec::with_capacity(class.len());
             for sample in class.iter().filter_map(sample) {
                 if samples.last().is_some_and(|last| last.time == sample.time) {
@@ -186,14 +212,14 @@ impl Writer<'_> {
                     samples.push(sample);
                 }
             }
-            self.write(&samples, &exemplars);
+            self.write(key, &samples, &exemplars);
             exemplars.clear();
             self.cut();
         }
         superseded
     }
 
-    fn write(&mut self, samples: &[&Sample], exemplars: &[&Sample]) {
+    fn write(&mut self, key: u64, samples: &[&Sample], exemplars: &[&Sample]) {
         let Self { collected, version, out, symbols, counts, ends, .. } = self;
         let Some(series) = samples.first().and_then(|sample| collected.series.get(sample.series as usize))
         else {
@@ -255,13 +281,14 @@ impl Writer<'_> {
             }
         });
         // Requests are bounded far below 4 GiB.
-        ends.push((u32::try_from(out.len()).unwrap_or(u32::MAX), *counts));
+        let at = u32::try_from(out.len()).unwrap_or(u32::MAX);
+        ends.push(End { at, counts: *counts, key });
     }
 
     /// What there is to know of every metric of the batch.
     fn put_metadata(&mut self) {
         let Self { collected, metadata: out, .. } = self;
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for metric in &collected.metrics {
             let name = collected.text(metric.name);
             if !seen.insert(name) {

@@ -178,10 +178,11 @@ fn settings(more: &str) -> Settings {
 /// The requests of each shard, and what was left out.
 fn made(settings: &Settings, version: Version, payload: &Payload) -> (Vec<VecDeque<Request>>, Drops) {
     let created = settings.export_created_metric.enabled;
+    let hasher = DefaultHashBuilder::default();
     let (collected, drops) =
-        Collected::new(payload, &settings.translation(), created, &mut Scratch::default());
-    let most = settings.max_batch_size_bytes.0 as usize;
-    let (shards, _) = requests(&collected, version, settings.shards(), most, settings.send_metadata);
+        Collected::new(payload, &settings.translation(), created, &hasher, &mut Scratch::default());
+    let (most, none) = (settings.max_batch_size_bytes.0 as usize, HashSet::new());
+    let (shards, _) = requests(&collected, version, settings.shards(), most, settings.send_metadata, &none);
     (shards, drops)
 }
 
@@ -426,6 +427,74 @@ fn large_requests_are_cut_and_hold_everything() {
             assert_eq!(before, after);
             assert_eq!(halves[0].counts().points + halves[1].counts().points, counts.points);
         }
+    }
+}
+
+#[test]
+fn what_was_taken_of_a_batch_is_not_sent_again_when_a_member_leaves() {
+    let part = |from: u64, to: u64, time: u64| {
+        let points = (from..to).map(|i| {
+            let mut point = labelled(number(1.0, 0, time * MS), &[("i", &i.to_string())]);
+            point.exemplars = vec![otlp::Exemplar {
+                time_unix_nano: time * MS,
+                value: Some(otlp::exemplar::Value::AsDouble(2.0)),
+                ..Default::default()
+            }];
+            point
+        });
+        let histogram = native(0, 0, &[1], Some(1.0));
+        let histogram = otlp::ExponentialHistogramDataPoint { time_unix_nano: time * MS, ..histogram };
+        of(vec![
+            metric("g", "", "", gauge(points.collect())),
+            metric("n", "", "", exponential(2, vec![histogram])),
+            metric("d", "", "", sum_of(1, true)),
+        ])
+    };
+    let (first, second, third) = (part(0, 40, 1), part(20, 60, 2), part(50, 90, 3));
+    let merged = |parts: &[&Payload]| Payload::concat(parts.iter().map(|part| (*part).clone())).unwrap();
+    let told = Arc::new(settings("max_batch_size_bytes = 500\nremote_write_queue.num_consumers = 3"));
+    for version in [Version::V1, Version::V2] {
+        let exporter = RemoteWrite::build(&told, &env(1 << 20)).unwrap();
+        exporter.version.set(version);
+        let read = |request: &Request, into: &mut All| match version {
+            Version::V1 => drop(read_v1(request, into)),
+            Version::V2 => drop(read_v2(request, into)),
+        };
+        let batches = [merged(&[&first, &second, &third]), merged(&[&second, &third]), third.clone()];
+        let (mut taken, mut was) = (All::new(), None);
+        for batch in &batches {
+            let pending = exporter.pending(batch);
+            assert!(was.is_none_or(|was: Rc<Pending>| !Rc::ptr_eq(&was, &pending)));
+            assert!(Rc::ptr_eq(&pending, &exporter.pending(batch)), "it goes on where it was");
+            // Two requests of each shard are taken before somebody leaves.
+            let all_of_it = batch.requests().len() == 1;
+            for shard in &pending.shards {
+                for _ in 0..if all_of_it { 1000 } else { 2 } {
+                    shard.borrow().front().iter().for_each(|request| {
+                        let mut of_request = All::new();
+                        read(request, &mut of_request);
+                        // `add` knows that times only grow, and here that nothing comes twice.
+                        for (name, series) in of_request {
+                            assert!(!taken.contains_key(&name), "{name} is sent again");
+                            taken.insert(name, series);
+                        }
+                    });
+                    pending.done(shard);
+                }
+            }
+            was = Some(pending);
+        }
+        let times = |series: &Series| series.samples.iter().map(|(time, _)| *time).collect::<Vec<_>>();
+        for (name, series) in all(&told, &third) {
+            let sent = &taken[&name];
+            assert!(times(sent).ends_with(&times(&series)), "{name}");
+            assert_eq!(sent.exemplars.len(), sent.samples.len(), "{name}");
+        }
+        let counted = exporter.env.metrics.render();
+        assert!(
+            counted.contains("reason=\"delta\"} 3"),
+            "points that are left out are counted once: {counted}"
+        );
     }
 }
 
