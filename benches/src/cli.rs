@@ -43,7 +43,7 @@ pub struct Cli {
     /// Requests in flight: per connection under throughput (4), in total under overload (4000)
     #[arg(long)]
     pub in_flight: Option<usize>,
-    /// Items in a request, in place of the case's
+    /// Items in a request, in place of the case's (scrape: series of the target, 20000)
     #[arg(long)]
     pub items: Option<usize>,
     /// Requests that floor and conventional merge into one; by default as many as watershed merged in the
@@ -114,6 +114,8 @@ pub enum Scenario {
     Idle,
     /// A journal that grows while its destination is away: memory on the way, and how long a restart takes
     Backlog,
+    /// CPU per series of a target that is scraped each second
+    Scrape,
 }
 
 /// What stands between loader and sink.
@@ -215,7 +217,7 @@ impl Cli {
     /// memory budget is to be what bounds it.
     pub fn queue_size(&self) -> u64 {
         match self.scenario {
-            Scenario::Throughput | Scenario::Idle | Scenario::Backlog => 1000,
+            Scenario::Throughput | Scenario::Idle | Scenario::Backlog | Scenario::Scrape => 1000,
             Scenario::Overload => 1_000_000,
         }
     }

@@ -19,6 +19,7 @@ mod peers;
 mod process;
 mod relay;
 mod report;
+mod scrape;
 mod sink;
 mod table;
 mod throughput;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
             Scenario::Overload => overload::run(&cli),
             Scenario::Idle => idle::run(&cli),
             Scenario::Backlog => backlog::run(&cli),
+            Scenario::Scrape => scrape::run(&cli),
         },
     };
     match done {

@@ -25,17 +25,26 @@ const GO_MEMORY: &str = "205MiB";
 /// The same where traces are held.
 const GO_MEMORY_OF_TRACES: &str = "3276MiB";
 
+/// The collector with more than the other benches need.
+const FULL: &str = "otelcol-full";
+
 /// Those that are installed.
 pub fn installed() -> Vec<Relay> {
-    let has = |relay: &Relay| {
-        let asked = Command::new(START).arg(relay.to_string()).arg("--version").stdin(Stdio::null()).output();
-        let there = asked.is_ok_and(|output| output.status.code() != Some(ABSENT));
-        if !there {
-            eprintln!("{relay} is left out: `tests/peers/install {relay}` installs it");
-        }
-        there
-    };
-    [Relay::Otelcol, Relay::Rotel].into_iter().filter(has).collect()
+    [Relay::Otelcol, Relay::Rotel].into_iter().filter(|relay| has(&relay.to_string())).collect()
+}
+
+/// Whether the collector is installed with all that Watershed is compared with.
+pub fn has_full_collector() -> bool {
+    has(FULL)
+}
+
+fn has(name: &str) -> bool {
+    let asked = Command::new(START).args([name, "--version"]).stdin(Stdio::null()).output();
+    let there = asked.is_ok_and(|output| output.status.code() != Some(ABSENT));
+    if !there {
+        eprintln!("{name} is left out: `tests/peers/install {name}` installs it");
+    }
+    there
 }
 
 /// Whether a peer can do what a case asks.
@@ -89,8 +98,20 @@ pub fn rotel(site: &Site<'_>) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// The collector with all that Watershed is compared with, with one of the configurations.
+pub fn full_collector(configuration: &str) -> Command {
+    let mut command = named(FULL);
+    command.args(["--config", &format!("{CONFIGURATIONS}/otelcol/{configuration}.yaml")]);
+    command.env("GOMEMLIMIT", GO_MEMORY);
+    command
+}
+
 fn peer(relay: Relay) -> Command {
+    named(&relay.to_string())
+}
+
+fn named(name: &str) -> Command {
     let mut command = Command::new(START);
-    command.arg(relay.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+    command.arg(name).stdin(Stdio::null()).stdout(Stdio::null());
     command
 }
