@@ -209,7 +209,9 @@ impl<'a> From<&'a Result<Partial, ExportError>> for Ended<'a> {
         match result {
             Ok(Partial { rejected: 0, .. }) => Self::Taken,
             Ok(partial) => Self::Rejected(Cow::Borrowed(&partial.message)),
-            Err(ExportError::Retryable { reason, .. }) => Self::Refused(Cow::Borrowed(reason)),
+            Err(ExportError::Retryable { reason, .. } | ExportError::Exhausted { reason, .. }) => {
+                Self::Refused(Cow::Borrowed(reason))
+            }
             Err(ExportError::TooLarge { reason, .. } | ExportError::Permanent { reason, .. }) => {
                 Self::Rejected(Cow::Borrowed(reason))
             }

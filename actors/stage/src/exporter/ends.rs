@@ -1,12 +1,14 @@
 //! What becomes of a job: sent, tried again, given up or cut short, and each of its messages settled by it.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Fault, Outcome, Rejection};
 use watershed_supervise::{Failure, Mail as _};
+use watershed_telemetry::Payload;
 
 use super::batch::{Job, Member};
 use super::circuit::Stance;
@@ -20,8 +22,18 @@ use crate::settings::later;
 /// The longest wait between two attempts while the exporter drains.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// gRPC's code for what was rejected without one.
-const INVALID_ARGUMENT: i32 = 3;
+/// Whose fault it is that items of a request that was taken are not; `INVALID_ARGUMENT`, since no code comes with them.
+const REJECTED: Fault = Fault::Destination(3);
+
+/// Why they are not, where nothing is said of it.
+const PARTIAL: &str = "the destination took only a part";
+
+/// Items of a part that are not taken, by their number in it, rising.
+struct Untaken<'a> {
+    fault: Fault,
+    which: &'a [u32],
+    reason: &'a str,
+}
 
 impl<E: Exporter> Lane<E> {
     pub(super) fn done(&mut self, done: Done) -> Result<(), Failure> {
@@ -47,6 +59,9 @@ impl<E: Exporter> Lane<E> {
             Err(ExportError::Permanent { code, reason }) => {
                 self.rejected(job, GivenUp::Rejected, code, reason);
             }
+            Err(ExportError::Exhausted { reason, retry_after, left, rejected }) => {
+                self.exhausted(job, &reason, retry_after, [&left, &rejected]);
+            }
         }
         Ok(())
     }
@@ -56,9 +71,16 @@ impl<E: Exporter> Lane<E> {
             let rejected = usize::try_from(partial.rejected).unwrap_or(usize::MAX).min(part.items());
             self.counters.sent.add(part.signal(), part.items() - rejected);
             self.counters.failed(part.signal(), rejected, GivenUp::Partial);
-            if rejected > 0 {
-                let which = partial.which.as_deref().filter(|which| which.len() == rejected);
-                self.untaken(&mut job, rejected, which);
+            match partial.which.as_deref().filter(|which| which.len() == rejected) {
+                _ if rejected == 0 => {}
+                Some(which) => {
+                    // What is said of one message's items is nothing for other senders to know.
+                    let own =
+                        Some(&*partial.message).filter(|text| job.members.len() == 1 && !text.is_empty());
+                    let rejected = Untaken { fault: REJECTED, which, reason: own.unwrap_or(PARTIAL) };
+                    self.untaken(&mut job, &part, rejected, None);
+                }
+                None => self.untaken_somewhere(&mut job, rejected),
             }
             job.past += part.items();
             if (rejected > 0 || !partial.message.is_empty()) && self.may_log() {
@@ -69,45 +91,60 @@ impl<E: Exporter> Lane<E> {
         self.proceed(job);
     }
 
-    /// Books what a destination took no part of with those that nobody waits for: their senders have had an "ok".
-    fn untaken(&self, job: &mut Job, mut rejected: usize, which: Option<&[u32]>) {
-        let lost = |items: usize, which: Option<Arc<[u32]>>| {
-            let reason = "the destination took only a part".into();
-            let fault = Fault::Destination(INVALID_ARGUMENT);
-            Outcome::from(Rejection { fault, reason, items: items as u64, which })
-        };
-        if let [member] = &job.members[..] {
-            if !member.awaited {
-                let past = job.past as u32;
-                let which = which.map(|which| which.iter().map(|item| past + item).collect());
-                job.outcome = job.outcome.clone().join(lost(rejected, which));
+    /// Books a part that was not taken whole with those it is made of. Whoever waits is told to send `again` if an item was
+    /// given up, and else that it was taken, unless all of it is rejected. How many items have been given up and are lost.
+    fn untaken(
+        &self,
+        job: &mut Job,
+        part: &Payload,
+        rejected: Untaken<'_>,
+        given_up: Option<(Untaken<'_>, &Outcome)>,
+    ) -> usize {
+        // Of a single message this is one part of perhaps several; of several messages there is one part.
+        let past = (job.members.len() == 1).then_some(job.past as u32);
+        let (mut start, mut lost) = (0, 0);
+        for member in std::mem::take(&mut job.members) {
+            let items = if past.is_some() { part.items() } else { member.payload.items() };
+            let (range, past_items) = (start..start + items as u32, past.unwrap_or_default());
+            start = range.end;
+            let mut outcome = job.outcome.clone();
+            if let Some((given_up, again)) = &given_up {
+                let theirs = given_up.among(&range, past_items);
+                if member.awaited && !theirs.is_empty() {
+                    self.finish(member, Outcome::clone(again));
+                    continue;
+                }
+                lost += theirs.len();
+                outcome = outcome.join(given_up.outcome(theirs));
             }
-            return;
-        }
-        if let Some(which) = which {
-            let (mut left, mut start) = (which, 0);
-            for member in std::mem::take(&mut job.members) {
-                let items = member.payload.items();
-                let (theirs, others) =
-                    left.split_at(left.partition_point(|item| *item < start + items as u32));
-                let theirs: Arc<[u32]> = theirs.iter().map(|item| item - start).collect();
-                (left, start) = (others, start + items as u32);
-                // Who waits is told that it was taken, unless nothing of it was.
-                let clean = theirs.is_empty() || member.awaited && theirs.len() < items;
-                let outcome = if clean { job.outcome.clone() } else { lost(theirs.len(), Some(theirs)) };
+            let theirs = rejected.among(&range, past_items);
+            if !member.awaited || theirs.len() == items {
+                outcome = outcome.join(rejected.outcome(theirs));
+            }
+            if past.is_some() {
+                job.outcome = outcome;
+                job.members.push(member);
+            } else {
                 self.finish(member, outcome);
             }
+        }
+        lost
+    }
+
+    /// The same, where it is not said which items were rejected.
+    fn untaken_somewhere(&self, job: &mut Job, mut rejected: usize) {
+        let lost = |items: usize| Outcome::rejected(REJECTED, items as u64, PARTIAL);
+        if let [member] = &job.members[..] {
+            if !member.awaited {
+                job.outcome = job.outcome.clone().join(lost(rejected));
+            }
             return;
         }
-        // Which of several it was is not said. They have one part, which was the last.
+        // Several have one part, which was the last.
         for member in job.members.extract_if(.., |member| !member.awaited) {
-            if rejected == 0 {
-                self.finish(member, job.outcome.clone());
-                continue;
-            }
             let items = rejected.min(member.payload.items());
             rejected -= items;
-            self.finish(member, lost(items, None));
+            self.finish(member, if items == 0 { job.outcome.clone() } else { lost(items) });
         }
     }
 
@@ -134,8 +171,8 @@ impl<E: Exporter> Lane<E> {
             // What is left of a drain is for trying, not for waiting.
             interval = interval.min(DRAIN_INTERVAL);
         }
-        let retry_after = retry_after.map(|after| after.min(settings.longest_wish()));
-        let wait = interval.max(retry_after.unwrap_or_default());
+        let wish = self.wish(now, retry_after);
+        let wait = interval.max(wish);
         let at = later(now, wait);
         // The destination's own wish does not use up the time it is tried for.
         let elapsed = later(now, interval).duration_since(job.started.unwrap_or(now));
@@ -154,9 +191,6 @@ impl<E: Exporter> Lane<E> {
             self.refuse(&mut job, |_| true, &Outcome::refused(Cause::Shutdown, reason.clone()));
         }
         self.refuse_late(&mut job, at, reason.clone());
-        if let Some(after) = retry_after {
-            self.throttled = self.throttled.max(Some(later(now, after)));
-        }
         if job.members.is_empty() {
             return;
         }
@@ -166,6 +200,14 @@ impl<E: Exporter> Lane<E> {
                 "Exporting failed. Will retry the request after interval.");
         }
         self.wait(job, at);
+    }
+
+    /// For how long the destination is left alone, since it asks for that.
+    fn wish(&mut self, now: Instant, retry_after: Option<Duration>) -> Duration {
+        let Some(after) = retry_after else { return Duration::ZERO };
+        let after = after.min(self.sending.retry.longest_wish());
+        self.throttled = self.throttled.max(Some(later(now, after)));
+        after
     }
 
     /// Sends in halves what the destination finds too large: first the messages of a batch, then the items of a
@@ -206,9 +248,39 @@ impl<E: Exporter> Lane<E> {
             let which = (!whole).then(|| (first..first + items as u32).collect());
             let fault = Fault::Destination(code);
             let rejection = Rejection { fault, reason, items: items as u64, which };
-            job.outcome = job.outcome.join(rejection.into());
+            job.outcome = job.outcome.join(Outcome::Rejected(rejection));
         }
         self.proceed(job);
+    }
+
+    /// What the exporter itself has tried as often as it may.
+    fn exhausted(
+        &mut self,
+        mut job: Job,
+        reason: &str,
+        retry_after: Option<Duration>,
+        [left, rejected]: [&[u32]; 2],
+    ) {
+        let Some(part) = job.parts.pop_front() else { return self.settle(job) };
+        let wait = self.sending.retry.interval(1, self.random.next());
+        let wait = wait.max(self.wish(Instant::now(), retry_after));
+        let again = Outcome::refused_for(Cause::Destination, reason.to_owned(), wait);
+        let reason = format!("no more retries left: {reason}");
+        let given_up = Untaken { fault: Fault::Exhausted, which: left, reason: &reason };
+        let untaken = Untaken { fault: REJECTED, which: rejected, reason: PARTIAL };
+        let lost = self.untaken(&mut job, &part, untaken, Some((given_up, &again)));
+        self.counters.sent.add(part.signal(), part.items().saturating_sub(left.len() + rejected.len()));
+        self.counters.failed(part.signal(), rejected.len(), GivenUp::Partial);
+        self.counters.failed(part.signal(), lost, GivenUp::Exhausted);
+        if lost > 0 && self.may_log() {
+            tracing::error!(exporter = %self.parts.env.id, error = %reason, dropped_items = lost,
+                "Exporting failed. Dropping data.");
+        }
+        job.past += part.items();
+        // What is behind it is not sent for a sender that was told to send all of it again.
+        if !job.members.is_empty() {
+            self.proceed(job);
+        }
     }
 
     /// Accepted data that was tried for as long as it may be.
@@ -297,5 +369,25 @@ impl<E: Exporter> Lane<E> {
             self.last_log = Some(now);
         }
         quiet
+    }
+}
+
+// === impl Untaken ===
+
+impl Untaken<'_> {
+    /// Those in a range, by their number in a message of which it is what follows `past` items.
+    fn among(&self, range: &Range<u32>, past: u32) -> Arc<[u32]> {
+        let before = |end: u32| self.which.partition_point(|item| *item < end);
+        let theirs = self.which.get(before(range.start)..before(range.end)).unwrap_or_default();
+        theirs.iter().map(|item| item - range.start + past).collect()
+    }
+
+    /// What some of them are for the message that they are of. It is taken if there are none.
+    fn outcome(&self, which: Arc<[u32]>) -> Outcome {
+        if which.is_empty() {
+            return Outcome::Delivered;
+        }
+        let (reason, items) = (self.reason.to_owned().into(), which.len() as u64);
+        Outcome::Rejected(Rejection { fault: self.fault, reason, items, which: Some(which) })
     }
 }

@@ -130,6 +130,19 @@ pub enum ExportError {
         /// What it said.
         reason: Cow<'static, str>,
     },
+    /// It was tried as often as the exporter's own settings say: what is left of it is given up, though another attempt
+    /// might have helped.
+    #[error("{reason}")]
+    Exhausted {
+        /// What stood in the way at last.
+        reason: Cow<'static, str>,
+        /// How long the destination asks to be left alone.
+        retry_after: Option<Duration>,
+        /// The items that are left, by their number in the batch, rising.
+        left: Vec<u32>,
+        /// Those that the destination rejected for good, in the same way. It took all others.
+        rejected: Vec<u32>,
+    },
 }
 
 /// What an exporter's copy runs with.

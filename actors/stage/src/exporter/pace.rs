@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Outcome};
+use watershed_telemetry::Payload;
 
 use super::batch::{Job, Pending};
 use super::circuit::Stance;
@@ -93,25 +94,36 @@ impl<E: Exporter> Lane<E> {
         let now = Instant::now();
         let is_hurried =
             || now.duration_since(began) < FAIR && job.deadline().is_some_and(|deadline| now >= deadline);
+        let items = job.parts.front().map_or(0, Payload::items);
+        // One that takes something is there.
+        let failure = match result {
+            Err(ExportError::Retryable { reason, retry_after }) => Some((reason, retry_after)),
+            Err(ExportError::Exhausted { reason, retry_after, left, rejected })
+                if left.len() + rejected.len() >= items =>
+            {
+                Some((reason, retry_after))
+            }
+            _ => None,
+        };
         let trip = match result {
             Ok(_) => Trip::Taken,
-            Err(ExportError::Retryable { .. }) if !is_hurried() => Trip::Failed,
+            Err(_) if failure.is_some() && !is_hurried() => Trip::Failed,
             Err(_) => Trip::Mute,
         };
         if let Some(seat) = &self.parts.seat {
-            let fair = !matches!((trip, result), (Trip::Mute, Err(ExportError::Retryable { .. })));
+            let fair = trip != Trip::Mute || failure.is_none();
             (seat.tried)(now.duration_since(began), result, fair);
         }
         self.concurrency.ends(began, now, trip);
         self.show_concurrency();
-        match result {
-            Err(ExportError::Retryable { reason, retry_after }) => {
+        match failure {
+            Some((reason, retry_after)) => {
                 if trip == Trip::Failed {
                     self.failed(began, now, reason, retry_after.unwrap_or_default());
                 }
             }
             // Whatever it says, it is there.
-            _ => {
+            None => {
                 if self.circuit.succeeded() {
                     tracing::info!(exporter = %self.parts.env.id, "The destination answers again.");
                 }

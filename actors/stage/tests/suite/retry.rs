@@ -284,6 +284,81 @@ fn of_a_message_given_up_half_way_only_the_rest_is_lost() {
 }
 
 #[test]
+fn what_an_exporter_gives_up_by_itself_is_lost_only_where_nobody_waits_for_it() {
+    paused(async {
+        let bench = Bench::new();
+        let settings = format!("{EVEN}[sending_queue.batch]\nmin_size = 6\nflush_timeout = '1h'");
+        let cell = exporter(&bench, &settings).await;
+        on_export(|seen| async move {
+            // Of the items 0 and 2 to 6, the destination takes 0 and 6.
+            let number = |id: u32| seen.ids.iter().position(|seen| *seen == id).map(|at| at as u32);
+            let numbers = |ids: &[u32]| ids.iter().filter_map(|id| number(*id)).collect();
+            let (left, rejected) = (numbers(&[2, 4]), numbers(&[3, 5]));
+            Err(ExportError::Exhausted { reason: "busy".into(), retry_after: Some(secs(7)), left, rejected })
+        });
+        let (whole, held) = (bench.held(&cell, spans([0])), bench.held(&cell, spans([2, 3])));
+        let hasty = bench.awaited(&cell, spans([4, 5, 6]), secs(8));
+        let end = held.end().await;
+        assert_rejected(&end, Fault::Exhausted, 2);
+        let Outcome::Rejected(rejection) = end else { unreachable!() };
+        assert_eq!(rejection.which.as_deref(), Some(&[0, 1][..]));
+        assert_eq!(whole.end().await, Outcome::Delivered);
+        assert_eq!(assert_refused(&hasty.await, Cause::Destination), Some(secs(7)));
+        assert_eq!(batches(), [[0, 2, 3, 4, 5, 6]]);
+        let failed = |reason: &str, permanent: bool| {
+            bench.metric(&format!(
+                "watershed_exporter_failed_items{{exporter=\"sink\",reason=\"{reason}\",error_permanent=\"{permanent}\"}}"
+            ))
+        };
+        assert_eq!((failed("partial", true), failed("exhausted", false)), (2, 1));
+        assert_eq!(bench.metric("otelcol_exporter_sent_spans{exporter=\"sink\"}"), 2);
+        bench.end().await;
+    });
+}
+
+#[test]
+fn a_part_that_an_exporter_gave_up_takes_nothing_else_with_it() {
+    paused(async {
+        let bench = Bench::new();
+        let cell = exporter(&bench, "sending_queue.batch = { min_size = 1, max_size = 4 }").await;
+        on_export(|seen| async move {
+            let (left, rejected) = (vec![1], vec![]);
+            let given_up =
+                ExportError::Exhausted { reason: "busy".into(), retry_after: None, left, rejected };
+            if seen.ids.contains(&5) { Err(given_up) } else { Ok(Partial::default()) }
+        });
+        let end = bench.held(&cell, spans(0..10)).end().await;
+        assert_rejected(&end, Fault::Exhausted, 1);
+        let Outcome::Rejected(rejection) = end else { unreachable!() };
+        assert_eq!(rejection.which.as_deref(), Some(&[5][..]));
+        assert_refused(&bench.awaited(&cell, spans(0..10), secs(8)).await, Cause::Destination);
+        let parts: Vec<_> = batches().iter().map(|ids| ids[0]).collect();
+        assert_eq!(parts, [0, 4, 8, 0, 4]);
+        bench.end().await;
+    });
+}
+
+#[test]
+fn what_an_exporter_gives_up_is_a_failure_of_the_destination_unless_it_took_something() {
+    paused(async {
+        let bench = Bench::new();
+        let cell = exporter(&bench, "retry_on_failure.circuit_breaker.failure_threshold = 2").await;
+        on_export(|seen| async move {
+            let left = (u32::from(seen.n < 3)..seen.ids.len() as u32).collect();
+            Err(ExportError::Exhausted { reason: "busy".into(), retry_after: None, left, rejected: vec![] })
+        });
+        let opened = || bench.metric("watershed_exporter_circuit_opened{exporter=\"sink\"}");
+        for id in 0..4 {
+            bench.held(&cell, spans([2 * id, 2 * id + 1])).end().await;
+        }
+        assert_eq!(opened(), 0);
+        bench.held(&cell, spans([8, 9])).end().await;
+        assert_eq!(opened(), 1);
+        bench.end().await;
+    });
+}
+
+#[test]
 fn what_a_destination_rejects_of_a_batch_is_counted_and_not_sent_again() {
     paused(async {
         let bench = Bench::new();
