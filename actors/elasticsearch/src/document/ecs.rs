@@ -2,11 +2,12 @@
 //!
 //! Source: opentelemetry-collector-contrib `exporter/elasticsearchexporter`, "ECS mapping mode"; Elastic Common Schema.
 
-use watershed_telemetry::view::{Attributes, LogRecordView, SpanView};
+use watershed_telemetry::view::{Attributes, LogRecordView, SpanView, Value};
 
 use super::Place;
-use super::entries::{Entries, Field, Shape};
+use super::entries::{Entries, Field, Rendered};
 use super::json::{self, Out};
+use super::layout::{Layouts, Shape};
 use super::otel;
 use super::route::Route;
 
@@ -60,8 +61,14 @@ fn item(key: &str) -> Option<&str> {
 
 // Each writes a document but for its last brace, and says whether the item has attributes that are addressed to us.
 
-pub(super) fn log(out: &mut Out, place: &Place<'_>, route: &Route, log: LogRecordView<'_>) -> bool {
-    let (mut entries, controls) = common(place, route, log.attributes());
+pub(super) fn log(
+    out: &mut Out,
+    layouts: &mut Layouts,
+    place: &Place<'_>,
+    route: &Route,
+    log: LogRecordView<'_>,
+) -> bool {
+    let (mut entries, controls) = common(route, log.attributes());
     let time = match log.time_unix_nano() {
         0 => log.observed_time_unix_nano(),
         time => time,
@@ -74,17 +81,23 @@ pub(super) fn log(out: &mut Out, place: &Place<'_>, route: &Route, log: LogRecor
     }
     entries.add("log.level", Field::Text(log.severity_text()));
     entries.add("event.action", Field::Text(log.event_name()));
-    match log.body().as_str() {
-        Some(message) => entries.add("message", Field::Text(message)),
-        None => entries.add("body", Field::Value(log.body())),
+    match log.body().value() {
+        Value::Str(message) => entries.add("message", Field::Text(message)),
+        body => entries.add("body", Field::Value(body)),
     }
-    entries.write(out, Shape::Nested);
+    layouts.write(Shape::Nested, &place.shared, &entries, out);
     controls
 }
 
-pub(super) fn span(out: &mut Out, place: &Place<'_>, route: &Route, span: SpanView<'_>) -> bool {
+pub(super) fn span(
+    out: &mut Out,
+    layouts: &mut Layouts,
+    place: &Place<'_>,
+    route: &Route,
+    span: SpanView<'_>,
+) -> bool {
     let outline = span.outline();
-    let (mut entries, controls) = common(place, route, span.attributes());
+    let (mut entries, controls) = common(route, span.attributes());
     entries.add("@timestamp", Field::Time(outline.start_time_unix_nano));
     entries.add("trace.id", Field::Hex(outline.trace_id));
     entries.add("span.id", Field::Hex(span.span_id()));
@@ -114,12 +127,12 @@ pub(super) fn span(out: &mut Out, place: &Place<'_>, route: &Route, span: SpanVi
         links.push(b']');
         entries.add("span.links", Field::Json(links));
     }
-    entries.write(out, Shape::Nested);
+    layouts.write(Shape::Nested, &place.shared, &entries, out);
     controls
 }
 
 /// What all documents of a scope have: who sent them, and from where.
-pub(super) fn shared<'a>(place: &Place<'a>) -> Entries<'a> {
+pub(super) fn shared(place: &Place<'_>) -> Rendered {
     let mut entries = Entries::default();
     let of = place.resource.attributes();
     entries.attributes("", of, resource);
@@ -129,13 +142,12 @@ pub(super) fn shared<'a>(place: &Place<'a>) -> Entries<'a> {
     entries.attributes("", place.scope.attributes(), Some);
     agent(&mut entries, text);
     entries.add("host.os.type", Field::Text(os(text("os.type"), text("os.name"))));
-    entries.sort();
-    entries
+    entries.rendered()
 }
 
-/// The same, an item's attributes, and the stream that its document goes to.
-fn common<'a>(place: &Place<'a>, route: &'a Route, attributes: Attributes<'a>) -> (Entries<'a>, bool) {
-    let mut entries = place.shared.clone();
+/// An item's attributes, and the stream that its document goes to.
+fn common<'a>(route: &'a Route, attributes: Attributes<'a>) -> (Entries<'a>, bool) {
+    let mut entries = Entries::default();
     let controls = entries.attributes("", attributes, item);
     let [kind, dataset, namespace] = &route.parts;
     entries.add("data_stream.type", Field::Text(kind));
@@ -177,13 +189,8 @@ fn os(kind: &str, name: &str) -> &'static str {
 }
 
 /// The fields of one document of metrics, of which the values are added by the caller.
-pub(super) fn metrics<'a>(
-    place: &Place<'a>,
-    route: &'a Route,
-    attributes: Attributes<'a>,
-    time: u64,
-) -> Entries<'a> {
-    let (mut entries, _) = common(place, route, attributes);
+pub(super) fn metrics<'a>(route: &'a Route, attributes: Attributes<'a>, time: u64) -> Entries<'a> {
+    let (mut entries, _) = common(route, attributes);
     entries.add("@timestamp", Field::Time(time));
     entries
 }

@@ -1,11 +1,13 @@
 //! Documents whose fields come from several places under names of their own, as `ecs`, `none` and `raw` have them:
 //! collected first, so that each key is there once, and written flat or nested.
-
-use std::cmp::Ordering;
+//!
+//! What is said for a whole scope is [`Rendered`] once. Where fields go depends on their keys alone, and items of one kind
+//! have the same keys: the [`layout`](super::layout) of the last ones is at hand.
 
 use watershed_telemetry::view::{AnyValueView, Attributes, Value};
 
 use super::json::{self, Out};
+use super::layout::Keys;
 use super::route::is_control;
 
 /// How many bytes of keys a document may have from repeating the paths of maps for each of their values. A path is as
@@ -13,25 +15,18 @@ use super::route::is_control;
 const MOST_REPEATED: usize = 1 << 20;
 
 /// Fields by key, in any order.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Entries<'a> {
-    keys: String,
-    list: Vec<Entry<'a>>,
+    keys: Keys,
+    values: Vec<Field<'a>>,
     /// Bytes of paths that were repeated.
     repeated: usize,
 }
 
-#[derive(Clone)]
-struct Entry<'a> {
-    key: (usize, usize),
-    value: Field<'a>,
-}
-
 /// What a field holds.
-#[derive(Clone)]
 pub(super) enum Field<'a> {
     Text(&'a str),
-    Value(AnyValueView<'a>),
+    Value(Value<'a>),
     /// Attributes, as an object.
     Map(Attributes<'a>),
     Integer(i64),
@@ -43,24 +38,28 @@ pub(super) enum Field<'a> {
     Json(Out),
 }
 
-/// How keys with dots are written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// As they are.
-    Flat,
-    /// As objects in objects.
-    Nested,
+/// Fields that are written already.
+#[derive(Default)]
+pub(super) struct Rendered {
+    keys: Keys,
+    json: Out,
+    /// Where in it each of them ends.
+    ends: Vec<usize>,
 }
 
 // === impl Field ===
 
-impl Field<'_> {
+impl<'a> Field<'a> {
+    pub(super) fn value(of: AnyValueView<'a>) -> Self {
+        Self::Value(of.value())
+    }
+
     /// What says nothing is left out.
     fn is_empty(&self) -> bool {
         match self {
             Self::Text(text) => text.is_empty(),
             Self::Hex(bytes) => bytes.is_empty(),
-            Self::Value(value) => matches!(value.value(), Value::Empty),
+            Self::Value(value) => matches!(value, Value::Empty),
             Self::Json(text) => text.is_empty(),
             _ => false,
         }
@@ -82,6 +81,17 @@ impl Field<'_> {
 // === impl Entries ===
 
 impl<'a> Entries<'a> {
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Writes the value of the field of this number.
+    pub(super) fn write(&self, number: usize, out: &mut Out) {
+        if let Some(value) = self.values.get(number) {
+            value.write(out);
+        }
+    }
+
     /// Adds a field. One of the same key takes the place of what was added before.
     pub(super) fn add(&mut self, key: &str, value: Field<'a>) {
         self.under("", key, value);
@@ -90,25 +100,27 @@ impl<'a> Entries<'a> {
     /// Adds a field under `prefix`, maps as a field for each of their values unless that [repeats](Self::repeats) too
     /// much.
     pub(super) fn under(&mut self, prefix: &str, key: &str, value: Field<'a>) {
-        if value.is_empty() {
-            return;
+        if !value.is_empty() {
+            let key = self.keys.path(prefix, key);
+            self.put(key, value);
         }
-        let start = self.keys.len();
-        self.keys.push_str(prefix);
-        if !prefix.is_empty() {
-            self.keys.push('.');
-        }
-        self.keys.push_str(key);
-        let end = self.keys.len();
+    }
+
+    fn put(&mut self, key: (usize, usize), value: Field<'a>) {
         match value {
-            Field::Value(map)
-                if let Value::KvList(map) = map.value()
-                    && self.repeats(end - start, map) =>
-            {
-                let path = self.keys.get(start..end).unwrap_or_default().to_owned();
-                map.for_each(|entry| self.under(&path, entry.key(), Field::Value(entry.value())));
+            Field::Value(Value::KvList(map)) if self.repeats(key.1 - key.0, map) => {
+                for entry in map {
+                    let value = Field::value(entry.value());
+                    if !value.is_empty() {
+                        let key = self.keys.inside(key, entry.key());
+                        self.put(key, value);
+                    }
+                }
             }
-            value => self.list.push(Entry { key: (start, end), value }),
+            value => {
+                self.keys.push(key);
+                self.values.push(value);
+            }
         }
     }
 
@@ -136,126 +148,35 @@ impl<'a> Entries<'a> {
             if is_control(key) {
                 controls = true;
             } else if let Some(key) = rename(key) {
-                self.under(prefix, key, Field::Value(attribute.value()));
+                self.under(prefix, key, Field::value(attribute.value()));
             }
         }
         controls
     }
 
-    /// Puts what is there in order, which is done again in no time when there is more.
-    pub(super) fn sort(&mut self) {
-        let Self { keys, list, .. } = self;
-        let text = |entry: &Entry<'_>| keys.get(entry.key.0..entry.key.1).unwrap_or_default();
-        list.sort_by(|a, b| by_path(text(a), text(b)));
-    }
-
-    /// Writes an object but for its last brace.
-    pub(super) fn write(mut self, out: &mut Out, shape: Shape) {
-        self.sort();
-        let Self { keys, list, .. } = &self;
-        let text = |entry: &Entry<'_>| keys.get(entry.key.0..entry.key.1).unwrap_or_default();
-        // Of equal keys the last was added last.
-        let mut fields: Vec<(&str, &Field<'_>)> = Vec::with_capacity(list.len());
-        for entry in list.iter() {
-            let key = text(entry);
-            match fields.last_mut() {
-                Some((same, value)) if *same == key => *value = &entry.value,
-                _ => fields.push((key, &entry.value)),
-            }
-        }
-        out.push(b'{');
-        let mut open: Vec<&str> = Vec::new();
-        for (index, (key, value)) in fields.iter().enumerate() {
-            let inside = fields.get(index + 1..).unwrap_or_default();
-            let spare = spare(key, inside.iter().map(|(key, _)| *key));
-            if shape == Shape::Flat {
-                leaf(out, &[key, &spare], value);
-                continue;
-            }
-            let (path, name) = match spare.strip_prefix('.') {
-                Some(spare) => (Some(*key), spare),
-                None => key.rsplit_once('.').map_or((None, *key), |(path, name)| (Some(path), name)),
-            };
-            let path = path.into_iter().flat_map(|path| path.split('.'));
-            let common = open.iter().zip(path.clone()).take_while(|(a, b)| *a == b).count();
-            open.drain(common..).for_each(|_| out.push(b'}'));
-            for part in path.skip(common) {
-                begin(out, &[part]);
-                out.push(b'{');
-                open.push(part);
-            }
-            leaf(out, &[name], value);
-        }
-        open.iter().for_each(|_| out.push(b'}'));
+    /// The same fields, written.
+    pub(super) fn rendered(self) -> Rendered {
+        let mut json = Out::new();
+        let written = |value: &Field<'_>| {
+            value.write(&mut json);
+            json.len()
+        };
+        let ends = self.values.iter().map(written).collect();
+        Rendered { keys: self.keys, json, ends }
     }
 }
 
-/// What to add to a key that cannot be both a value and an object: nothing, if it is not, or else `.value`, or whatever
-/// comes next and is free among those `after` it.
-fn spare<'k>(key: &str, after: impl Iterator<Item = &'k str> + Clone) -> String {
-    let inside = |suffix: &'k str| suffix.strip_prefix(key)?.strip_prefix('.');
-    let mut inside =
-        after.map_while(inside).map(|rest| rest.split('.').next().unwrap_or_default()).peekable();
-    if inside.peek().is_none() {
-        return String::new();
-    }
-    let taken: Vec<&str> = inside.collect();
-    let mut spare = ".value".to_owned();
-    while taken.contains(&&spare[1..]) {
-        spare.push('_');
-    }
-    spare
-}
+// === impl Rendered ===
 
-/// Keys by their parts, so that what lies in one object lies side by side.
-fn by_path(a: &str, b: &str) -> Ordering {
-    let weight = |byte: &u8| if *byte == b'.' { 0 } else { u16::from(*byte) + 1 };
-    match a.bytes().zip(b.bytes()).position(|(a, b)| a != b) {
-        None => a.len().cmp(&b.len()),
-        Some(at) => a.as_bytes().get(at).map(weight).cmp(&b.as_bytes().get(at).map(weight)),
-    }
-}
-
-fn begin(out: &mut Out, key: &[&str]) {
-    if out.last() != Some(&b'{') {
-        out.push(b',');
-    }
-    match key {
-        [key] | [key, ""] => json::text(out, key),
-        parts => json::text(out, &parts.concat()),
-    }
-    out.push(b':');
-}
-
-fn leaf(out: &mut Out, key: &[&str], value: &Field<'_>) {
-    begin(out, key);
-    value.write(out);
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn written(keys: &[(&str, i64)], shape: Shape) -> String {
-        let mut entries = Entries::default();
-        keys.iter().for_each(|(key, value)| entries.add(key, Field::Integer(*value)));
-        let mut out = Vec::new();
-        entries.write(&mut out, shape);
-        out.push(b'}');
-        String::from_utf8(out).unwrap()
+impl Rendered {
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
-    #[test]
-    fn each_key_is_written_once_and_nothing_is_both_value_and_object() {
-        let keys = [("a.b", 1), ("a-b", 2), ("a", 3), ("a.b", 4), ("a.value", 5), ("c.d.e", 6), ("c.d", 7)];
-        assert_eq!(
-            written(&keys, Shape::Nested),
-            r#"{"a":{"value_":3,"b":4,"value":5},"a-b":2,"c":{"d":{"value":7,"e":6}}}"#
-        );
-        assert_eq!(
-            written(&keys, Shape::Flat),
-            r#"{"a.value_":3,"a.b":4,"a.value":5,"a-b":2,"c.d.value":7,"c.d.e":6}"#
-        );
+    /// Writes the value of the field of this number.
+    pub(super) fn write(&self, number: usize, out: &mut Out) {
+        let end = |number: usize| self.ends.get(number).copied().unwrap_or_default();
+        let start = number.checked_sub(1).map_or(0, end);
+        out.extend_from_slice(self.json.get(start..end(number)).unwrap_or_default());
     }
 }

@@ -108,8 +108,8 @@ pub(super) fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 /// A value as JSON has it: bytes in hex, what JSON can not say as `null`.
-pub(super) fn value(out: &mut Out, value: AnyValueView<'_>) {
-    match value.value() {
+pub(super) fn value(out: &mut Out, value: Value<'_>) {
+    match value {
         Value::Empty => raw(out, "null"),
         Value::Str(value) => text(out, value),
         Value::Bool(value) => raw(out, if value { "true" } else { "false" }),
@@ -122,13 +122,12 @@ pub(super) fn value(out: &mut Out, value: AnyValueView<'_>) {
 }
 
 /// A scalar as text, for fields that are text whatever comes.
-pub(super) fn as_text(out: &mut Out, of: AnyValueView<'_>) {
-    if matches!(of.value(), Value::Str(_) | Value::Bytes(_)) {
-        return value(out, of);
-    }
+pub(super) fn as_text(out: &mut Out, of: Value<'_>) {
     let start = out.len();
     value(out, of);
-    quote(out, start);
+    if !matches!(of, Value::Str(_) | Value::Bytes(_)) {
+        quote(out, start);
+    }
 }
 
 /// Makes a string of the JSON from `start` on.
@@ -143,7 +142,7 @@ fn array<'a>(out: &mut Out, values: impl Iterator<Item = AnyValueView<'a>>) {
         if index > 0 {
             out.push(b',');
         }
-        value(out, element);
+        value(out, element.value());
     }
     out.push(b']');
 }
@@ -162,7 +161,7 @@ pub(super) fn object(out: &mut Out, values: Attributes<'_>) {
         }
         text(out, key);
         out.push(b':');
-        value(out, attribute.value());
+        value(out, attribute.value().value());
     }
     out.push(b'}');
 }
@@ -191,8 +190,8 @@ pub(super) fn attributes(out: &mut Out, attributes: Attributes<'_>, maps: Maps) 
         if keys.before(index, key) {
             continue;
         }
-        let value_of = attribute.value();
-        let (key, point) = match place(&mut keys, key, value_of) {
+        let of = attribute.value().value();
+        let (key, point) = match place(&mut keys, key, of) {
             Place::None => (key, None),
             Place::First(key, point) => (key, Some(point)),
             Place::Second => continue,
@@ -210,10 +209,10 @@ pub(super) fn attributes(out: &mut Out, attributes: Attributes<'_>, maps: Maps) 
             out.push(b',');
             double(out, latitude);
             out.push(b']');
-        } else if maps == Maps::Text && matches!(value_of.value(), Value::KvList(_)) {
-            as_text(out, value_of);
+        } else if maps == Maps::Text && matches!(of, Value::KvList(_)) {
+            as_text(out, of);
         } else {
-            value(out, value_of);
+            value(out, of);
         }
     }
     if out.len() > start {
@@ -232,7 +231,7 @@ enum Place<'a> {
 }
 
 /// `geo.location.lat` and `geo.location.lon`, with whatever before them, are one point if they are both there.
-fn place<'a>(keys: &mut Keys<'a>, key: &'a str, value: AnyValueView<'a>) -> Place<'a> {
+fn place<'a>(keys: &mut Keys<'a>, key: &'a str, value: Value<'a>) -> Place<'a> {
     let (Some(name), is_latitude) = (match key.strip_suffix(".lat") {
         Some(name) => (Some(name), true),
         None => (key.strip_suffix(".lon"), false),
@@ -246,7 +245,7 @@ fn place<'a>(keys: &mut Keys<'a>, key: &'a str, value: AnyValueView<'a>) -> Plac
     }
     let other = format!("{name}{}", if is_latitude { ".lon" } else { ".lat" });
     let other = keys.find(&other).map(|other| other.value());
-    match (value.value(), other) {
+    match (value, other) {
         (Value::Double(latitude), Some(Value::Double(longitude))) if is_latitude => {
             Place::First(name, [longitude, latitude])
         }

@@ -11,8 +11,9 @@ use watershed_telemetry::view::{
     Number, PointView, SummaryPointView,
 };
 
-use super::entries::{Field, Shape};
+use super::entries::Field;
 use super::json::{self, Maps, Out};
+use super::layout::{Layouts, Shape};
 use super::route::{self, Route};
 use super::{Flaw, Full, Items, Mode, Page, Place, Scribe, ecs};
 
@@ -109,8 +110,8 @@ impl Scribe<'_> {
             let from = page.bulk.points.len();
             page.bulk.points.extend(groups.of(group).map(|point| point.item));
             let items = Items::Several(from as u32, page.bulk.points.len() as u32);
-            page.put(items, |out, _| {
-                self.group(out, place, &groups, group);
+            page.put(items, |out, layouts| {
+                self.group(out, layouts, place, &groups, group);
                 Ok(false)
             })?;
         }
@@ -118,7 +119,14 @@ impl Scribe<'_> {
         flawed.iter().try_for_each(|(item, flaw)| page.put(Items::One(*item), |_, _| Err(*flaw)))
     }
 
-    fn group(&self, out: &mut Out, place: &Place<'_>, groups: &Groups<'_>, group: &Group<'_>) {
+    fn group(
+        &self,
+        out: &mut Out,
+        layouts: &mut Layouts,
+        place: &Place<'_>,
+        groups: &Groups<'_>,
+        group: &Group<'_>,
+    ) {
         let own = group.controls.then(|| {
             let mode = place.mode.unwrap_or_default();
             Route::of(self, mode, Signal::Metrics, place.says(Some(group.attributes)))
@@ -127,13 +135,13 @@ impl Scribe<'_> {
         out.extend_from_slice(&route.action);
         if place.mode == Ok(Mode::Ecs) {
             json::raw(out, "}}\n");
-            let mut entries = ecs::metrics(place, route, group.attributes, group.time);
+            let mut entries = ecs::metrics(route, group.attributes, group.time);
             for point in groups.of(group) {
                 let mut value = Out::new();
                 point.value.write(&mut value, has_sum_only(group.attributes));
                 entries.add(point.name, Field::Json(value));
             }
-            entries.write(out, Shape::Nested);
+            layouts.write(Shape::Nested, &place.shared, &entries, out);
         } else {
             self.otel(out, place, route, groups, group);
         }

@@ -3,9 +3,11 @@
 //! The documents of a request are numbered. What they are depends on nothing but its bytes, the settings and the
 //! request's mapping mode, so a number names the same document at each attempt.
 
+mod bulk;
 mod ecs;
 mod entries;
 mod json;
+mod layout;
 mod metrics;
 mod otel;
 mod plain;
@@ -19,7 +21,9 @@ use watershed_telemetry::view::{
 };
 use watershed_telemetry::{Payload, Signal};
 
-use self::entries::Entries;
+pub use self::bulk::{Bulk, Document, Flaw};
+use self::bulk::{Full, Items, Page};
+use self::entries::Rendered;
 use self::json::Out;
 use self::route::{Route, Says};
 
@@ -80,69 +84,6 @@ pub struct Scribe<'p> {
     pub max_bytes: usize,
 }
 
-/// A `_bulk` body.
-#[derive(Debug, Default)]
-pub struct Bulk {
-    /// Pairs of lines.
-    pub body: Vec<u8>,
-    /// The documents in it, in order, among them those that cannot be written.
-    pub documents: Vec<Document>,
-    /// The items of those that have several.
-    points: Vec<u32>,
-}
-
-/// A document in a body.
-#[derive(Debug)]
-pub struct Document {
-    /// Its number in its request.
-    pub number: u32,
-    /// Where it ends in the body.
-    pub end: usize,
-    items: Items,
-    /// It has an id of its own, by which a second copy is known.
-    pub has_id: bool,
-    /// It cannot be written, and is not in the body.
-    pub flaw: Option<Flaw>,
-}
-
-/// Items by their number in the request.
-#[derive(Clone, Copy, Debug)]
-enum Items {
-    One(u32),
-    /// A range of [`Bulk::points`].
-    Several(u32, u32),
-}
-
-/// Why there is no document for an item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// The mode is not among the allowed ones, or none at all.
-    Mode,
-    /// The mode has no form for this signal.
-    Signal,
-    /// The body is no map, and should be the document.
-    Body,
-    /// A histogram that accumulates: Elasticsearch's histograms are those of a span of time.
-    Temporality,
-    /// A data point of this name, with these attributes and this time is in the document already.
-    Twice,
-}
-
-/// The body is full, and this is the number of the first document that is not in it.
-struct Full(u32);
-
-/// A body in the making.
-struct Page<'b> {
-    bulk: &'b mut Bulk,
-    /// Documents so far, those that are left out included.
-    documents: u32,
-    /// Items so far.
-    items: u32,
-    from: u32,
-    is_done: &'b dyn Fn(u32) -> bool,
-    max_bytes: usize,
-}
-
 /// What the items of a scope have in common.
 struct Place<'a> {
     mode: Result<Mode, Flaw>,
@@ -156,7 +97,7 @@ struct Place<'a> {
     /// `,"resource":{...},"scope":{...}` in mode `otel`.
     tail: Out,
     /// What resource and scope say, in the other modes.
-    shared: Entries<'a>,
+    shared: Rendered,
 }
 
 // === impl Mode ===
@@ -172,21 +113,6 @@ impl Mode {
             ("bodymap", Self::Bodymap),
         ];
         all.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|(_, mode)| *mode)
-    }
-}
-
-// === impl Flaw ===
-
-impl Flaw {
-    /// What to call it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Mode => "mapping_mode",
-            Self::Signal => "mapping_mode_signal",
-            Self::Body => "body_no_map",
-            Self::Temporality => "cumulative_histogram",
-            Self::Twice => "duplicate_data_point",
-        }
     }
 }
 
@@ -215,30 +141,6 @@ impl Plan {
     }
 }
 
-// === impl Bulk ===
-
-impl Bulk {
-    /// An empty body with room for so many bytes.
-    pub fn with_capacity(bytes: usize) -> Self {
-        Self { body: Vec::with_capacity(bytes), ..Self::default() }
-    }
-
-    /// Makes it empty, and keeps its room.
-    pub fn clear(&mut self) {
-        self.body.clear();
-        self.documents.clear();
-        self.points.clear();
-    }
-
-    /// The items that a document was made of, by their number in the request.
-    pub fn items<'a>(&'a self, document: &'a Document) -> &'a [u32] {
-        match &document.items {
-            Items::One(item) => std::slice::from_ref(item),
-            Items::Several(from, to) => self.points.get(*from as usize..*to as usize).unwrap_or_default(),
-        }
-    }
-}
-
 // === impl Scribe ===
 
 impl Scribe<'_> {
@@ -251,7 +153,7 @@ impl Scribe<'_> {
         is_done: &dyn Fn(u32) -> bool,
         bulk: &mut Bulk,
     ) -> Option<u32> {
-        let mut page = Page { bulk, documents: 0, items: 0, from, is_done, max_bytes: self.max_bytes };
+        let mut page = Page::new(bulk, from, is_done, self.max_bytes);
         self.request(part, &mut page).err().map(|Full(number)| number)
     }
 
@@ -301,14 +203,14 @@ impl Scribe<'_> {
             route: Route::default(),
             event_route: Route::default(),
             tail: Out::new(),
-            shared: Entries::default(),
+            shared: Rendered::default(),
         };
         if let Ok(mode) = mode {
             place.route = Route::of(self, mode, signal, place.says(None));
             place.shared = match mode {
                 Mode::Ecs => ecs::shared(&place),
                 Mode::None | Mode::Raw => plain::shared(&place),
-                Mode::Otel | Mode::Bodymap => Entries::default(),
+                Mode::Otel | Mode::Bodymap => Rendered::default(),
             };
             if mode == Mode::Otel {
                 place.tail = otel::tail(&place, signal);
@@ -322,20 +224,20 @@ impl Scribe<'_> {
 
     fn log(&self, place: &Place<'_>, log: LogRecordView<'_>, page: &mut Page<'_>) -> Result<(), Full> {
         let item = page.item();
-        page.put(Items::One(item), |out, _| {
+        page.put(Items::One(item), |out, layouts| {
             let attributes = log.attributes();
             match place.mode? {
                 Mode::Otel => self.create(out, place, Signal::Logs, attributes, |out, route| {
                     Ok(otel::log(out, place, route, log))
                 }),
                 Mode::Ecs => self.create(out, place, Signal::Logs, attributes, |out, route| {
-                    Ok(ecs::log(out, place, route, log))
+                    Ok(ecs::log(out, layouts, place, route, log))
                 }),
                 Mode::Bodymap => {
                     self.create(out, place, Signal::Logs, attributes, |out, _| plain::body(out, log))
                 }
                 mode => self.create(out, place, Signal::Logs, attributes, |out, _| {
-                    Ok(plain::log(out, place, log, mode))
+                    Ok(plain::log(out, layouts, place, log, mode))
                 }),
             }
         })
@@ -344,17 +246,17 @@ impl Scribe<'_> {
     /// A span, and in mode `otel` its events after it, as documents of their own among the logs.
     fn span(&self, place: &Place<'_>, span: SpanView<'_>, page: &mut Page<'_>) -> Result<(), Full> {
         let item = page.item();
-        page.put(Items::One(item), |out, _| {
+        page.put(Items::One(item), |out, layouts| {
             let attributes = span.attributes();
             match place.mode? {
                 Mode::Otel => self.create(out, place, Signal::Traces, attributes, |out, route| {
                     Ok(otel::span(out, place, route, span))
                 }),
                 Mode::Ecs => self.create(out, place, Signal::Traces, attributes, |out, route| {
-                    Ok(ecs::span(out, place, route, span))
+                    Ok(ecs::span(out, layouts, place, route, span))
                 }),
                 mode => self.create(out, place, Signal::Traces, attributes, |out, _| {
-                    Ok(plain::span(out, place, span, mode))
+                    Ok(plain::span(out, layouts, place, span, mode))
                 }),
             }
         })?;
@@ -380,7 +282,7 @@ impl Scribe<'_> {
         place: &Place<'_>,
         signal: Signal,
         attributes: Attributes<'_>,
-        write: impl Fn(&mut Out, &Route) -> Result<bool, Flaw>,
+        mut write: impl FnMut(&mut Out, &Route) -> Result<bool, Flaw>,
     ) -> Result<bool, Flaw> {
         let mode = place.mode?;
         let is_event = signal == Signal::Logs && !place.event_route.action.is_empty();
@@ -449,42 +351,6 @@ fn sign(out: &mut Out, source: usize) {
         && let Some(place) = action.get_mut(end.saturating_sub(CONTENT_ID)..end)
     {
         place.copy_from_slice(&id);
-    }
-}
-
-// === impl Page ===
-
-impl Page<'_> {
-    /// The number of the next item.
-    fn item(&mut self) -> u32 {
-        self.items += 1;
-        self.items - 1
-    }
-
-    /// Takes a document into the body, unless it is done or has to wait for the next body.
-    fn put(
-        &mut self,
-        items: Items,
-        write: impl FnOnce(&mut Out, &[u32]) -> Result<bool, Flaw>,
-    ) -> Result<(), Full> {
-        let number = self.documents;
-        self.documents += 1;
-        if number < self.from || (self.is_done)(number) {
-            return Ok(());
-        }
-        let Bulk { body, documents, points } = &mut *self.bulk;
-        let start = body.len();
-        let written = write(body, points);
-        if written.is_err() {
-            body.truncate(start);
-        }
-        if body.len() > self.max_bytes && start > 0 {
-            body.truncate(start);
-            return Err(Full(number));
-        }
-        let (has_id, flaw) = (written == Ok(true), written.err());
-        documents.push(Document { number, end: body.len(), items, has_id, flaw });
-        Ok(())
     }
 }
 

@@ -80,7 +80,8 @@ pub(super) fn log(out: &mut Out, place: &Place<'_>, route: &Route, log: LogRecor
 
 /// Text where it is a scalar; otherwise an object, or an array of objects, which is all that the mapping takes.
 fn body(out: &mut Out, body: AnyValueView<'_>) {
-    match body.value() {
+    let of = body.value();
+    match of {
         Value::Empty => return,
         Value::KvList(map) => {
             json::raw(out, ",\"body\":{\"structured\":");
@@ -89,16 +90,16 @@ fn body(out: &mut Out, body: AnyValueView<'_>) {
         Value::Array(mut elements) => {
             json::raw(out, ",\"body\":{\"structured\":");
             if elements.all(|element| matches!(element.value(), Value::KvList(_))) {
-                json::value(out, body);
+                json::value(out, of);
             } else {
                 json::raw(out, "{\"value\":");
-                json::value(out, body);
+                json::value(out, of);
                 out.push(b'}');
             }
         }
         _ => {
             json::raw(out, ",\"body\":{\"text\":");
-            json::as_text(out, body);
+            json::as_text(out, of);
         }
     }
     out.push(b'}');

@@ -4,13 +4,20 @@
 
 use watershed_telemetry::view::{LogRecordView, SpanView, Value};
 
-use super::entries::{Entries, Field, Shape};
+use super::entries::{Entries, Field, Rendered};
 use super::json::{self, Maps, Out};
+use super::layout::{Layouts, Shape};
 use super::route::is_control;
 use super::{Flaw, Mode, Place};
 
-pub(super) fn log(out: &mut Out, place: &Place<'_>, log: LogRecordView<'_>, mode: Mode) -> bool {
-    let mut entries = place.shared.clone();
+pub(super) fn log(
+    out: &mut Out,
+    layouts: &mut Layouts,
+    place: &Place<'_>,
+    log: LogRecordView<'_>,
+    mode: Mode,
+) -> bool {
+    let mut entries = Entries::default();
     let time = match log.time_unix_nano() {
         0 => log.observed_time_unix_nano(),
         time => time,
@@ -23,13 +30,19 @@ pub(super) fn log(out: &mut Out, place: &Place<'_>, log: LogRecordView<'_>, mode
     entries.add("SeverityText", Field::Text(log.severity_text()));
     entries.add("SeverityNumber", Field::Integer(log.severity_number().into()));
     entries.add("EventName", Field::Text(log.event_name()));
-    entries.add("Body", Field::Value(log.body()));
-    entries.write(out, Shape::Flat);
+    entries.add("Body", Field::value(log.body()));
+    layouts.write(Shape::Flat, &place.shared, &entries, out);
     controls
 }
 
-pub(super) fn span(out: &mut Out, place: &Place<'_>, span: SpanView<'_>, mode: Mode) -> bool {
-    let mut entries = place.shared.clone();
+pub(super) fn span(
+    out: &mut Out,
+    layouts: &mut Layouts,
+    place: &Place<'_>,
+    span: SpanView<'_>,
+    mode: Mode,
+) -> bool {
+    let mut entries = Entries::default();
     let outline = span.outline();
     let controls = entries.attributes(top("Attributes", mode), span.attributes(), Some);
     let events = top("Events", mode);
@@ -64,7 +77,7 @@ pub(super) fn span(out: &mut Out, place: &Place<'_>, span: SpanView<'_>, mode: M
     entries.add("TraceStatusDescription", Field::Text(outline.status.message()));
     entries.add("Link", Field::Json(links(span)));
     entries.add("Duration", Field::Integer(i64::try_from(outline.duration() / 1000).unwrap_or(i64::MAX)));
-    entries.write(out, Shape::Flat);
+    layouts.write(Shape::Flat, &place.shared, &entries, out);
     controls
 }
 
@@ -74,14 +87,13 @@ fn top(name: &'static str, mode: Mode) -> &'static str {
 }
 
 /// What all documents of a scope have.
-pub(super) fn shared<'a>(place: &Place<'a>) -> Entries<'a> {
+pub(super) fn shared(place: &Place<'_>) -> Rendered {
     let mut entries = Entries::default();
     entries.attributes("Resource", place.resource.attributes(), Some);
     entries.attributes("Scope", place.scope.attributes(), Some);
     entries.add("Scope.name", Field::Text(place.scope.name()));
     entries.add("Scope.version", Field::Text(place.scope.version()));
-    entries.sort();
-    entries
+    entries.rendered()
 }
 
 /// The links, as one text.
