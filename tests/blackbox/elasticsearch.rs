@@ -298,26 +298,69 @@ async fn bodies_are_no_larger_than_they_may_be() {
     assert!(sizes.iter().all(|size| *size <= 9000) && sizes.iter().any(|size| *size > 7000), "{sizes:?}");
 }
 
+/// A third try was not asked for.
+fn tried_twice(cluster: &Cluster) -> bool {
+    cluster.sent_counts().iter().all(|(_, count)| matches!(count, 1 | 2))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_as_many_retries_as_were_asked_for_the_rest_is_given_up() {
+async fn after_as_many_retries_as_were_asked_for_the_rest_is_given_up_and_not_called_wrong() {
+    let _turn = beside_others().await;
+    for (ack, keeps) in [("accepted", ""), ("journaled", "sending_queue.storage = \"file_storage\"")] {
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = Cluster::new();
+        let node = cluster
+            .node(|_| Does::Judges(|document| if document.number() % 2 == 0 { 429 } else { 201 }))
+            .await;
+        let exporter = format!("endpoint = \"{}\"\n{keeps}", node.url());
+        let letters = if keeps.is_empty() { "dead_letters = \"file_storage\"\n" } else { "" };
+        let storage = format!("[extensions.file_storage]\ndirectory = {:?}\n", directory.path());
+        let text = collector(&exporter, ack) + letters + &storage;
+        let engine = start(&text.replace("retry = {", "retry = { max_retries = 1,")).await;
+        send(&engine, &cluster, 4, 100).await;
+        let given_up = "watershed_exporter_failed_items{exporter=\"elasticsearch\",reason=\"exhausted\",error_permanent=\"false\"}";
+        let is_over = async || metric(&engine.metrics().render(), given_up) >= 100.0;
+        assert!(wait_until(is_over, PATIENCE).await, "{ack}");
+        engine.drain(PATIENCE).await;
+        let text = engine.metrics().render();
+        let documents =
+            "otelcol_elasticsearch_docs_processed{exporter=\"elasticsearch\",outcome=\"exhausted\"}";
+        assert_eq!((metric(&text, given_up), metric(&text, documents)), (100.0, 100.0));
+        assert_eq!(metric(&text, "otelcol_exporter_send_failed_log_records"), 100.0);
+        assert_eq!(metric(&text, "otelcol_exporter_sent_log_records"), 100.0);
+        assert!(tried_twice(&cluster));
+        let mut dead = letters_in(directory.path());
+        dead.sort_unstable();
+        if keeps.is_empty() {
+            assert!(dead.iter().all(|number| number % 2 == 0) && dead.len() == 100, "{dead:?}");
+            let cause = "watershed_pipeline_dead_letter_items{pipeline=\"everything\",cause=\"exhausted\"}";
+            assert_eq!(metric(&text, cause), 100.0);
+        } else {
+            // What is kept is kept whole.
+            assert_eq!(dead, (0..200).collect::<Vec<u64>>());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_waits_is_told_to_send_again_what_was_given_up() {
     let _turn = beside_others().await;
     let cluster = Cluster::new();
     let node =
         cluster.node(|_| Does::Judges(|document| if document.number() % 2 == 0 { 429 } else { 201 })).await;
-    let text = collector(&format!("endpoint = \"{}\"", node.url()), "accepted");
-    let engine = start(&text.replace("retry = {", "retry = { max_retries = 2,")).await;
-    send(&engine, &cluster, 4, 100).await;
-    engine.drain(PATIENCE).await;
-    let text = engine.metrics().render();
+    let text = collector(&format!("endpoint = \"{}\"", node.url()), "delivered");
+    let engine = start(&text.replace("retry = {", "retry = { max_retries = 1,")).await;
+    let load = Loader::new(otlp(&engine)).signal(Signal::Logs).spans_per_request(50).closed(1, 1).requests(2);
+    let report = load.run().await;
     assert_eq!(
-        metric(
-            &text,
-            "watershed_elasticsearch_rejected_documents{exporter=\"elasticsearch\",reason=\"retries\"}"
-        ),
-        100.0
+        (report.refused_for_good(), report.acknowledged.len(), report.with_retry_info),
+        (0, 0, 2),
+        "{report:?}"
     );
-    assert_eq!(metric(&text, "otelcol_exporter_send_failed_log_records"), 100.0);
-    assert!(cluster.sent_counts().iter().all(|(_, count)| matches!(count, 1 | 3)));
+    drained(&engine).await;
+    assert!(tried_twice(&cluster) && cluster.count() == 50);
+    let text = engine.metrics().render();
+    assert_eq!(metric(&text, "otelcol_exporter_send_failed_log_records"), 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -454,6 +497,7 @@ fn wrong_settings_are_named_where_they_stand() {
         ("endpoint = \"http://a:9200\"\ncloudid = \"a:b\"", "exactly one of"),
         ("endpoint = \"http://a:9200\"\nmapping.mode = \"best\"", "mapping"),
         ("endpoint = \"http://a:9200\"\nuser = \"u\"", "go together"),
+        ("endpoint = \"http://a:9200\"\nopensearch = true\nrequire_data_stream = true", "index template"),
     ] {
         let sources = Sources {
             inline: vec![("test.toml".to_owned(), collector(exporter, "accepted"))],

@@ -25,6 +25,10 @@ pub fn read<'a>(body: &'a [u8], each: &mut dyn FnMut(Verdict<'a>)) -> Result<(),
     deserializer.end()
 }
 
+/// How much of a destination's words is kept, in bytes: of a kind of error, and of a reason.
+const LONGEST_KIND: usize = 100;
+const LONGEST_REASON: usize = 1000;
+
 /// One sentence of an answer that is an error: `type: reason`, or how it begins, if it is something else.
 pub fn complaint(body: &[u8]) -> String {
     const LONGEST: usize = 200;
@@ -66,10 +70,23 @@ enum Fault<'a> {
 
 impl<'a> Fault<'a> {
     fn parts(self) -> (Cow<'a, str>, Cow<'a, str>) {
-        match self {
+        let (kind, reason) = match self {
             Self::Parts { kind, reason } => (kind.unwrap_or_default(), reason.unwrap_or_default()),
             Self::Text(text) => ("error".into(), text),
             Self::Other(_) => ("error".into(), "".into()),
+        };
+        (cut(kind, LONGEST_KIND), cut(reason, LONGEST_REASON))
+    }
+}
+
+/// The beginning of a text.
+fn cut(text: Cow<'_, str>, longest: usize) -> Cow<'_, str> {
+    let end = text.floor_char_boundary(longest);
+    match text {
+        Cow::Borrowed(text) => text.get(..end).unwrap_or_default().into(),
+        Cow::Owned(mut text) => {
+            text.truncate(end);
+            text.into()
         }
     }
 }
@@ -208,6 +225,18 @@ mod tests {
             assert_eq!((all.len(), is_whole), (count, false), "{body}");
         }
         assert_eq!(verdicts("{}"), (vec![], true));
+    }
+
+    #[test]
+    fn a_destination_does_not_say_more_than_is_worth_keeping() {
+        for of in ["x", "ä", "\\u00e4"] {
+            let long = of.repeat(5000);
+            let body = format!(
+                r#"{{"items":[{{"create":{{"status":400,"error":{{"type":"{long}","reason":"{long}"}}}}}}]}}"#
+            );
+            let (all, _) = verdicts(&body);
+            assert!(all[0].kind.len() == 100 && all[0].reason.len() == 1000, "{all:?}");
+        }
     }
 
     #[test]

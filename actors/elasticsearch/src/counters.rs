@@ -22,6 +22,7 @@ pub(crate) struct Counters {
     pub(crate) created: Counter,
     pub(crate) known: Counter,
     pub(crate) rejected: Counter,
+    pub(crate) exhausted: Counter,
     pub(crate) retried: Counter,
     pub(crate) split: Counter,
     pub(crate) ejected: Counter,
@@ -69,6 +70,7 @@ impl Counters {
             created: processed("success"),
             known: processed("duplicate"),
             rejected: processed("failed"),
+            exhausted: processed("exhausted"),
             retried: counter("otelcol_elasticsearch_docs_retried", "Documents that are sent again."),
             split: counter(
                 "watershed_elasticsearch_split_requests",

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use watershed_delivery::Budget;
-use watershed_net::Code;
 use watershed_stage::{Batch, ExportError, Partial, Payload};
 
 use crate::document::{Bulk, Scribe};
 use crate::exporter::Elasticsearch;
-use crate::ledger::Progress;
+use crate::ledger::{Numbers, Progress};
 
 /// A batch on its way. What is known of it outlives this, unless it is through: the attempt may be dropped at any time.
 pub(crate) struct Course<'e> {
@@ -21,8 +21,12 @@ pub(crate) struct Course<'e> {
     next: (usize, u32),
     /// The requests in the body that was made last: each up to which of its documents.
     inside: Vec<(usize, usize)>,
+    /// Why something of these is to be sent again.
+    postponed: Option<String>,
     /// Something is through since that was last asked.
     advanced: bool,
+    /// The attempt that is under way has not failed yet.
+    trying: bool,
     ended: bool,
 }
 
@@ -32,6 +36,8 @@ struct Part {
     progress: Progress,
     /// An earlier attempt ended without an answer that can be relied on.
     was_uncertain: bool,
+    /// The items that are given up.
+    left: Numbers,
 }
 
 // === impl Course ===
@@ -41,7 +47,7 @@ impl<'e> Course<'e> {
         let part = |payload: Payload| {
             let known = |request| exporter.ledger.take(&batch.context.pipeline, request);
             let progress = payload.requests().first().map(known).unwrap_or_default();
-            Part { was_uncertain: progress.uncertain, payload, progress }
+            Part { was_uncertain: progress.uncertain, payload, progress, left: Numbers::default() }
         };
         let parts = batch.payload.clone().split_requests().into_iter().map(part).collect();
         exporter.ledger.sweep();
@@ -53,13 +59,30 @@ impl<'e> Course<'e> {
             parts,
             next: (0, 0),
             inside: Vec::new(),
+            postponed: None,
             advanced: false,
+            trying: true,
             ended: false,
         }
     }
 
     /// The next body; `None` after the last.
     pub(crate) fn next(&mut self, scribe: &Scribe<'_>) -> Option<Bulk> {
+        loop {
+            let bulk = self.page(scribe);
+            for index in 0..bulk.documents.len() {
+                if let Some(flaw) = bulk.documents.get(index).and_then(|document| document.flaw) {
+                    self.reject(&bulk, index..index + 1, flaw.as_str(), flaw.as_str());
+                }
+            }
+            // A body of nothing but flaws is not the last one, if there is more to come.
+            if !bulk.body.is_empty() || self.next.0 >= self.parts.len() {
+                return (!bulk.body.is_empty()).then_some(bulk);
+            }
+        }
+    }
+
+    fn page(&mut self, scribe: &Scribe<'_>) -> Bulk {
         // Each document repeats its resource: the body is several times as large as what it is made of.
         let left = self.parts.iter().skip(self.next.0).map(|part| part.payload.bytes()).sum::<usize>();
         let mut bulk = Bulk::with_capacity(left.saturating_mul(3).min(scribe.max_bytes));
@@ -77,16 +100,7 @@ impl<'e> Course<'e> {
                 break;
             }
         }
-        for index in 0..bulk.documents.len() {
-            if let Some(flaw) = bulk.documents.get(index).and_then(|document| document.flaw) {
-                self.reject(&bulk, index..index + 1, flaw.as_str(), flaw.as_str());
-            }
-        }
-        // A body of nothing but flaws is not the last one, if there is more to come.
-        if bulk.body.is_empty() && self.next.0 < self.parts.len() {
-            return self.next(scribe);
-        }
-        (!bulk.body.is_empty()).then_some(bulk)
+        bulk
     }
 
     /// The request that a document of the body belongs to.
@@ -134,50 +148,95 @@ impl<'e> Course<'e> {
         }
     }
 
+    /// An answer did not say what became of some of the last body.
+    pub(crate) fn doubt(&mut self) {
+        for (index, _) in &self.inside {
+            if let Some(part) = self.parts.get_mut(*index) {
+                (part.progress.uncertain, part.was_uncertain) = (true, true);
+            }
+        }
+    }
+
+    /// Some of the last body is to be sent again, when the others are through.
+    pub(crate) fn postpone(&mut self, reason: String) {
+        self.postponed.get_or_insert(reason);
+    }
+
+    /// Why something is to be sent again, if anything is.
+    pub(crate) fn again(&mut self) -> Option<String> {
+        self.postponed.take()
+    }
+
     /// Whether any document was taken.
     pub(crate) fn has_taken(&self) -> bool {
         self.parts.iter().any(|part| part.progress.taken)
     }
 
-    /// Counts an attempt that leaves something to be sent again; how many there were before it.
+    /// Attempts that left something to be sent again.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.parts.iter().map(|part| part.progress.attempts).max().unwrap_or(0)
+    }
+
+    /// Counts another one; how many there are with it.
     pub(crate) fn failed(&mut self) -> u32 {
-        let before = self.parts.iter().map(|part| part.progress.attempts).max().unwrap_or(0);
-        self.parts.iter_mut().for_each(|part| part.progress.attempts = before + 1);
-        before
+        let attempts = self.attempts().saturating_add(1);
+        self.parts.iter_mut().for_each(|part| part.progress.attempts = attempts);
+        self.trying = false;
+        attempts
     }
 
     /// Whether anything was taken since the last time that this was asked. If so, goes back to what was not.
     pub(crate) fn advances(&mut self) -> bool {
-        self.next = (0, 0);
+        (self.next, self.postponed) = ((0, 0), None);
         self.parts.iter_mut().for_each(|part| part.was_uncertain |= part.progress.uncertain);
-        std::mem::take(&mut self.advanced)
+        self.trying = std::mem::take(&mut self.advanced);
+        self.trying
     }
 
-    /// Rejects all that is left.
-    pub(crate) fn give_up(&mut self, scribe: &Scribe<'_>, reason: &str) {
+    /// All that is left is given up, as often as it was tried. The items are left whole of which a document is.
+    pub(crate) fn exhausted(
+        mut self,
+        scribe: &Scribe<'_>,
+        reason: String,
+        retry_after: Option<Duration>,
+    ) -> ExportError {
         self.next = (0, 0);
         while let Some(bulk) = self.next(scribe) {
-            self.reject(&bulk, 0..bulk.documents.len(), "retries", reason);
+            let _permit = self.budget.overdraw(bulk.size());
+            for (index, document) in
+                bulk.documents.iter().enumerate().filter(|(_, document)| document.flaw.is_none())
+            {
+                let Some(part) = self.part(index) else { break };
+                bulk.items(document).iter().for_each(|item| {
+                    part.left.insert(*item);
+                });
+                self.exporter.counters.exhausted.add(1);
+            }
         }
+        self.ended = true;
+        let left = self.items(|part, item| part.left.contains(item));
+        let rejected =
+            self.items(|part, item| part.progress.rejected.contains(item) && !part.left.contains(item));
+        ExportError::Exhausted { reason: reason.into(), retry_after, left, rejected }
+    }
+
+    /// Those items of the batch that are `among` those of their request, by their number.
+    fn items(&self, among: impl Fn(&Part, u32) -> bool) -> Vec<u32> {
+        let (mut items, mut first) = (Vec::new(), 0);
+        for part in &self.parts {
+            let count = part.payload.items() as u32;
+            items.extend((0..count).filter(|item| among(part, *item)).map(|item| first + item));
+            first += count;
+        }
+        items
     }
 
     /// The batch is through: what was rejected of it.
-    pub(crate) fn end(mut self) -> Result<Partial, ExportError> {
+    pub(crate) fn end(mut self) -> Partial {
         self.ended = true;
-        let (mut which, mut first, mut reason) = (Vec::new(), 0, None);
-        for part in &mut self.parts {
-            which.extend(part.progress.rejected.iter().map(|item| first + item));
-            first += part.payload.items() as u32;
-            reason = reason.or(part.progress.reason.take());
-        }
-        let message = reason.unwrap_or_default();
-        if which.len() == first as usize && !which.is_empty() && !self.has_taken() {
-            return Err(ExportError::Permanent {
-                code: Code::InvalidArgument as i32,
-                reason: message.into(),
-            });
-        }
-        Ok(Partial { rejected: which.len() as u64, which: Some(which), message })
+        let which = self.items(|part, item| part.progress.rejected.contains(item));
+        let message = self.parts.iter_mut().find_map(|part| part.progress.reason.take()).unwrap_or_default();
+        Partial { rejected: which.len() as u64, which: Some(which), message }
     }
 }
 
@@ -185,6 +244,10 @@ impl Drop for Course<'_> {
     fn drop(&mut self) {
         if self.ended {
             return;
+        }
+        if self.trying {
+            // Its time was up.
+            self.failed();
         }
         for Part { payload, progress, .. } in std::mem::take(&mut self.parts) {
             if let Some(request) = payload.requests().first() {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{self, Either};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use watershed_net::{Code, HttpAnswer, HttpClient, HttpErrorKind};
 use watershed_stage::{
@@ -18,10 +18,14 @@ use crate::counters::{Counters, Ended};
 use crate::course::Course;
 use crate::document::{Bulk, Mode, Plan, Scribe};
 use crate::ledger::Ledger;
-use crate::nodes::{DISCOVERY, Nodes, Target, discovered};
+use crate::nodes::{Nodes, Target};
+use crate::probe::Probe;
 use crate::settings::Settings;
 
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+
+/// What OpenSearch does not understand of a request.
+const OURS: [&str; 2] = ["[require_data_stream]", "[dynamic_templates]"];
 
 /// The metadata by which a request chooses its mode.
 const MODE: &str = "x-elastic-mapping-mode";
@@ -35,29 +39,28 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// How long a node may take to answer, at least.
 const FAIR: Duration = Duration::from_secs(1);
 
-/// How long a node may take to say that it is there, or which others are.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// Posts batches to Elasticsearch, or OpenSearch.
 pub struct Elasticsearch {
-    settings: Arc<Settings>,
+    pub(crate) settings: Arc<Settings>,
     plan: Plan,
-    env: Env,
-    client: HttpClient,
+    pub(crate) env: Env,
+    pub(crate) client: HttpClient,
     credentials: Credentials,
     pub(crate) nodes: Nodes,
     pub(crate) ledger: Ledger,
     pub(crate) counters: Counters,
     /// When the cluster is asked for its nodes.
-    asks_at: Cell<Option<Instant>>,
+    pub(crate) asks_at: Cell<Option<Instant>>,
     /// When a rejected document was last logged.
     logged_at: RefCell<Option<Instant>>,
+    /// A node that is being asked whether it answers.
+    pub(crate) probe: Mutex<Option<Probe>>,
 }
 
 /// What keeps a batch from being through.
 enum Stop {
-    /// Something is to be sent again.
-    Later(ExportError),
+    /// Something is to be sent again: what stood in the way, and how long the destination asks to be left alone.
+    Later(String, Option<Duration>),
     /// None of it will ever be taken, whatever is in it.
     Never(StatusCode, String),
 }
@@ -68,6 +71,8 @@ enum Reply {
     Verdicts(Bytes),
     /// It is to be cut.
     TooLarge(String),
+    /// There are more verdicts than are read, and so it is to be cut, too.
+    Endless(String),
 }
 
 // === impl Elasticsearch ===
@@ -97,6 +102,7 @@ impl Exporter for Elasticsearch {
             counters: Counters::new(env),
             asks_at: Cell::new(asks.or_else(first)),
             logged_at: RefCell::default(),
+            probe: Mutex::default(),
             settings: settings.clone(),
             env: env.clone(),
         })
@@ -120,34 +126,38 @@ impl Exporter for Elasticsearch {
             date_suffix: self.settings.suffix(batch.context.arrived),
             max_bytes: self.settings.flush.bytes,
         };
+        let retry = &self.settings.retry;
         let mut course = Course::begin(self, batch, &self.env.budget);
+        if course.attempts() > retry.most() {
+            // The time of its last attempt was up.
+            return Err(course.exhausted(&scribe, "no answer in time".to_owned(), None));
+        }
         loop {
-            let error = match self.probing(&call, self.run(&call, &scribe, &mut course)).await {
-                Ok(()) => return course.end(),
+            let (reason, retry_after) = match self.probing(&call, self.run(&call, &scribe, &mut course)).await
+            {
+                Ok(()) => return Ok(course.end()),
                 Err(Stop::Never(status, reason)) => {
                     drop(course.end());
                     return Err(ExportError::Permanent { code: code(status), reason: reason.into() });
                 }
-                Err(Stop::Later(error)) => error,
+                Err(Stop::Later(reason, retry_after)) => (reason, retry_after),
             };
-            let retry = &self.settings.retry;
-            let before = course.failed();
-            if before >= retry.max_retries.unwrap_or(u32::MAX) {
-                course.give_up(&scribe, &format!("no more retries left: {error}"));
-                return course.end();
+            let attempts = course.failed();
+            if attempts > retry.most() {
+                return Err(course.exhausted(&scribe, reason, retry_after));
             }
             // A destination that takes some of it is there: it is slowed down for, but not left alone.
-            if !retry.enabled || !course.advances() {
-                return Err(error);
+            if !course.advances() {
+                return Err(ExportError::Retryable { reason: reason.into(), retry_after });
             }
-            tokio::time::sleep(retry.shared().interval(before + 1, 0.5).min(LONGEST_REST)).await;
+            tokio::time::sleep(retry.shared().interval(attempts, 0.5).min(LONGEST_REST)).await;
         }
     }
 }
 
 /// What the requests of one batch have in common.
-struct Call {
-    headers: HeaderMap,
+pub(crate) struct Call {
+    pub(crate) headers: HeaderMap,
     until: Option<Instant>,
 }
 
@@ -166,7 +176,7 @@ impl Elasticsearch {
     async fn run(&self, call: &Call, scribe: &Scribe<'_>, course: &mut Course<'_>) -> Result<(), Stop> {
         let mut refused = None;
         while let Some(bulk) = course.next(scribe) {
-            let permit = self.env.budget.overdraw(bulk.body.capacity() as u64);
+            let permit = self.env.budget.overdraw(bulk.size());
             let sent = self.send(call, course, bulk).await;
             drop(permit);
             match sent {
@@ -175,9 +185,10 @@ impl Elasticsearch {
                 sent => sent?,
             }
         }
-        match refused {
-            Some((status, reason)) if !course.has_taken() => Err(Stop::Never(status, reason)),
-            _ => Ok(()),
+        match (course.again(), refused) {
+            (Some(reason), _) => Err(Stop::Later(reason, None)),
+            (None, Some((status, reason))) if !course.has_taken() => Err(Stop::Never(status, reason)),
+            (None, _) => Ok(()),
         }
     }
 
@@ -206,7 +217,8 @@ impl Elasticsearch {
                 Ok(Reply::TooLarge(reason)) if written < 2 => {
                     course.reject(&bulk, range, "too_large", &reason);
                 }
-                Ok(Reply::TooLarge(_)) => {
+                Ok(Reply::Endless(reason)) if written < 2 => return Err(Stop::Later(reason, None)),
+                Ok(Reply::TooLarge(_) | Reply::Endless(_)) => {
                     self.counters.split.add(1);
                     let middle = range.start + range.len() / 2;
                     ranges.extend([middle..range.end, range.start..middle]);
@@ -254,18 +266,18 @@ impl Elasticsearch {
                             unreachable = Some(reason);
                         }
                         // Only a good answer can be too large; what it says of the documents is lost with it.
-                        HttpErrorKind::TooLarge => return Err(later(reason, None)),
+                        HttpErrorKind::TooLarge => return Ok(Reply::Endless(reason)),
                         HttpErrorKind::Lost | HttpErrorKind::TimedOut => {
                             if error.kind == HttpErrorKind::Lost || self.is_fair(began) {
                                 self.failed(&node, &reason);
                             }
-                            return Err(later(reason, None));
+                            return Err(Stop::Later(reason, None));
                         }
                     }
                 }
             }
         }
-        Err(later(unreachable.unwrap_or_else(|| "there is no node".to_owned()), None))
+        Err(Stop::Later(unreachable.unwrap_or_else(|| "there is no node".to_owned()), None))
     }
 
     /// What a request came to as a whole.
@@ -287,21 +299,32 @@ impl Elasticsearch {
             // The node is there, but what it stands for is not.
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
                 self.failed(node, &reason);
-                return Err(later(reason, retry_after));
+                return Err(Stop::Later(reason, retry_after));
             }
             _ => self.answered(node),
         }
         match status {
             StatusCode::PAYLOAD_TOO_LARGE => Ok(Reply::TooLarge(reason)),
-            StatusCode::UNAUTHORIZED if self.credentials.rejected(&call.headers) => Err(later(reason, None)),
-            _ if busy || status.is_server_error() || self.is_retried(status.as_u16()) => {
-                Err(later(reason, retry_after))
+            StatusCode::UNAUTHORIZED if self.credentials.rejected(&call.headers) => {
+                Err(Stop::Later(reason, None))
             }
-            _ => Err(Stop::Never(status, said)),
+            _ if busy || status.is_server_error() || self.is_retried(status.as_u16()) => {
+                Err(Stop::Later(reason, retry_after))
+            }
+            _ => {
+                let is_other = OURS.iter().any(|ours| said.contains(ours)) && !self.settings.opensearch;
+                let hint = if is_other {
+                    ". Of OpenSearch this can not be asked: set `opensearch = true`"
+                } else {
+                    ""
+                };
+                Err(Stop::Never(status, said + hint))
+            }
         }
     }
 
-    /// Settles the documents of an answered request by their verdicts.
+    /// Settles the documents of an answered request by their verdicts. Those that are to be sent again do not hold up other
+    /// bodies, which may go elsewhere.
     fn judge(
         &self,
         course: &mut Course<'_>,
@@ -336,23 +359,17 @@ impl Elasticsearch {
             }
         });
         let silent = written.count();
-        if read.is_err() || silent > 0 {
-            course.uncertain(true);
-        }
-        if let Err(error) = read {
-            let reason = format!("the answer can not be read: {error}");
-            self.counters.retried.add((again + silent) as u64);
-            return Err(later(reason, None));
-        }
-        if again + silent == 0 {
-            return Ok(());
-        }
         self.counters.retried.add((again + silent) as u64);
-        let first = first.unwrap_or_else(|| "no verdict".to_owned());
-        Err(later(
-            format!("{} of {} documents are not taken: {first}", again + silent, documents.len()),
-            None,
-        ))
+        if read.is_err() || silent > 0 {
+            course.doubt();
+        }
+        read.map_err(|error| Stop::Later(format!("the answer can not be read: {error}"), None))?;
+        if again + silent > 0 {
+            let first = first.unwrap_or_else(|| "no verdict".to_owned());
+            let count = again + silent;
+            course.postpone(format!("{count} of {} documents are not taken: {first}", documents.len()));
+        }
+        Ok(())
     }
 
     fn is_retried(&self, status: u16) -> bool {
@@ -365,7 +382,7 @@ impl Elasticsearch {
         began.elapsed() >= timeout.map_or(FAIR, |timeout| timeout.min(FAIR))
     }
 
-    fn failed(&self, node: &Target, reason: &str) {
+    pub(crate) fn failed(&self, node: &Target, reason: &str) {
         if self.nodes.failed(&node.base, Instant::now()) {
             self.counters.ejected.add(1);
             tracing::warn!(exporter = %self.env.id, node = %node.base, error = %reason,
@@ -373,7 +390,7 @@ impl Elasticsearch {
         }
     }
 
-    fn answered(&self, node: &Target) {
+    pub(crate) fn answered(&self, node: &Target) {
         if self.nodes.succeeded(&node.base) {
             self.counters.returned.add(1);
             tracing::info!(exporter = %self.env.id, node = %node.base, "The node answers again.");
@@ -394,61 +411,6 @@ impl Elasticsearch {
         let document = String::from_utf8_lossy(body.get(start..end).unwrap_or_default());
         tracing::debug!(exporter = %self.env.id, %kind, %reason, %document, "document rejected");
     }
-
-    /// Does `work`, and meanwhile asks a node that was left out whether it answers. That must not hold up the work: what
-    /// is not answered by its end is asked again beside the next.
-    async fn probing<T>(&self, call: &Call, work: impl Future<Output = T>) -> T {
-        let Some(node) = self.nodes.due(Instant::now()) else { return work.await };
-        let unasked = Unasked(&self.nodes, &node.base);
-        let probe = async {
-            let answer = match format!("{}/", node.base).parse() {
-                Ok(url) => {
-                    self.client.get(&url, &call.headers, PATIENCE).await.map_err(|error| error.to_string())
-                }
-                Err(error) => Err(error.to_string()),
-            };
-            match answer {
-                Ok(answer) if !answer.status.is_server_error() => self.answered(&node),
-                Ok(answer) => self.failed(&node, answer.status.as_str()),
-                Err(error) => self.failed(&node, &error),
-            }
-        };
-        let ended = match future::select(std::pin::pin!(work), std::pin::pin!(probe)).await {
-            Either::Left((ended, _)) => return ended,
-            Either::Right(((), work)) => work.await,
-        };
-        drop(unasked);
-        ended
-    }
-
-    /// Asks the cluster for its nodes, if it is time to.
-    async fn discover(&self, call: &Call) {
-        let now = Instant::now();
-        if self.asks_at.get().is_none_or(|at| at > now) {
-            return;
-        }
-        self.asks_at.set(self.settings.discover.interval.positive().map(|interval| now + interval));
-        let Some(node) = self.nodes.pick() else { return };
-        let found = match format!("{}{DISCOVERY}", node.base).parse() {
-            Ok(url) => match self.client.get(&url, &call.headers, PATIENCE).await {
-                Ok(answer) if answer.status.is_success() => {
-                    discovered(&answer.body, &node.base).map_err(|error| error.to_string())
-                }
-                Ok(answer) => Err(format!("HTTP {}: {}", answer.status, answer::complaint(&answer.body))),
-                Err(error) => Err(error.to_string()),
-            },
-            Err(error) => Err(error.to_string()),
-        };
-        match found {
-            Ok(urls) => self.nodes.replace(&urls),
-            Err(error) => tracing::warn!(exporter = %self.env.id, node = %node.base, %error,
-                "The cluster does not say which nodes it has. Those that are known stay in use."),
-        }
-    }
-}
-
-fn later(reason: String, retry_after: Option<Duration>) -> Stop {
-    Stop::Later(ExportError::Retryable { reason: reason.into(), retry_after })
 }
 
 /// The gRPC code that says the same.
@@ -475,15 +437,6 @@ impl Drop for Patience<'_> {
         if self.until.is_some_and(|until| Instant::now() >= until) && self.exporter.is_fair(self.began) {
             self.exporter.failed(self.node, "no answer in time");
         }
-    }
-}
-
-/// A node that is asked, until it is not.
-struct Unasked<'e>(&'e Nodes, &'e str);
-
-impl Drop for Unasked<'_> {
-    fn drop(&mut self) {
-        self.0.unasked(self.1);
     }
 }
 

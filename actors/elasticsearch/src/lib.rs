@@ -11,6 +11,7 @@ pub mod document;
 mod exporter;
 mod ledger;
 mod nodes;
+mod probe;
 mod settings;
 
 use watershed_stage::Registry;

@@ -70,7 +70,7 @@ impl Nodes {
     }
 
     /// A node that has been left alone for long enough to be asked whether it answers. It is nobody else's to ask until
-    /// it is said to have failed or succeeded, or not to have been asked.
+    /// it is said to have failed or succeeded.
     pub(crate) fn due(&self, now: Instant) -> Option<Target> {
         let mut state = self.state.borrow_mut();
         let is_due = |node: &&mut Node| !node.probed && node.rests.is_some_and(|until| until <= now);
@@ -102,12 +102,6 @@ impl Nodes {
         let Some(node) = state.nodes.iter_mut().find(|node| node.base == base) else { return false };
         (node.failures, node.probed) = (0, false);
         node.rests.take().is_some()
-    }
-
-    /// A node was not asked to the end.
-    pub(crate) fn unasked(&self, base: &str) {
-        let mut state = self.state.borrow_mut();
-        state.nodes.iter_mut().filter(|node| node.base == base).for_each(|node| node.probed = false);
     }
 
     /// Takes these for all the nodes there are. What is known of those that stay, stays known.
@@ -201,8 +195,6 @@ mod tests {
         let due = nodes.due(now + 2 * REST).unwrap();
         assert_eq!(due.bulk, "http://n1:9200/_bulk?q");
         assert_eq!(nodes.due(now + 2 * REST), None, "it is being asked");
-        nodes.unasked(&due.base);
-        assert!(nodes.due(now + 2 * REST).is_some());
         assert!(nodes.succeeded(&due.base));
         assert_eq!(picks(&nodes, 3), ["n0", "n1", "n2"]);
     }
