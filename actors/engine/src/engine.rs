@@ -333,9 +333,11 @@ async fn drain(role: &Role, site: &Site, deadline: Instant, now: &Stop) -> Vec<A
     unfinished
 }
 
-/// Watches the lanes from a thread of its own: a lane that is stuck can not say so.
+/// Watches the lanes, and the thread of the supervisor, from a thread of its own: one that is stuck can not say so.
 fn watchdog(supervisor: &Supervisor, lanes: &[ArbiterHandle]) -> std::io::Result<Watchdog> {
     let watchdog = Watchdog::start(supervisor, Watchdog::LIMIT)?;
+    // The thread that restarts and drains the others is nobody's child.
+    watchdog.watch("supervisor", &Arbiter::current());
     for (number, lane) in lanes.iter().enumerate() {
         watchdog.watch(format!("lane {number}"), lane);
     }
