@@ -137,7 +137,7 @@ impl Endpoint {
     fn serves(self) -> &'static str {
         match self {
             Self::Metrics => "metrics on /metrics, actors on /actors, POST /reload",
-            Self::Health => "health on /, /livez and /readyz",
+            Self::Health => "health on /, /livez, /readyz and /startupz",
         }
     }
 }

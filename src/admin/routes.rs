@@ -2,9 +2,9 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::ContentType;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::health::Answer;
+use super::health::{Answer, Probe};
 use super::reload::reload;
 use super::{Watched, actors, process};
 
@@ -24,7 +24,8 @@ pub(super) fn health(routes: &mut web::ServiceConfig) {
     routes
         .route("/", web::get().to(ready))
         .route("/readyz", web::get().to(ready))
-        .route("/livez", web::get().to(live));
+        .route("/livez", web::get().to(live))
+        .route("/startupz", web::get().to(startup));
 }
 
 async fn show_metrics(watched: web::Data<Watched>) -> HttpResponse {
@@ -38,15 +39,34 @@ async fn show_actors(watched: web::Data<Watched>) -> HttpResponse {
     json(&Answer { status: 200, body: actors::render(observations) })
 }
 
-async fn ready(watched: web::Data<Watched>) -> HttpResponse {
-    json(&watched.phase().ready())
+async fn ready(request: HttpRequest, watched: web::Data<Watched>) -> HttpResponse {
+    probe(&request, &watched, Probe::Ready)
 }
 
-async fn live(watched: web::Data<Watched>) -> HttpResponse {
-    json(&watched.phase().live())
+async fn live(request: HttpRequest, watched: web::Data<Watched>) -> HttpResponse {
+    probe(&request, &watched, Probe::Live)
+}
+
+async fn startup(request: HttpRequest, watched: web::Data<Watched>) -> HttpResponse {
+    probe(&request, &watched, Probe::Startup)
+}
+
+fn probe(request: &HttpRequest, watched: &Watched, probe: Probe) -> HttpResponse {
+    let is_verbose = request.query_string().split('&').any(|part| part.split('=').next() == Some("verbose"));
+    let phase = watched.phase();
+    if is_verbose {
+        let (status, text) = phase.verbose(probe);
+        respond(status, ContentType::plaintext(), text)
+    } else {
+        json(&phase.answer(probe))
+    }
 }
 
 fn json(answer: &Answer) -> HttpResponse {
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    HttpResponse::build(status).content_type(ContentType::json()).body(answer.body.to_string())
+    respond(answer.status, ContentType::json(), answer.body.to_string())
+}
+
+fn respond(status: u16, kind: ContentType, body: String) -> HttpResponse {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    HttpResponse::build(status).content_type(kind).body(body)
 }

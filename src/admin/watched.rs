@@ -7,7 +7,8 @@ use crate::cli::Reloader;
 use crate::engine::Engine;
 use tokio::time::Instant;
 
-use super::health::Phase;
+use super::health::{Phase, Seen};
+use crate::stage::Value;
 
 /// The process as its endpoints see it.
 pub(crate) struct Watched {
@@ -43,16 +44,49 @@ impl Watched {
         self.since.elapsed().as_secs_f64()
     }
 
+    /// The threads of the engine that no longer turn.
+    pub(crate) fn stuck(&self) -> Vec<Arc<str>> {
+        self.serving().map(|serving| serving.engine.health().stuck).unwrap_or_default()
+    }
+
     pub(super) fn phase(&self) -> Phase {
-        match self.serving() {
-            None => Phase::Starting,
-            Some(serving) if serving.engine.is_draining() => Phase::Draining,
-            Some(serving) => Phase::Serving {
-                health: serving.engine.health(),
-                up_since: serving.up_since,
-                uptime: serving.since.elapsed(),
-            },
+        self.serving().map_or(Phase::Starting, |serving| Phase::Up(serving.look()))
+    }
+}
+
+// === impl Serving ===
+
+impl Serving {
+    fn look(&self) -> Seen {
+        let mut actors = self.engine.observe();
+        actors.sort_by(|a, b| a.name.cmp(&b.name));
+        Seen {
+            is_draining: self.engine.is_draining(),
+            health: self.engine.health(),
+            actors,
+            memory: self.memory(),
+            up_since: self.up_since,
+            uptime: self.since.elapsed(),
         }
+    }
+
+    /// Both gauges belong to the same budgets, in the same order.
+    fn memory(&self) -> Vec<(String, f64, f64)> {
+        let readings = self.engine.metrics().read();
+        let read = |name: &str| {
+            let series =
+                readings.iter().filter(|reading| reading.name == name).flat_map(|found| &found.series);
+            let values = series.filter_map(|(labels, value)| match value {
+                Value::Real(value) => Some((labels.first().map_or("", |(_, role)| role).to_owned(), *value)),
+                _ => None,
+            });
+            values.collect::<Vec<_>>()
+        };
+        let limits = read("watershed_budget_bytes").into_iter();
+        limits
+            .zip(read("watershed_budget_used_bytes"))
+            .map(|((role, limit), (_, used))| (role, used, limit))
+            .collect()
     }
 }
 

@@ -6,6 +6,7 @@ mod inspect;
 mod journal;
 pub(crate) mod keys;
 pub(crate) mod logs;
+pub(crate) mod notify;
 pub(crate) mod out;
 mod reload;
 mod run;

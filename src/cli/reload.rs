@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::notify;
 use super::signals::Hangups;
 use super::source::Choice;
 use crate::engine::Engine;
@@ -81,10 +82,12 @@ impl Reloader {
     /// Reads the configuration and puts it in force, or leaves everything as it is; either is logged.
     pub(crate) async fn reload(&self, because: &'static str) -> Reloaded {
         let mut good = self.good.lock().await;
+        notify::reloading();
         let reloaded = match self.choice.load(&self.kinds) {
             Ok(plan) => self.apply(plan).await,
             Err(errors) => Reloaded::Wrong(errors.replace(": nothing was started", ": nothing has changed")),
         };
+        notify::ready();
         *good = matches!(reloaded, Reloaded::Applied(_) | Reloaded::Unchanged).then(|| self.is_good.hold());
         match &reloaded {
             Reloaded::Applied(diff) => {

@@ -11,7 +11,7 @@ use super::inspect::refuse;
 use super::reload::Reloader;
 use super::signals::{Hangups, Signals};
 use super::source::Choice;
-use super::{Exit, LogArgs, logs};
+use super::{Exit, LogArgs, logs, notify};
 use crate::admin::{Admin, Watched};
 use crate::stage::Registry;
 
@@ -48,6 +48,7 @@ async fn serve(plan: Plan, choice: &Choice, watch: bool, kinds: &Registry) -> Ex
         Ok(caught) => caught,
         Err(error) => return could_not_start(&error),
     };
+    notify::status("starting");
     // Before the engine, so that a probe is answered "not yet" instead of not at all.
     let watched = Arc::new(Watched::default());
     let service = &plan.service;
@@ -72,16 +73,24 @@ async fn serve(plan: Plan, choice: &Choice, watch: bool, kinds: &Registry) -> Ex
     let reloader = Arc::new(Reloader::new(choice.clone(), kinds.clone(), engine.clone(), &plan));
     watched.reload_by(reloader.clone());
     watched.serve(engine.clone());
+    notify::ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
 
-    let ended = tokio::select! {
-        ended = engine.ended() => ended,
-        signal = signals.next() => {
-            let timeout = reloader.drain_within();
-            tracing::info!(signal, ?timeout, "draining; a second signal exits at once");
-            drain(&engine, timeout, &mut signals).await
+    let until_ended = async {
+        tokio::select! {
+            ended = engine.ended() => ended,
+            signal = signals.next() => {
+                let timeout = reloader.drain_within();
+                tracing::info!(signal, ?timeout, "draining; a second signal exits at once");
+                notify::stopping(timeout.saturating_add(GRACE));
+                drain(&engine, timeout, &mut signals).await
+            }
+            () = reloader.run(hangups, watch) => engine.ended().await,
         }
-        () = reloader.run(hangups, watch) => engine.ended().await,
+    };
+    let ended = tokio::select! {
+        ended = until_ended => ended,
+        never = notify::keep_alive(&watched) => match never {},
     };
     report(&ended)
 }

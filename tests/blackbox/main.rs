@@ -19,6 +19,7 @@ mod isolation;
 mod jaeger;
 mod journal;
 mod journal_cli;
+mod live;
 mod load_balancing;
 mod metrics;
 mod mutation;

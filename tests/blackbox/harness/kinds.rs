@@ -28,6 +28,7 @@ pub fn registry() -> Registry {
         .processor::<FlakyProcessor>("flaky", &[])
         .processor::<Hoard>("hoard", &[])
         .processor::<Lethal>("lethal", &[])
+        .processor::<crate::live::Stops>("stops", &[])
         .exporter::<FlakyExporter>("flaky", &[])
 }
 

@@ -118,11 +118,16 @@ impl Program {
 
     /// The program with the kinds of the tests, `flaky` among them panicking always. Returns at once.
     pub fn start_flaky(toml: &str) -> Program {
+        Self::start_flaky_by(toml, |command| command)
+    }
+
+    /// As [`Program::start_flaky`]; `prepare` has the last word on the command.
+    pub fn start_flaky_by(toml: &str, prepare: impl FnOnce(&mut Command) -> &mut Command) -> Program {
         let (directory, _) = file(CONFIG, toml);
         let (health, metrics) = (reserve(), reserve());
         let mut command = command_of(&std::env::current_exe().unwrap(), &directory);
         command.args(["harness::process::flaky_program", "--exact", "--nocapture"]);
-        command.env(ARGUMENTS, run(health, metrics).join("\n"));
+        prepare(command.env(ARGUMENTS, run(health, metrics).join("\n")));
         let child = command.spawn().unwrap();
         Program { child, directory, health, metrics }
     }

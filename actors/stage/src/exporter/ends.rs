@@ -248,7 +248,7 @@ impl<E: Exporter> Lane<E> {
             let which = (!whole).then(|| (first..first + items as u32).collect());
             let fault = Fault::Destination(code);
             let rejection = Rejection { fault, reason, items: items as u64, which };
-            job.outcome = job.outcome.join(Outcome::Rejected(rejection));
+            job.outcome = job.outcome.join(rejection.into());
         }
         self.proceed(job);
     }
@@ -388,6 +388,6 @@ impl Untaken<'_> {
             return Outcome::Delivered;
         }
         let (reason, items) = (self.reason.to_owned().into(), which.len() as u64);
-        Outcome::Rejected(Rejection { fault: self.fault, reason, items, which: Some(which) })
+        Rejection { fault: self.fault, reason, items, which: Some(which) }.into()
     }
 }
