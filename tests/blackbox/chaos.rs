@@ -106,3 +106,40 @@ async fn a_healthy_branch_does_not_notice_the_others() {
     let _machine = alone().await;
     all_hold("branches", &[Custody::Accepted, Custody::Queues, Custody::Journal]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_that_are_killed_in_turn_lose_nothing_and_traces_stay_whole() {
+    let _machine = alone().await;
+    all_hold("gateways", &[Custody::Journal, Custody::Accepted]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_update_of_gateways_is_noticed_by_nobody() {
+    let _machine = alone().await;
+    all_hold("rolling", &[Custody::Journal]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_gateways_become_ten_and_three_again() {
+    let _machine = alone().await;
+    all_hold("scale", &[Custody::Journal]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_gateways_keep_the_traces_that_one_keeps() {
+    let _machine = alone().await;
+    all_hold("sampling", &[Custody::Journal]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_without_gateways_take_what_comes_and_get_rid_of_it() {
+    let _machine = alone().await;
+    // Machines of their own take root, which not everybody is.
+    holds("partition", &[Custody::Journal]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_at_once_loses_nothing() {
+    let _machine = alone().await;
+    all_hold("soak", &[Custody::Journal]).await;
+}

@@ -13,6 +13,7 @@ use watershed_testkit::web::WebClient;
 use watershed_testkit::{Sink, wait_until};
 
 use crate::disk::Disk;
+use crate::net::Machine;
 use crate::program::Program;
 use crate::topology::{Ports, Topology};
 
@@ -21,7 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What may lie between a destination's "ok" and its being on disk as complete: the journal writes them down at least
 /// every 50 ms, and may have to wait for a core to do so.
-const COMPLETION: Duration = Duration::from_millis(75);
+pub const COMPLETION: Duration = Duration::from_millis(75);
 
 /// The file it reads, in its home.
 const CONFIG: &str = "chaos.toml";
@@ -32,6 +33,7 @@ pub struct Agent {
     home: TempDir,
     data: PathBuf,
     disk: Option<Rc<Disk>>,
+    machine: Option<Machine>,
     /// Where it is spoken to.
     pub ports: Ports,
     child: Option<Child>,
@@ -52,10 +54,21 @@ impl Agent {
             Some(disk) => disk.path().join("data"),
             None => home.path().join("data"),
         };
-        let agent =
-            Agent { program: program.clone(), home, data, disk, ports: Ports::reserve(), child: None };
+        let (program, ports) = (program.clone(), Ports::reserve());
+        let agent = Agent { program, home, data, disk, machine: None, ports, child: None };
         fs::create_dir(agent.data())?;
         agent.configure(topology)?;
+        Ok(agent)
+    }
+
+    /// As [`Agent::new`], on a machine of its own if there is one.
+    pub fn on(machine: Option<Machine>, program: &Program, topology: &Topology) -> anyhow::Result<Agent> {
+        let mut agent = Agent::new(program, topology, None)?;
+        if let Some(machine) = machine {
+            agent.ports = Ports::of(machine.address);
+            agent.machine = Some(machine);
+            agent.configure(topology)?;
+        }
         Ok(agent)
     }
 
@@ -76,9 +89,10 @@ impl Agent {
         ensure!(self.child.is_none(), "started twice");
         let config = self.home.path().join(CONFIG);
         let command = self.program.command(&["run", "--config", &config.to_string_lossy()]);
-        let mut command = match &self.disk {
-            Some(disk) => disk.enter(&command),
-            None => command,
+        let mut command = match (&self.disk, &self.machine) {
+            (Some(disk), _) => disk.enter(&command),
+            (_, Some(machine)) => machine.enter(&command),
+            _ => command,
         };
         let log = File::options().create(true).append(true).open(self.home.path().join("log"))?;
         command.current_dir(&self.home).stdout(log.try_clone()?).stderr(log);
@@ -131,6 +145,32 @@ impl Agent {
         let status = Command::new("kill").args(["-s", name, &id]).status()?;
         ensure!(status.success(), "could not signal {id}");
         Ok(())
+    }
+
+    /// The machine it is on, if it has one of its own.
+    pub fn machine(&self) -> Option<&Machine> {
+        self.machine.as_ref()
+    }
+
+    /// Whether it has been started, and neither been killed nor waited for.
+    pub fn is_alive(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// What is stored and not delivered, dead letters included, in records.
+    pub fn owed(&self) -> anyhow::Result<u64> {
+        #[derive(serde::Deserialize)]
+        struct Inspected {
+            not_done: u64,
+            dead_letters: u64,
+        }
+        let data = self.data();
+        let mut inspect =
+            self.program.command(&["journal", "inspect", "--format", "json", &data.to_string_lossy()]);
+        let told = String::from_utf8(inspect.output()?.stdout)?;
+        let journals = told.lines().map(serde_json::from_str::<Inspected>);
+        let owed = |journal: Inspected| journal.not_done + journal.dead_letters;
+        journals.map(|journal| journal.map(owed).with_context(|| told.clone())).sum()
     }
 
     /// Whether it stands still by SIGSTOP.
@@ -230,7 +270,12 @@ pub struct Scrape(String);
 impl Scrape {
     /// The sum of the series whose name and labels start so; 0 where there is none.
     pub fn sum(&self, start: &str) -> u64 {
-        let series = self.0.lines().filter(|line| line.starts_with(start));
+        self.sum_where(start, "")
+    }
+
+    /// Of these, those that have this label.
+    pub fn sum_where(&self, start: &str, label: &str) -> u64 {
+        let series = self.0.lines().filter(|line| line.starts_with(start) && line.contains(label));
         series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>() as u64
     }
 }

@@ -64,18 +64,8 @@ impl Disk {
 
     /// The same command, in the namespace of the disk. Its process keeps its id.
     pub fn enter(&self, command: &Command) -> Command {
-        let mut entering = Command::new("nsenter");
         let holder = self.holder.id().to_string();
-        entering.args(["--target", &holder, "--user", "--mount", "--preserve-credentials"]);
-        entering.arg("--").arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => entering.env(name, value),
-                None => entering.env_remove(name),
-            };
-        }
-        entering.stdin(Stdio::null());
-        entering
+        entering(&["--target", &holder, "--user", "--mount", "--preserve-credentials"], command)
     }
 
     /// Takes what is left of it; how many bytes that was.
@@ -107,6 +97,20 @@ impl Disk {
         ensure!(status.success(), "the disk can not be remounted {mode}: {status}");
         Ok(())
     }
+}
+
+/// The same command by way of `nsenter`. Its process keeps its id.
+pub fn entering(namespace: &[&str], command: &Command) -> Command {
+    let mut entering = Command::new("nsenter");
+    entering.args(namespace).arg("--").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => entering.env(name, value),
+            None => entering.env_remove(name),
+        };
+    }
+    entering.stdin(Stdio::null());
+    entering
 }
 
 impl Drop for Disk {

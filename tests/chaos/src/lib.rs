@@ -8,8 +8,12 @@
 mod agent;
 mod dice;
 mod disk;
+mod fleet;
+mod net;
 mod outcome;
 mod program;
+mod proxy;
+mod ring;
 mod scenario;
 mod scenarios;
 mod topology;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
-use watershed_testkit::{LoadReport, Sink, Verdict, verdict};
+use watershed_testkit::{LoadReport, Sink, SinkSnapshot, Verdict, verdict};
 
 use crate::topology::Custody;
 
@@ -27,11 +27,13 @@ pub struct Outcome {
 impl Outcome {
     /// Books a load whose spans went to `sink`: what is a fault of any run, and the copies that are its senders' own.
     pub fn of(load: &LoadReport, sink: &Sink) -> Outcome {
-        let mut outcome = Outcome {
-            balance: verdict(load, &sink.snapshot()),
-            twice_bound: unanswered(load),
-            ..Outcome::default()
-        };
+        Outcome::between(load, &sink.snapshot())
+    }
+
+    /// As [`Outcome::of`], of what has arrived anywhere.
+    pub fn between(load: &LoadReport, arrived: &SinkSnapshot) -> Outcome {
+        let mut outcome =
+            Outcome { balance: verdict(load, arrived), twice_bound: unanswered(load), ..Outcome::default() };
         outcome
             .expect(load.unresolved == 0, || format!("{} requests without an end: {load}", load.unresolved));
         outcome

@@ -1,5 +1,6 @@
 //! What a scenario is, and what every one of them needs.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -116,7 +117,12 @@ impl Run {
 
     /// A load without an end that gives up nothing, at the run's rate.
     pub fn loader(&self, agent: &Agent) -> Loader {
-        let loader = Loader::new(agent.ports.grpc).retry(true).grace(PATIENCE).duration(Duration::MAX);
+        self.loader_at(agent.ports.grpc)
+    }
+
+    /// As [`Run::loader`], on whatever listens there.
+    pub fn loader_at(&self, address: SocketAddr) -> Loader {
+        let loader = Loader::new(address).retry(true).grace(PATIENCE).duration(Duration::MAX);
         match self.pace.rate {
             rate if rate > 0.0 => loader.open(4, 64, rate),
             _ => loader.closed(4, 4),

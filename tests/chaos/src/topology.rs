@@ -1,8 +1,8 @@
 //! The configurations that the scenarios run: what an "ok" is worth, and who gets the data.
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -22,11 +22,17 @@ pub enum Custody {
     Queues,
 }
 
-/// The memory that an agent may use, in MiB.
+/// The memory that an agent may use unless told, in MiB.
 pub const LIMIT_MIB: u64 = 256;
 
-/// How long an agent may take to drain, in seconds.
+/// How long an agent may take to drain unless told, in seconds.
 pub const SHUTDOWN_SECONDS: u64 = 3;
+
+/// What a queue sends at once, where a failed attempt is to explain few copies.
+pub const SMALL_BATCHES: &str = r#"batch = { flush_timeout = "20ms", min_size = 500, max_size = 500 }"#;
+
+/// Items in one of [`SMALL_BATCHES`].
+pub const SMALL_BATCH: u64 = 500;
 
 /// Where an agent is spoken to.
 #[derive(Clone, Copy, Debug)]
@@ -45,10 +51,21 @@ pub struct Ports {
 #[derive(Clone, Debug)]
 pub struct Branch {
     name: &'static str,
-    http: bool,
-    to: SocketAddr,
+    to: To,
     timeout_ms: u64,
     queue: Vec<&'static str>,
+}
+
+/// Who is at the end of a branch.
+#[derive(Clone, Debug)]
+enum To {
+    Grpc(SocketAddr),
+    Http(SocketAddr),
+    /// The gateways that a file lists, by trace id.
+    Listed {
+        file: PathBuf,
+        ring: &'static str,
+    },
 }
 
 /// One pipeline for traces.
@@ -60,6 +77,14 @@ pub struct Topology {
     pub branches: Vec<Branch>,
     /// Kinds of processors behind a journal, if there is one, and their tables.
     pub processors: Vec<(&'static str, String)>,
+    /// Whether messages are merged on their way.
+    pub merges: bool,
+    /// The most requests a second that it takes from one address; 0 for as many as there are.
+    pub requests_per_second: u64,
+    /// The memory it may use, in MiB.
+    pub limit_mib: u64,
+    /// How long it may take to drain, in seconds.
+    pub shutdown_seconds: u64,
     /// What a journal or a queue may take on disk.
     pub max_size: &'static str,
     /// How journals store what they are given.
@@ -74,6 +99,11 @@ impl Custody {
             Custody::Journal => Some("processor/journal"),
             Custody::Queues => Some("extension/file_storage"),
         }
+    }
+
+    /// Whose it is in a gateway behind an agent of this custody: a gateway may die at any time.
+    pub fn behind(self) -> Custody {
+        if self.is_stored() { self } else { Custody::Delivered }
     }
 
     /// Whether acknowledged data outlives its process.
@@ -105,17 +135,31 @@ impl Ports {
     pub fn reserve() -> Ports {
         Ports { grpc: reserve(), http: reserve(), health: reserve(), metrics: reserve() }
     }
+
+    /// The usual ones of a machine of its own.
+    pub fn of(machine: IpAddr) -> Ports {
+        let [grpc, http, health, metrics] =
+            [4317, 4318, 13133, 8888].map(|port| SocketAddr::new(machine, port));
+        Ports { grpc, http, health, metrics }
+    }
 }
 
 impl Branch {
     /// A destination that speaks gRPC.
     pub fn new(name: &'static str, to: SocketAddr) -> Branch {
-        Branch { name, http: false, to, timeout_ms: 5_000, queue: Vec::new() }
+        Branch { name, to: To::Grpc(to), timeout_ms: 5_000, queue: Vec::new() }
+    }
+
+    /// The gateways that `file` lists, a trace to each, as a ring says.
+    pub fn listed(name: &'static str, file: PathBuf, ring: &'static str) -> Branch {
+        Branch { name, to: To::Listed { file, ring }, timeout_ms: 5_000, queue: Vec::new() }
     }
 
     /// A destination that speaks HTTP instead, if `http`.
     pub fn over_http(mut self, http: bool) -> Branch {
-        self.http = http;
+        if let (To::Grpc(to), true) = (&self.to, http) {
+            self.to = To::Http(*to);
+        }
         self
     }
 
@@ -133,27 +177,48 @@ impl Branch {
 
     /// The id of its exporter.
     pub fn id(&self) -> String {
-        format!("{}/{}", if self.http { "otlphttp" } else { "otlp" }, self.name)
+        let kind = match self.to {
+            To::Grpc(_) => "otlp",
+            To::Http(_) => "otlphttp",
+            To::Listed { .. } => "load_balancing",
+        };
+        format!("{kind}/{}", self.name)
     }
 
     fn toml(&self, custody: Custody) -> String {
         let Branch { to, timeout_ms, .. } = self;
+        let id = self.id();
+        // Intervals are compressed: a back-off of half a minute shows nothing that one of 100 ms does not.
+        let common = format!(
+            r#"
+compression = "none"
+timeout = "{timeout_ms}ms"
+retry_on_failure = {{ initial_interval = "20ms", max_interval = "100ms" }}
+"#
+        );
+        let (own, protocol) = match to {
+            To::Grpc(to) | To::Http(to) => (format!("endpoint = \"http://{to}\""), ""),
+            To::Listed { file, ring } => (
+                format!(
+                    r#"
+resolver.file = {{ path = {file:?}, interval = "100ms" }}
+ring = "{ring}"
+[exporters."{id}".protocol.otlp]
+tls.insecure = true"#
+                ),
+                ".protocol.otlp",
+            ),
+        };
         let mut queue = self.queue.clone();
         if custody == Custody::Queues {
             queue.push("storage = \"file_storage\"");
         }
-        // Intervals are compressed: a back-off of half a minute shows nothing that one of 100 ms does not.
         format!(
             r#"
 [exporters."{id}"]
-endpoint = "http://{to}"
-compression = "none"
-timeout = "{timeout_ms}ms"
-retry_on_failure = {{ initial_interval = "20ms", max_interval = "100ms" }}
-[exporters."{id}".sending_queue]
+{own}{common}[exporters."{id}"{protocol}.sending_queue]
 {queue}
 "#,
-            id = self.id(),
             queue = queue.join("\n"),
         )
     }
@@ -163,13 +228,23 @@ impl Topology {
     /// One branch or several, no processors of note.
     pub fn new(custody: Custody, branches: impl IntoIterator<Item = Branch>) -> Topology {
         let branches = branches.into_iter().collect();
-        Topology { custody, branches, processors: Vec::new(), max_size: "1GiB", compression: "lz4" }
+        Topology {
+            custody,
+            branches,
+            processors: Vec::new(),
+            merges: true,
+            requests_per_second: 0,
+            limit_mib: LIMIT_MIB,
+            shutdown_seconds: SHUTDOWN_SECONDS,
+            max_size: "1GiB",
+            compression: "lz4",
+        }
     }
 
     /// The text of a collector that keeps its data under `data`.
     pub fn toml(&self, ports: &Ports, data: &Path) -> String {
         let Ports { grpc, http, health, metrics } = ports;
-        let Topology { max_size, compression, .. } = self;
+        let Topology { limit_mib, shutdown_seconds, max_size, compression, .. } = self;
         let storage =
             format!("directory = {data:?}\nmax_size = {max_size:?}\ncompression = {compression:?}\n");
         let (mut tables, mut processors) = (String::new(), vec!["memory_limiter"]);
@@ -185,28 +260,32 @@ impl Topology {
             tables += &format!("[processors.{kind}]\n{settings}\n");
             processors.push(kind);
         }
-        processors.push("batch");
+        if self.merges {
+            tables += "[processors.batch]\ntimeout = \"50ms\"\n";
+            processors.push("batch");
+        }
         for branch in &self.branches {
             tables += &branch.toml(self.custody);
         }
+        let limit = match self.requests_per_second {
+            0 => String::new(),
+            most => format!("grpc.rate_limit = {{ requests_per_second = {most}, by = \"address\" }}\n"),
+        };
         let exporters: Vec<_> = self.branches.iter().map(Branch::id).collect();
         let ack = self.custody.ack();
         format!(
             r#"
 [service]
-shutdown_timeout = "{SHUTDOWN_SECONDS}s"
+shutdown_timeout = "{shutdown_seconds}s"
 health.endpoint = "{health}"
 telemetry.metrics.address = "{metrics}"
 
 [receivers.otlp.protocols]
 grpc.endpoint = "{grpc}"
 http.endpoint = "{http}"
-
+{limit}
 [processors.memory_limiter]
-limit_mib = {LIMIT_MIB}
-
-[processors.batch]
-timeout = "50ms"
+limit_mib = {limit_mib}
 
 {tables}
 [pipelines.traces]

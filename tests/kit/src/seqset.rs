@@ -57,6 +57,11 @@ impl SeqSet {
         new
     }
 
+    /// Adds all of `other` and returns how many were new.
+    pub fn insert_all(&mut self, other: &SeqSet) -> u64 {
+        other.ranges().into_iter().map(|range| self.insert_range(range)).sum()
+    }
+
     /// Whether `seq` is in the set.
     pub fn contains(&self, seq: u64) -> bool {
         let word = |page: &[u64; WORDS]| page[(seq % PAGE / 64) as usize];
@@ -160,6 +165,9 @@ mod tests {
         assert_eq!(sent.missing_from(&arrived), 2);
         assert_eq!(sent.difference(&arrived).ranges(), [63..64, 99_999..100_000]);
         assert!(arrived.difference(&sent).is_empty());
+        let mut both = arrived.clone();
+        assert_eq!((both.insert_all(&sent), both.insert_all(&sent)), (2, 0));
+        assert_eq!(both, sent);
     }
 
     #[test]

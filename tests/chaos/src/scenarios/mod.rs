@@ -3,12 +3,18 @@
 mod branches;
 mod damage;
 mod disk_full;
+mod gateways;
 mod kill;
 mod lies;
 mod outage;
 mod overload;
 mod panics;
+mod partition;
+mod rolling;
+mod sampling;
+mod scale;
 mod shutdown;
+mod soak;
 mod stop;
 mod tail;
 
@@ -27,6 +33,12 @@ pub const ALL: &[Scenario] = &[
     branches::SCENARIO,
     overload::SCENARIO,
     tail::SCENARIO,
+    gateways::SCENARIO,
+    rolling::SCENARIO,
+    scale::SCENARIO,
+    sampling::SCENARIO,
+    partition::SCENARIO,
+    soak::SCENARIO,
 ];
 
 /// The scenario of this name.

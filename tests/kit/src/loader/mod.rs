@@ -35,6 +35,7 @@ pub struct Loader {
     signal: Signal,
     run: u64,
     first: u64,
+    turn: (u64, u64),
     spans: usize,
     connections: usize,
     workers: usize,
@@ -60,6 +61,7 @@ impl Loader {
             signal: Signal::Traces,
             run: fresh_run(),
             first: 0,
+            turn: (0, 1),
             spans: 100,
             connections: 1,
             workers: 1,
@@ -93,6 +95,12 @@ impl Loader {
     /// The sequence number of the first span, to continue an earlier run. Default 0.
     pub fn first_sequence(mut self, first: u64) -> Self {
         self.first = first;
+        self
+    }
+
+    /// One of `of` loaders that number the requests of one run in turn, this one at `place`.
+    pub fn in_turn(mut self, place: u64, of: u64) -> Self {
+        self.turn = (place, of);
         self
     }
 
@@ -211,6 +219,7 @@ impl Loader {
             until: started + self.duration.min(Duration::from_secs(1 << 30)),
             grace: self.grace,
             first: self.first,
+            turn: self.turn,
             requests: self.requests,
             interval: self.spans_per_second.map(|rate| self.spans as f64 / rate),
             retry: self.retry,

@@ -71,11 +71,38 @@ impl LoadReport {
         LoadReport { run, spans_per_request, ..LoadReport::default() }
     }
 
+    /// Adds the account of another loader of the same run, beside which this one ran.
+    pub fn join(&mut self, other: &LoadReport) {
+        self.requests += other.requests;
+        self.unresolved += other.unresolved;
+        self.sent_requests += other.sent_requests;
+        self.sent_spans += other.sent_spans;
+        self.acknowledged.insert_all(&other.acknowledged);
+        self.partial += other.partial;
+        self.partial_rejected += other.partial_rejected;
+        for refusal in &other.refused {
+            match self.refused.iter_mut().find(|kind| kind.is_like(refusal.code, refusal.retryable)) {
+                Some(kind) => kind.requests += refusal.requests,
+                None => self.refused.push(refusal.clone()),
+            }
+        }
+        self.with_retry_info += other.with_retry_info;
+        self.timeouts += other.timeouts;
+        self.transport_errors += other.transport_errors;
+        self.connect_errors += other.connect_errors;
+        if !other.last_error.is_empty() {
+            self.last_error.clone_from(&other.last_error);
+        }
+        self.latency.merge(&other.latency);
+        self.refusal_latency.merge(&other.refusal_latency);
+        self.elapsed = self.elapsed.max(other.elapsed);
+    }
+
     pub(super) fn refuse(&mut self, status: Status, after: Duration) {
         self.refusal_latency.record(after.as_nanos() as u64);
         self.with_retry_info += u64::from(status.retry_delay.is_some());
         let (code, retryable) = (status.code, status.retryable());
-        match self.refused.iter_mut().find(|kind| (kind.code, kind.retryable) == (code, retryable)) {
+        match self.refused.iter_mut().find(|kind| kind.is_like(code, retryable)) {
             Some(kind) => kind.requests += 1,
             None => self.refused.push(Refusal { code, retryable, requests: 1, message: status.message }),
         }
@@ -94,6 +121,12 @@ impl LoadReport {
     /// Attempts refused for good: what a conforming client drops.
     pub fn refused_for_good(&self) -> u64 {
         self.refused.iter().filter(|kind| !kind.retryable).map(|kind| kind.requests).sum()
+    }
+}
+
+impl Refusal {
+    fn is_like(&self, code: Code, retryable: bool) -> bool {
+        (self.code, self.retryable) == (code, retryable)
     }
 }
 

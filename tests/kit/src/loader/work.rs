@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub until: Instant,
     pub grace: Duration,
     pub first: u64,
+    /// Its place among loaders that take turns, and how many they are.
+    pub turn: (u64, u64),
     pub requests: u64,
     /// Seconds between the starts of two requests, if the loop is open.
     pub interval: Option<f64>,
@@ -124,7 +126,8 @@ impl Shared {
             if ticket >= self.requests || !self.due(ticket).await {
                 return;
             }
-            let first = self.first + ticket * self.template.items();
+            let (place, of) = self.turn;
+            let first = self.first + (ticket * of + place) * self.template.items();
             buffer = self.template.reuse(buffer, first);
             let framed = packer.as_mut().map_or_else(|| buffer.clone(), |packer| packer.pack(&buffer));
             self.deliver(&mut hold, first, framed).await;

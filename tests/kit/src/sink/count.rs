@@ -65,6 +65,18 @@ impl SinkSnapshot {
         self.spans + self.points + self.logs - self.runs.values().map(|run| run.extra).sum::<u64>()
     }
 
+    /// Adds what another sink has taken of each run, as if both were one destination.
+    pub fn join(&mut self, other: &SinkSnapshot) {
+        self.spans += other.spans;
+        self.points += other.points;
+        self.logs += other.logs;
+        self.denied += other.denied;
+        for (run, theirs) in &other.runs {
+            let arrivals = self.runs.entry(*run).or_default();
+            arrivals.extra += theirs.extra + theirs.seen.len() - arrivals.seen.insert_all(&theirs.seen);
+        }
+    }
+
     /// Takes what it does not own up to.
     pub(super) fn take_and_deny(&mut self, batch: &Batch, bytes: usize, encoding: &str) {
         self.denied += batch.items;
@@ -255,6 +267,11 @@ mod tests {
         counts.take(&batch, joined.len(), "identity");
         counts.take(&batch, joined.len(), "identity");
         assert_eq!((counts.spans, counts.arrived(), counts.runs[&5].extra), (60, 30, 30));
+
+        let mut other = SinkSnapshot::default();
+        other.take(&Batch::read(Signal::Traces, &template.message(45)).unwrap(), 1, "identity");
+        counts.join(&other);
+        assert_eq!((counts.spans, counts.arrived(), counts.runs[&5].extra), (70, 35, 35));
     }
 
     #[test]
