@@ -79,8 +79,8 @@ pub struct Topology {
     pub processors: Vec<(&'static str, String)>,
     /// Whether messages are merged on their way.
     pub merges: bool,
-    /// The most requests a second that it takes from one address; 0 for as many as there are.
-    pub requests_per_second: u64,
+    /// The most requests that it takes from one address, in a second and at once; `None` for as many as there are.
+    pub rate_limit: Option<(u64, u64)>,
     /// The memory it may use, in MiB.
     pub limit_mib: u64,
     /// How long it may take to drain, in seconds.
@@ -233,7 +233,7 @@ impl Topology {
             branches,
             processors: Vec::new(),
             merges: true,
-            requests_per_second: 0,
+            rate_limit: None,
             limit_mib: LIMIT_MIB,
             shutdown_seconds: SHUTDOWN_SECONDS,
             max_size: "1GiB",
@@ -267,10 +267,9 @@ impl Topology {
         for branch in &self.branches {
             tables += &branch.toml(self.custody);
         }
-        let limit = match self.requests_per_second {
-            0 => String::new(),
-            most => format!("grpc.rate_limit = {{ requests_per_second = {most}, by = \"address\" }}\n"),
-        };
+        let limit = self.rate_limit.map_or(String::new(), |(second, burst)| {
+            format!("grpc.rate_limit = {{ requests_per_second = {second}, burst = {burst} }}\n")
+        });
         let exporters: Vec<_> = self.branches.iter().map(Branch::id).collect();
         let ack = self.custody.ack();
         format!(

@@ -17,7 +17,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             the agents go on taking, within their memory and their disk, and then get rid of it at twice the usual rate at the \
             most, where gateways limit what one agent may send (every second round: as fast as it goes). Seconds: how long",
     custodies: &[Custody::Journal, Custody::Queues],
-    short: Pace { rounds: 1, seconds: 10.0, rate: 2_000.0 },
+    short: Pace { rounds: 1, seconds: 10.0, rate: 4_000.0 },
     long: Pace { rounds: 2, seconds: 600.0, rate: 20_000.0 },
     run: |run| Box::pin(partitions(run)),
 };
@@ -101,10 +101,11 @@ async fn partition(run: &Run, limited: bool) -> anyhow::Result<Outcome> {
 }
 
 fn plan(run: &Run, limited: bool) -> Plan {
-    // Not merged, so that requests are as large as ever: they are what is limited.
+    // Not merged, so that requests are as large as ever: they are what is limited. A burst counts in its second.
     let requests = run.pace.rate / SPANS / 2.0;
+    let most = ((PEAK - 0.3) * requests, 0.2 * requests);
     let gateway = move |topology: &mut Topology| {
-        topology.requests_per_second = if limited { (requests * PEAK) as u64 } else { 0 };
+        topology.rate_limit = limited.then_some((most.0 as u64, most.1.ceil() as u64));
     };
     let agent = |topology: &mut Topology| {
         topology.merges = false;
