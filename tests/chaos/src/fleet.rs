@@ -1,20 +1,20 @@
 //! Agents that share traces out between gateways, each gateway with a sink of its own behind it: so it is known who had
 //! what.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
-use watershed_testkit::traces::{APART, SPANS, id_of, spans_of, trace_of};
-use watershed_testkit::{LoadReport, Loader, Running, Sink, SinkSnapshot, verdict, wait_until};
+use watershed_testkit::traces::{APART, SPANS};
+use watershed_testkit::{LoadReport, Loader, Sink, SinkSnapshot, verdict, wait_until};
 
 use crate::agent::{Agent, COMPLETION, PATIENCE};
+use crate::census::{Census, Load, split};
 use crate::net::{Machine, Net};
 use crate::outcome::Outcome;
 use crate::proxy::Proxy;
@@ -22,13 +22,14 @@ use crate::ring::Ring;
 use crate::scenario::Run;
 use crate::topology::{Branch, SMALL_BATCH, SMALL_BATCHES, Topology};
 
+/// Agents, to which the load goes by turns.
+const AGENTS: usize = 2;
+
 /// What else is to be so in a process.
 pub type Setting = Box<dyn Fn(&mut Topology)>;
 
 /// How many of whom, and what is special about them.
 pub struct Plan {
-    /// Agents, to which the load goes by turns.
-    pub agents: usize,
     /// Gateways at first.
     pub gateways: usize,
     /// By which agents share traces out.
@@ -79,29 +80,9 @@ pub struct Gateway {
     pub listed: bool,
 }
 
-/// A load on all agents, as one.
-pub struct Load {
-    parts: Vec<Running>,
-}
-
-/// Where traces went that were begun when nothing changed any more.
-pub struct Census {
-    /// How many there were.
-    pub traces: u64,
-    /// Not whole on one gateway.
-    pub split: u64,
-    /// Whole, and not where the ring has them.
-    pub astray: u64,
-    /// Of each listed gateway: its name, traces that it had, traces that the ring has for it.
-    pub shares: Vec<(String, u64, u64)>,
-    /// The most and the least that the ring has for one of them, as parts of an equal share.
-    pub spread: (f64, f64),
-}
-
 impl Default for Plan {
     fn default() -> Plan {
         Plan {
-            agents: 2,
             gateways: 3,
             ring: Ring::Otelcol,
             timeout_ms: 5_000,
@@ -118,7 +99,7 @@ impl Fleet {
     /// Starts everybody; agents know all gateways.
     pub async fn start(run: &Run, plan: Plan) -> anyhow::Result<Fleet> {
         let net = plan.machines.then(Net::new).transpose()?;
-        let (agents, gateways) = (plan.agents, plan.gateways);
+        let gateways = plan.gateways;
         let (run, home) = (run.clone(), tempfile::tempdir()?);
         let mut fleet = Fleet {
             agents: Vec::new(),
@@ -132,7 +113,7 @@ impl Fleet {
             net,
         };
         fleet.grow(gateways).await?;
-        for _ in 0..agents {
+        for _ in 0..AGENTS {
             let branch = Branch::listed("gateways", fleet.file(), fleet.plan.ring.name());
             let branch = branch.timeout_ms(fleet.plan.timeout_ms).queue(fleet.plan.queue);
             let mut topology = fleet.run.topology([branch]);
@@ -274,7 +255,7 @@ impl Fleet {
             run = Some(part.progress().run);
             parts.push(part);
         }
-        Load { parts }
+        Load::of(parts)
     }
 
     /// A load without an end at the run's rate, half of the spans of each trace to each of two agents.
@@ -319,51 +300,10 @@ impl Fleet {
             ensure!(load.acknowledged.len() == thousands * APART * SPANS, "not all was acknowledged: {load}");
             ensure!(self.has_arrived(&load, PATIENCE).await, "not all arrives: {}", self.logs());
             if self.changes().await? == before {
-                return Ok(self.count(load.run, thousands * APART));
+                return Ok(Census::of(&self.gateways, self.plan.ring, load.run, thousands * APART));
             }
         }
         anyhow::bail!("agents change their minds for ever: {}", self.logs())
-    }
-
-    fn count(&self, run: u64, traces: u64) -> Census {
-        let listed: Vec<&Gateway> = self.listed().collect();
-        let names: Vec<String> = listed.iter().map(|gateway| gateway.name.clone()).collect();
-        let table = self.plan.ring.table(&names);
-        let had: Vec<_> =
-            listed.iter().filter_map(|gateway| gateway.sink.snapshot().runs.remove(&run)).collect();
-        let mut census = Census {
-            traces,
-            split: 0,
-            astray: 0,
-            spread: spread(&table.shares(names.len())),
-            shares: names.into_iter().map(|name| (name, 0, 0)).collect(),
-        };
-        for trace in 0..traces {
-            let due = table.owner(&[run.to_be_bytes(), id_of(trace).to_be_bytes()].concat());
-            census.shares[due].2 += 1;
-            let has = |at: &usize| spans_of(trace).any(|span| had[*at].seen.contains(span));
-            match (0..had.len()).filter(has).collect::<Vec<_>>()[..] {
-                [one] => {
-                    census.shares[one].1 += 1;
-                    census.astray += u64::from(one != due);
-                }
-                _ => census.split += 1,
-            }
-        }
-        census
-    }
-
-    /// Traces of a run that came to several gateways, and all traces of it.
-    pub fn split(&self, run: u64) -> (u64, u64) {
-        let mut seen_at = BTreeMap::<u64, u64>::new();
-        for (at, gateway) in self.gateways.iter().enumerate() {
-            let Some(arrivals) = gateway.sink.snapshot().runs.remove(&run) else { continue };
-            for trace in arrivals.seen.ranges().into_iter().flatten().map(trace_of) {
-                *seen_at.entry(trace).or_default() |= 1 << at.min(63);
-            }
-        }
-        let split = seen_at.values().filter(|at| at.count_ones() > 1).count();
-        (split as u64, seen_at.len() as u64)
     }
 
     /// Does something to processes that makes them send again what they were not yet rid of.
@@ -421,7 +361,7 @@ impl Fleet {
         self.end(&mut outcome).await?;
         outcome.add(Outcome::between(&load, &self.arrived()));
         outcome.twice_bound += self.failed.max(0) as u64 * SMALL_BATCH + self.doubt;
-        let (split, traces) = self.split(load.run);
+        let (split, traces) = split(&self.gateways, load.run);
         outcome.note(format!("{split} of {traces} traces came apart while gateways came and went"));
         Ok((load, outcome))
     }
@@ -479,66 +419,4 @@ fn used_series(name: &str) -> String {
 fn tail(log: &str) -> &str {
     let from = log.char_indices().rev().nth(3_000).map_or(0, |(at, _)| at);
     &log[from..]
-}
-
-impl Load {
-    /// The run that its spans belong to.
-    pub fn run(&self) -> u64 {
-        self.parts.first().map_or(0, |part| part.progress().run)
-    }
-
-    /// Spans that were ever sent, or are about to be.
-    pub fn begun(&self) -> u64 {
-        let progress = self.parts.iter().map(Running::progress);
-        progress.map(|progress| progress.requests * progress.spans_per_request).sum()
-    }
-
-    /// Attempts that were refused so far.
-    pub fn refusals(&self) -> u64 {
-        self.parts.iter().map(|part| part.progress().refusals()).sum()
-    }
-
-    /// Spans acknowledged so far.
-    pub fn acknowledged(&self) -> u64 {
-        self.parts.iter().map(Running::acknowledged).sum()
-    }
-
-    /// Waits until so many more are acknowledged.
-    pub async fn goes_on(&self, spans: u64) -> anyhow::Result<()> {
-        let enough = self.acknowledged() + spans;
-        let moved = wait_until(async || self.acknowledged() >= enough, PATIENCE).await;
-        ensure!(moved, "nothing is acknowledged any more");
-        Ok(())
-    }
-
-    /// Starts no further request.
-    pub fn stop(&self) {
-        self.parts.iter().for_each(Running::stop);
-    }
-
-    /// What became of all of it.
-    pub async fn finish(self) -> LoadReport {
-        let mut parts = join_all(self.parts.into_iter().map(Running::finish)).await.into_iter();
-        let mut all = parts.next().unwrap_or_default();
-        parts.for_each(|part| all.join(&part));
-        all
-    }
-}
-
-impl Census {
-    /// Notes what does not hold: each trace is whole and where the ring has it, and so each share within three percent.
-    pub fn judge(&self, outcome: &mut Outcome) {
-        let Census { traces, split, astray, shares, .. } = self;
-        outcome.expect(*split == 0, || format!("{split} of {traces} traces came apart in a time of peace"));
-        outcome
-            .expect(*astray == 0, || format!("{astray} of {traces} traces are not where the ring has them"));
-        let close = |(_, had, due): &(String, u64, u64)| had.abs_diff(*due) * 100 <= due * 3;
-        outcome.expect(shares.iter().all(close), || format!("shares: {shares:?}"));
-    }
-}
-
-/// The largest and the smallest, in parts of the mean of shares of one.
-fn spread(shares: &[f64]) -> (f64, f64) {
-    let parts = shares.iter().map(|share| share * shares.len() as f64);
-    parts.fold((0.0, f64::MAX), |(most, least): (f64, f64), part| (most.max(part), least.min(part)))
 }

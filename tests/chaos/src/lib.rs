@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "nothing here lives under the supervisor")]
 
 mod agent;
+mod census;
 mod dice;
 mod disk;
 mod fleet;

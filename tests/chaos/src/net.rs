@@ -226,7 +226,8 @@ mod tests {
             machine.suffer(trouble).unwrap();
             assert!(!reaches(&machine, us, port), "{trouble:?}");
             machine.heal().unwrap();
-            assert!(reaches(&machine, us, port), "healed of {trouble:?}");
+            // A kernel without a core to spare is slow to see that a cable is back.
+            assert!((0..10).any(|_| reaches(&machine, us, port)), "healed of {trouble:?}");
         }
         for trouble in [Trouble::Loss(10), Trouble::Slow(1_000)] {
             machine.suffer(trouble).unwrap();

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::fleet::{Fleet, Load, Plan};
+use crate::census::Load;
+use crate::fleet::{Fleet, Plan};
 use crate::net::Trouble;
 use crate::outcome::Outcome;
 use crate::scenario::{Pace, Run, Scenario};

@@ -22,7 +22,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             not cover, nobody is left without a connection, and no journal is left behind. Rounds: updates; seconds: the longest \
             time between two steps",
     custodies: &[Custody::Journal, Custody::Delivered],
-    short: Pace { rounds: 1, seconds: 0.5, rate: 2_000.0 },
+    short: Pace { rounds: 1, seconds: 1.0, rate: 2_000.0 },
     long: Pace { rounds: 10, seconds: 4.0, rate: 20_000.0 },
     run: |run| Box::pin(rolling(run)),
 };

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::agent::PATIENCE;
-use crate::fleet::{Census, Fleet, Plan};
+use crate::census::Census;
+use crate::fleet::{Fleet, Plan};
 use crate::outcome::Outcome;
 use crate::ring::Ring;
 use crate::scenario::{Pace, Run, Scenario};

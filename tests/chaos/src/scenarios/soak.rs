@@ -7,8 +7,9 @@ use tokio::time::{Instant, sleep};
 use watershed_testkit::Answer;
 
 use crate::agent::{Agent, PATIENCE};
+use crate::census::Load;
 use crate::dice::Dice;
-use crate::fleet::{Fleet, Load, Plan};
+use crate::fleet::{Fleet, Plan};
 use crate::net::Trouble;
 use crate::outcome::Outcome;
 use crate::scenario::{Pace, Run, Scenario, Skipped};
@@ -21,7 +22,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             machine of its own (network namespaces) lost packets, narrow lines, refused connections and pulled cables. \
             Seconds: how long",
     custodies: &[Custody::Journal, Custody::Queues],
-    short: Pace { rounds: 1, seconds: 30.0, rate: 1_000.0 },
+    short: Pace { rounds: 1, seconds: 60.0, rate: 1_000.0 },
     long: Pace { rounds: 1, seconds: 3600.0, rate: 5_000.0 },
     run: |run| Box::pin(soak(run)),
 };
