@@ -3,9 +3,9 @@
 use std::str::FromStr;
 
 use anyhow::Context;
-use serde::Serialize;
 use watershed_testkit::Coding;
 use watershed_testkit::grpc::Signal;
+use watershed_testkit::requests::Foreign;
 
 /// One row of the table for each relay that can do it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,13 +33,15 @@ pub struct Case {
 }
 
 /// A protocol at one end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Grpc,
     /// HTTP/1.1 with protobuf.
     Http,
     /// HTTP/1.1 with JSON.
     Json,
+    /// Not OTLP at all.
+    Foreign(Foreign),
 }
 
 /// Whether both ends are encrypted.
@@ -89,8 +91,12 @@ const fn coded(coding: Coding, name: &'static str, about: &'static str) -> Case 
     Case { name, about, coding_in: Some(coding), coding_out: Some(coding), ..PLAIN }
 }
 
+const fn foreign(format: Foreign, name: &'static str, about: &'static str) -> Case {
+    Case { name, about, way_in: Way::Foreign(format), ..PLAIN }
+}
+
 /// Every case, in the order of the table.
-pub const CASES: [Case; 24] = [
+pub const CASES: [Case; 27] = [
     PLAIN,
     Case { name: "lanes-1", about: "one lane", lanes: Some(1), ..PLAIN },
     Case { name: "attributes", about: "three actions on every span", work: Work::Attributes, ..PLAIN },
@@ -108,6 +114,9 @@ pub const CASES: [Case; 24] = [
         ..PLAIN
     },
     Case { name: "json", about: "HTTP/1.1 with JSON in", way_in: Way::Json, ..PLAIN },
+    foreign(Foreign::Jaeger, "jaeger", "Jaeger's api_v2 in"),
+    foreign(Foreign::Zipkin, "zipkin", "Zipkin's protobuf in"),
+    foreign(Foreign::ZipkinJson, "zipkin-json", "Zipkin's JSON in"),
     Case { name: "spans-1", about: "1 span in a request", items: 1, ..PLAIN },
     Case { name: "spans-10", about: "10 spans in a request", items: 10, ..PLAIN },
     Case { name: "spans-5000", about: "5,000 spans in a request", items: 5_000, ..PLAIN },

@@ -128,7 +128,7 @@ pub enum Relay {
     Floor,
     /// Decodes and re-encodes with prost
     Conventional,
-    /// The OpenTelemetry Collector, if `tests/peers/install otelcol` has been run
+    /// The OpenTelemetry Collector, if `tests/peers/install otelcol` has been run, and `otelcol-full` for some cases
     Otelcol,
     /// rotel, if `tests/peers/install rotel` has been run
     Rotel,

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use anyhow::Context;
 use watershed_testkit::Coding;
+use watershed_testkit::requests::Foreign;
 
 use crate::case::{Case, PLAIN, Tls, Way, Work};
 use crate::cli::Relay;
@@ -25,24 +27,24 @@ const GO_MEMORY: &str = "205MiB";
 /// The same where traces are held.
 const GO_MEMORY_OF_TRACES: &str = "3276MiB";
 
-/// The collector with more than the other benches need.
+/// The collector with more than most cases need.
 const FULL: &str = "otelcol-full";
+
+/// Whether the collector is installed with all that Watershed is compared with.
+pub static HAS_FULL: LazyLock<bool> = LazyLock::new(|| has(FULL));
 
 /// Those that are installed.
 pub fn installed() -> Vec<Relay> {
-    [Relay::Otelcol, Relay::Rotel].into_iter().filter(|relay| has(&relay.to_string())).collect()
+    let mut relays = vec![Relay::Otelcol, Relay::Rotel];
+    relays.retain(|relay| has(&relay.to_string()));
+    relays
 }
 
-/// Whether the collector is installed with all that Watershed is compared with.
-pub fn has_full_collector() -> bool {
-    has(FULL)
-}
-
-fn has(name: &str) -> bool {
-    let asked = Command::new(START).args([name, "--version"]).stdin(Stdio::null()).output();
+fn has(peer: &str) -> bool {
+    let asked = Command::new(START).args([peer, "--version"]).stdin(Stdio::null()).output();
     let there = asked.is_ok_and(|output| output.status.code() != Some(ABSENT));
     if !there {
-        eprintln!("{name} is left out: `tests/peers/install {name}` installs it");
+        eprintln!("{peer} is left out: `tests/peers/install {peer}` installs it");
     }
     there
 }
@@ -56,15 +58,23 @@ pub fn can(relay: Relay, case: Case) -> bool {
         _ if case.delivered => {
             case == Case { name: case.name, about: case.about, rate: case.rate, delivered: true, ..PLAIN }
         }
+        _ if build(case) == FULL && !*HAS_FULL => false,
         _ => case.lanes.is_none() && !matches!(case.work, Work::Journal | Work::Branches),
     }
 }
 
+/// The build of the collector that a case is for: the short one wherever it will do, since it is smaller.
+fn build(case: Case) -> &'static str {
+    let is_long = case.work == Work::TailSampling || matches!(case.way_in, Way::Foreign(_));
+    if is_long { FULL } else { "otelcol" }
+}
+
 /// The OpenTelemetry Collector: the base, and what is another in this case.
 pub fn otelcol(case: Case, site: &Site<'_>) -> Command {
-    let mut command = peer(Relay::Otelcol);
+    let mut command = peer(build(case));
     let configuration = |name: &str| format!("{CONFIGURATIONS}/otelcol/{name}.yaml");
     command.args(["--config", &configuration("relay")]);
+    let is_zipkin = matches!(case.way_in, Way::Foreign(Foreign::Zipkin | Foreign::ZipkinJson));
     let overlays = [
         (case.work == Work::Attributes, "attributes"),
         (case.work == Work::TailSampling, "tail_sampling"),
@@ -72,6 +82,8 @@ pub fn otelcol(case: Case, site: &Site<'_>) -> Command {
         (case.tls == Tls::Mutual, "mtls"),
         (case.way_in == Way::Http, "http"),
         (case.way_in == Way::Json, "json"),
+        (case.way_in == Way::Foreign(Foreign::Jaeger), "jaeger"),
+        (is_zipkin, "zipkin"),
         (case.delivered, "deliver"),
     ];
     let overlays = overlays.into_iter().filter(|(is, _)| *is).map(|(_, name)| name);
@@ -88,7 +100,7 @@ pub fn otelcol(case: Case, site: &Site<'_>) -> Command {
 
 /// rotel, by its environment.
 pub fn rotel(site: &Site<'_>) -> anyhow::Result<Command> {
-    let mut command = peer(Relay::Rotel);
+    let mut command = peer("rotel");
     let settings = Path::new(CONFIGURATIONS).join("rotel/gzip.env");
     let settings = std::fs::read_to_string(&settings).with_context(|| settings.display().to_string())?;
     let settings =
@@ -100,17 +112,13 @@ pub fn rotel(site: &Site<'_>) -> anyhow::Result<Command> {
 
 /// The collector with all that Watershed is compared with, with one of the configurations.
 pub fn full_collector(configuration: &str) -> Command {
-    let mut command = named(FULL);
+    let mut command = peer(FULL);
     command.args(["--config", &format!("{CONFIGURATIONS}/otelcol/{configuration}.yaml")]);
     command.env("GOMEMLIMIT", GO_MEMORY);
     command
 }
 
-fn peer(relay: Relay) -> Command {
-    named(&relay.to_string())
-}
-
-fn named(name: &str) -> Command {
+fn peer(name: &str) -> Command {
     let mut command = Command::new(START);
     command.arg(name).stdin(Stdio::null()).stdout(Stdio::null());
     command

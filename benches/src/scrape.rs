@@ -55,7 +55,7 @@ struct Turn {
 
 /// Measures each relay that is there, in turns, and prints.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
-    let relays = [Relay::Watershed].into_iter().chain(peers::has_full_collector().then_some(Relay::Otelcol));
+    let relays = [Relay::Watershed].into_iter().chain((*peers::HAS_FULL).then_some(Relay::Otelcol));
     let relays = cli.relays(&relays.collect::<Vec<_>>());
     let mut turns = Vec::new();
     for _ in 0..cli.rounds {

@@ -114,6 +114,7 @@ pub fn loader(cli: &Cli, case: Case, target: std::net::SocketAddr) -> Loader {
         Way::Grpc => loader,
         Way::Http => loader.http(),
         Way::Json => loader.json(),
+        Way::Foreign(format) => loader.foreign(format),
     }
 }
 

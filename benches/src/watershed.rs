@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use watershed_testkit::Coding;
+use watershed_testkit::requests::Foreign;
 
 use crate::case::{Case, Tls, Way, Work};
 use crate::cli::Cli;
@@ -23,7 +24,12 @@ pub fn run_watershed(config: &Path) -> anyhow::Result<()> {
 pub fn config(case: Case, cli: &Cli, site: &Site<'_>) -> String {
     let Site { listen, sink, second, certificates, directory } = site;
     let Cli { budget_mib, journal, .. } = cli;
-    let protocol = if case.way_in == Way::Grpc { "grpc" } else { "http" };
+    let (receiver, protocol) = match case.way_in {
+        Way::Grpc => ("otlp", ".protocols.grpc"),
+        Way::Http | Way::Json => ("otlp", ".protocols.http"),
+        Way::Foreign(Foreign::Jaeger) => ("jaeger", ".protocols.grpc"),
+        Way::Foreign(Foreign::Zipkin | Foreign::ZipkinJson) => ("zipkin", ""),
+    };
     let exporter = if case.way_out == Way::Grpc { "otlp" } else { "otlphttp" };
     let pem = |name: &str| certificates.join(name).display().to_string();
     let [ca, cert, key] = ["ca.pem", "server.pem", "server.key"].map(pem);
@@ -63,7 +69,7 @@ pub fn config(case: Case, cli: &Cli, site: &Site<'_>) -> String {
         r#"[service]
 {lanes}
 
-[receivers.otlp.protocols.{protocol}]
+[receivers.{receiver}{protocol}]
 endpoint = "{listen}"
 {server}
 
@@ -84,7 +90,7 @@ actions = [
 
 [processors.tail_sampling]
 decision_wait = "4s"
-num_traces = 1000000
+num_traces = 200000
 policies = [
   {{ name = "errors", type = "status_code", status_code = {{ status_codes = ["ERROR"] }} }},
   {{ name = "slow", type = "latency", latency = {{ threshold_ms = 1000 }} }},
@@ -113,7 +119,7 @@ compression = "none"
 sending_queue = {{ queue_size = 100, required = false, on_full = "drop" }}
 
 [pipelines.{signal}]
-receivers = ["otlp"]
+receivers = [{receiver:?}]
 processors = [{processors}]
 exporters = [{exporters}]
 ack = "{ack}"

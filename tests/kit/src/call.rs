@@ -75,10 +75,15 @@ impl Head {
     /// The head of `signal`'s `Export` with these options: `grpc-timeout` (kept by the client too) and
     /// `grpc-encoding` (of the bytes given; nothing is compressed here).
     pub fn new(signal: Signal, timeout: Option<Duration>, encoding: Option<&str>) -> Head {
+        Head::grpc(signal.path(), timeout, encoding)
+    }
+
+    /// The same of any unary method.
+    pub fn grpc(path: &str, timeout: Option<Duration>, encoding: Option<&str>) -> Head {
         let mut request = Request::builder()
             .version(Version::HTTP_2)
             .method(Method::POST)
-            .uri(signal.path())
+            .uri(path)
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header("user-agent", USER_AGENT);
@@ -94,7 +99,11 @@ impl Head {
     /// The head of a post of `signal` over HTTP/1.1: its media type ([`web::PROTOBUF`] or [`web::JSON`]), a
     /// timeout that the client keeps, and `content-encoding` (of the bytes given).
     pub fn web(signal: Signal, media: &str, timeout: Option<Duration>, encoding: Option<&str>) -> Head {
-        let mut request = Request::post(web::path(signal)).header("content-type", media);
+        Head::post(web::path(signal), media, timeout, encoding)
+    }
+
+    pub(crate) fn post(path: &str, media: &str, timeout: Option<Duration>, encoding: Option<&str>) -> Head {
+        let mut request = Request::post(path).header("content-type", media);
         if let Some(encoding) = encoding {
             request = request.header("content-encoding", encoding);
         }

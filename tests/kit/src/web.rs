@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use crate::call::{CallError, Head, Reply};
 use crate::grpc::{Code, FRAME_HEADER, Signal, Status};
 use crate::net::{self, HTTP1, Tls};
+use crate::requests::Foreign;
 
 /// The largest body read.
 const LIMIT: usize = 256 << 20;
@@ -105,7 +106,10 @@ impl WebClient {
             None => sent.await,
             Some(timeout) => tokio::time::timeout(timeout, sent).await.map_err(|_| CallError::TimedOut)?,
         };
-        Ok(reply.map_err(CallError::Broken)?.into_reply())
+        let reply = reply.map_err(CallError::Broken)?;
+        // Zipkin's "ok", which is none of OTLP's.
+        let is_zipkin = head.request.uri().path() == Foreign::Zipkin.path();
+        Ok(if is_zipkin && reply.status == 202 { Reply::Accepted } else { reply.into_reply() })
     }
 }
 

@@ -107,6 +107,12 @@ pub fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// Appends field `number`, eight bytes, to `out`.
+pub fn put_fixed64(out: &mut Vec<u8>, number: u32, value: u64) {
+    put_varint(out, u64::from(number << 3 | 1));
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
 /// Appends varint field `number` to `out`.
 pub fn put_uint(out: &mut Vec<u8>, number: u32, value: u64) {
     put_varint(out, u64::from(number << 3));
@@ -122,8 +128,12 @@ mod tests {
         let mut out = Vec::new();
         put_uint(&mut out, 1, u64::MAX);
         put_bytes(&mut out, 300, b"abc");
+        put_fixed64(&mut out, 2, 1 << 40);
         let read: Vec<_> = fields(&out).collect::<Result<_, _>>().unwrap();
-        assert_eq!(read, [(1, Value::Varint(u64::MAX)), (300, Value::Bytes(b"abc"))]);
+        assert_eq!(
+            read,
+            [(1, Value::Varint(u64::MAX)), (300, Value::Bytes(b"abc")), (2, Value::Fixed64(1 << 40))]
+        );
     }
 
     #[test]

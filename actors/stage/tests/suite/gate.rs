@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use watershed_stage::{
-    AuthSettings, Denied, Entries, Extensions, Gate, Identity, Intake, Provided, RateLimitSettings, ServerAuth,
-    Unauthenticated,
+    AuthSettings, Denied, Entries, Extensions, Gate, Identity, Intake, Provided, RateLimitSettings,
+    ServerAuth, Unauthenticated,
 };
 
 use crate::common::{Bench, paused, secs};

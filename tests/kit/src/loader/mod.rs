@@ -19,7 +19,7 @@ use crate::Coding;
 use crate::call::{Head, USUAL_FRAME};
 use crate::grpc::Signal;
 use crate::net::Tls;
-use crate::requests::{FIRST_TIME, Template};
+use crate::requests::{FIRST_TIME, Foreign, Template};
 use crate::web::{JSON, PROTOBUF};
 pub use report::{LoadReport, Refusal};
 use work::{Link, Shared};
@@ -49,6 +49,7 @@ pub struct Loader {
     http: bool,
     json: bool,
     traces: bool,
+    foreign: Option<Foreign>,
     coding: Option<Coding>,
     tls: Option<Tls>,
 }
@@ -75,6 +76,7 @@ impl Loader {
             http: false,
             json: false,
             traces: false,
+            foreign: None,
             coding: None,
             tls: None,
         }
@@ -181,6 +183,13 @@ impl Loader {
         self
     }
 
+    /// Sends spans in the format and by the protocol of another tracer.
+    pub fn foreign(mut self, format: Foreign) -> Self {
+        self.foreign = Some(format);
+        self.http = format != Foreign::Jaeger;
+        self
+    }
+
     /// Compresses each request afresh, as its numbers are its own.
     pub fn compression(mut self, coding: Option<Coding>) -> Self {
         self.coding = coding;
@@ -204,10 +213,11 @@ impl Loader {
     pub fn start(self) -> Running {
         let (stop, stopped) = watch::channel(false);
         let started = Instant::now();
-        let template = match (self.traces, self.json) {
-            (true, _) => Template::traces(self.run, self.spans),
-            (_, true) => Template::json(self.signal, self.run, self.spans),
-            (_, false) => Template::of(self.signal, self.run, self.spans),
+        let template = match (self.foreign, self.traces, self.json) {
+            (Some(format), ..) => Template::foreign(format, self.run, self.spans),
+            (_, true, _) => Template::traces(self.run, self.spans),
+            (_, _, true) => Template::json(self.signal, self.run, self.spans),
+            (_, _, false) => Template::of(self.signal, self.run, self.spans),
         };
         let shared = Arc::new(Shared {
             head: self.head(),
@@ -238,11 +248,14 @@ impl Loader {
 
     fn head(&self) -> Head {
         let encoding = self.coding.map(Coding::name);
-        if self.http {
-            let media = if self.json { JSON } else { PROTOBUF };
-            Head::web(self.signal, media, self.timeout, encoding)
-        } else {
-            Head::new(self.signal, self.timeout, encoding)
+        match self.foreign {
+            Some(format) if self.http => Head::post(format.path(), format.media(), self.timeout, encoding),
+            Some(format) => Head::grpc(format.path(), self.timeout, encoding),
+            None if self.http => {
+                let media = if self.json { JSON } else { PROTOBUF };
+                Head::web(self.signal, media, self.timeout, encoding)
+            }
+            None => Head::new(self.signal, self.timeout, encoding),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Requests as prebuilt bytes: realistic items whose number is patched in place, and small metrics and logs.
 
+mod foreign;
 mod template;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -20,6 +21,7 @@ use prost::Message;
 
 use crate::grpc::FRAME_HEADER;
 use crate::traces::{FAILED, SLOW};
+pub use foreign::Foreign;
 pub use template::{FIRST_TIME, SpanKey, Template, TraceTemplate};
 
 const START_NANOS: u64 = 1_760_000_000_000_000_000;

@@ -5,7 +5,7 @@ use memchr::memmem;
 use prost::Message;
 use serde::Serialize;
 
-use super::{frame, log_request, metric_request, scattered_request, trace_request};
+use super::{Foreign, frame, log_request, metric_request, scattered_request, trace_request};
 use crate::grpc::{FRAME_HEADER, Signal};
 use crate::traces::{id_of, trace_of};
 
@@ -54,6 +54,8 @@ pub struct Template {
     stamp: Stamp,
     /// Where in `framed` each item's number starts.
     places: Vec<usize>,
+    /// Where the trace's is said again, and of which item.
+    echoes: Vec<(u64, usize)>,
 }
 
 /// A [`Template`] of spans.
@@ -85,11 +87,21 @@ impl Template {
     /// framed all the same, so that both are compressed and sent alike.
     pub fn json(signal: Signal, run: u64, items: usize) -> Template {
         let (stamp, message) = match signal {
-            Signal::Traces => (Stamp::HexIds, json(&trace_request(run, items))),
-            Signal::Logs => (Stamp::HexIds, json(&log_request(run, items))),
+            Signal::Traces => (Stamp::HexIds(OTLP_BETWEEN), json(&trace_request(run, items))),
+            Signal::Logs => (Stamp::HexIds(OTLP_BETWEEN), json(&log_request(run, items))),
             Signal::Metrics => (Stamp::DecimalTime, json(&metric_request(run, items))),
         };
         Template::find(stamp, &message, run, items)
+    }
+
+    /// A template of the same spans as another tracer sends them.
+    pub fn foreign(format: Foreign, run: u64, spans: usize) -> Template {
+        let stamp = match format {
+            Foreign::Jaeger => Stamp::IdsAndEchoes,
+            Foreign::Zipkin => Stamp::Ids,
+            Foreign::ZipkinJson => Stamp::HexIds(ZIPKIN_BETWEEN),
+        };
+        Template::find(stamp, &format.write(&trace_request(run, spans)), run, spans)
     }
 
     fn find(stamp: Stamp, message: &[u8], run: u64, items: usize) -> Template {
@@ -97,7 +109,14 @@ impl Template {
         let (zero, width) = stamp.zero(run);
         let places: Vec<_> = memmem::find_iter(&framed, &zero).map(|at| at + zero.len() - width).collect();
         assert_eq!(places.len(), items, "each item has the number 0 once");
-        Template { framed, stamp, places }
+        let mut echoes = Vec::new();
+        if let Stamp::IdsAndEchoes = stamp {
+            let (zero, width) = Stamp::Ids.zero(run);
+            let all = memmem::find_iter(&framed, &zero).map(|at| at + zero.len() - width);
+            let item = |echo: usize| places.partition_point(|place| *place < echo) as u64 - 1;
+            echoes = all.filter(|at| !places.contains(at)).map(|at| (item(at), at)).collect();
+        }
+        Template { framed, stamp, places, echoes }
     }
 
     /// Items in a request.
@@ -131,6 +150,9 @@ impl Template {
         for (seq, at) in (first..).zip(&self.places) {
             self.stamp.put(seq, &mut buffer[*at..]);
         }
+        for (item, at) in &self.echoes {
+            buffer[*at..at + 8].copy_from_slice(&(first + item).to_be_bytes());
+        }
         buffer.freeze()
     }
 }
@@ -140,10 +162,12 @@ impl Template {
 enum Stamp {
     /// In a trace id's second half and in the span id after it.
     Ids,
-    /// The same, several spans to a trace.
+    /// The same, and the trace id again where a span names its parent.
+    IdsAndEchoes,
+    /// The same as the first, several spans to a trace.
     Traces,
-    /// The same in JSON.
-    HexIds,
+    /// The same in JSON, with what is between the two.
+    HexIds(&'static str),
     /// In `time_unix_nano`.
     Time,
     /// The same in JSON.
@@ -152,8 +176,8 @@ enum Stamp {
 
 /// From the second half of a trace id to the span id: 8 bytes of it, then tag and length.
 const SPAN_ID: usize = 10;
-/// What is between the two in JSON.
-const HEX_BETWEEN: &str = r#"","spanId":""#;
+const OTLP_BETWEEN: &str = r#"","spanId":""#;
+const ZIPKIN_BETWEEN: &str = r#"","id":""#;
 
 impl Stamp {
     /// What number 0 of `run` looks like, after enough to be found nowhere else; and how many bytes of it, at
@@ -162,7 +186,13 @@ impl Stamp {
         match self {
             // After the id's length: spans and log records differ in its tag.
             Stamp::Ids | Stamp::Traces => ([&[16][..], &run.to_be_bytes(), &[0; 8]].concat(), 8),
-            Stamp::HexIds => (format!(r#""traceId":"{run:016x}{:016x}"#, 0).into_bytes(), 16),
+            Stamp::IdsAndEchoes => {
+                let (mut zero, width) = Stamp::Ids.zero(run);
+                zero.extend([0x12, 8]);
+                zero.extend(1_u64.to_be_bytes());
+                (zero, width + SPAN_ID)
+            }
+            Stamp::HexIds(_) => (format!(r#""traceId":"{run:016x}{:016x}"#, 0).into_bytes(), 16),
             // Field 3, a fixed64, of every kind of data point.
             Stamp::Time => ([&[0x19][..], &FIRST_TIME.to_le_bytes()].concat(), 8),
             Stamp::DecimalTime => (format!(r#""timeUnixNano":"{FIRST_TIME}"#).into_bytes(), 19),
@@ -172,7 +202,7 @@ impl Stamp {
     /// Writes the number over the one that starts `item`.
     fn put(self, seq: u64, item: &mut [u8]) {
         match self {
-            Stamp::Ids => {
+            Stamp::Ids | Stamp::IdsAndEchoes => {
                 item[..8].copy_from_slice(&seq.to_be_bytes());
                 item[SPAN_ID..SPAN_ID + 8].copy_from_slice(&(seq + 1).to_be_bytes());
             }
@@ -180,9 +210,9 @@ impl Stamp {
                 item[..8].copy_from_slice(&id_of(trace_of(seq)).to_be_bytes());
                 item[SPAN_ID..SPAN_ID + 8].copy_from_slice(&(seq + 1).to_be_bytes());
             }
-            Stamp::HexIds => {
+            Stamp::HexIds(between) => {
                 hex(&mut item[..16], seq);
-                hex(&mut item[16 + HEX_BETWEEN.len()..][..16], seq + 1);
+                hex(&mut item[16 + between.len()..][..16], seq + 1);
             }
             Stamp::Time => item[..8].copy_from_slice(&(FIRST_TIME + seq).to_le_bytes()),
             Stamp::DecimalTime => decimal(&mut item[..19], FIRST_TIME + seq),
@@ -278,6 +308,49 @@ mod tests {
                 let expected: Vec<_> = (first..).take(items).map(|seq| Some(SpanKey { run, seq })).collect();
                 prop_assert_eq!(keys(signal, protobuf, &json), expected);
             }
+        }
+    }
+
+    #[test]
+    fn numbering_survives_in_the_formats_of_others() {
+        let children = |message: &[u8], field: u32| -> Vec<Vec<u8>> {
+            crate::wire::children(message, field).map(|child| child.unwrap().to_vec()).collect()
+        };
+        let id = |text: &serde_json::Value| {
+            let text = text.as_str().unwrap();
+            let digits = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16));
+            digits.collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        let expected: Vec<_> = (90..130).map(|seq| SpanKey { run: 7, seq }).collect();
+        for format in [Foreign::Jaeger, Foreign::Zipkin, Foreign::ZipkinJson] {
+            let template = Template::foreign(format, 7, 40);
+            let message = template.reuse(template.framed(5), 90).slice(FRAME_HEADER..);
+            let ids: Vec<_> = match format {
+                Foreign::Jaeger => {
+                    let spans = children(&children(&message, 1)[0], 1);
+                    for span in &spans {
+                        let mut parents = children(span, 4).into_iter();
+                        assert!(parents.all(|parent| children(&parent, 1)[0] == children(span, 1)[0]));
+                    }
+                    spans
+                        .iter()
+                        .map(|span| (children(span, 1).remove(0), children(span, 2).remove(0)))
+                        .collect()
+                }
+                Foreign::Zipkin => {
+                    let spans = children(&message, 1);
+                    spans
+                        .iter()
+                        .map(|span| (children(span, 1).remove(0), children(span, 3).remove(0)))
+                        .collect()
+                }
+                Foreign::ZipkinJson => {
+                    let spans: Vec<serde_json::Value> = serde_json::from_slice(&message).unwrap();
+                    spans.iter().map(|span| (id(&span["traceId"]), id(&span["id"]))).collect()
+                }
+            };
+            let keys: Vec<_> = ids.iter().map(|(trace, span)| SpanKey::read(trace, span).unwrap()).collect();
+            assert_eq!(keys, expected, "{format:?}");
         }
     }
 

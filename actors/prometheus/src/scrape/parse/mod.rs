@@ -29,7 +29,7 @@ pub(crate) struct Parser<'b>(Reader<'b>);
 
 enum Reader<'b> {
     Text(text::Reader<'b>),
-    Protobuf(protobuf::Reader<'b>),
+    Protobuf(Box<protobuf::Reader<'b>>),
 }
 
 // === impl Parser ===
@@ -39,7 +39,7 @@ impl<'b> Parser<'b> {
         Self(match format {
             Format::Text => Reader::Text(text::Reader::new(body, false)),
             Format::OpenMetrics => Reader::Text(text::Reader::new(body, true)),
-            Format::Protobuf { native } => Reader::Protobuf(protobuf::Reader::new(body, native)),
+            Format::Protobuf { native } => Reader::Protobuf(Box::new(protobuf::Reader::new(body, native))),
         })
     }
 
