@@ -149,8 +149,7 @@ impl StageSpec for KeeperSpec {
 
     fn owes(&self, pipeline: Option<&Arc<str>>) -> Option<u64> {
         let (stores, of) = (self.stores.lock(), self.of(pipeline));
-        let oldest = stores.iter().filter(|(place, _)| of(place)).map(|(_, store)| store.oldest());
-        oldest.min().filter(|oldest| *oldest != u64::MAX)
+        stores.iter().filter(|(place, _)| of(place)).filter_map(|(_, store)| store.oldest()).min()
     }
 
     fn close(&self, pipeline: Option<&Arc<str>>) {

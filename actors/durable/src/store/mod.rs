@@ -13,7 +13,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
@@ -64,6 +64,8 @@ struct Desk {
     full: AtomicBool,
     /// When the messages came that are not done.
     unfinished: Mutex<Unfinished>,
+    /// When the oldest that is written came, in Unix nanoseconds; the end of time where there is none.
+    oldest: AtomicU64,
     /// The thread wants to know of every end at once, since it has more to hand out.
     eager: AtomicBool,
 }
@@ -132,6 +134,7 @@ impl Store {
             ends: ends.clone(),
             full: AtomicBool::new(false),
             unfinished: Mutex::new(Unfinished::all()),
+            oldest: AtomicU64::new(0),
             eager: AtomicBool::new(false),
         });
         let writer = Writer::open(files, plan, env, desk.clone()).map_err(|error| failure(&error))?;
@@ -190,6 +193,11 @@ impl Store {
     /// When the messages came that are not done, as of a moment ago.
     pub(crate) fn unfinished(&self) -> Unfinished {
         self.desk.unfinished.lock().clone()
+    }
+
+    /// When the oldest message came that is written and not done, as of a moment ago, in Unix nanoseconds.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        Some(self.desk.oldest.load(Ordering::Relaxed)).filter(|oldest| *oldest != u64::MAX)
     }
 
     /// Whether its thread has ended, so that it can only be opened anew.

@@ -345,6 +345,8 @@ impl Writer {
         }
         let usage = self.journal.usage();
         self.desk.full.store(is_full(&usage, &self.settings), Ordering::Relaxed);
+        let oldest = usage.unfinished.iter().map(|(from, _)| *from).min();
+        self.desk.oldest.store(oldest.unwrap_or(u64::MAX), Ordering::Relaxed);
         // What is on its way here is not done either.
         let recent = (wall_clock().saturating_sub(RECENT), u64::MAX);
         *self.desk.unfinished.lock() = Unfinished::new(usage.unfinished.iter().copied().chain([recent]));

@@ -182,9 +182,8 @@ impl Processor for TailSampling {
             self.heard.get_or_insert(heard);
             return Err(refused);
         }
-        self.heard = Some(heard);
         let earlier = self.store.earlier(outlet.number());
-        let (mut passing, mut held) = (Bundle::default(), 0);
+        let (mut passing, mut held, mut undecided) = (Bundle::default(), 0, false);
         let mut arrived = std::mem::take(&mut self.arrived);
         arrived.clear();
         let flags = self.flags;
@@ -200,9 +199,13 @@ impl Processor for TailSampling {
         let mut rest = &mut arrived[..];
         for (sheaf, spans) in sheaves {
             let (own, others) = rest.split_at_mut(spans);
-            held += self.take_in(sheaf, own, (context, &earlier), outlet, &mut passing);
+            let taken = self.take_in(sheaf, own, (context, &earlier), outlet, &mut passing);
+            (held, undecided) = (held + taken.0, undecided | taken.1);
             rest = others;
         }
+        // What comes for a branch that was away, all of it decided, says nothing of the time: it may come for hours.
+        let before = self.heard.filter(|_| !undecided);
+        self.heard = before.or(Some(heard));
         self.arrived = arrived;
         if held > 0 {
             outlet.join(earlier.requests.iter().filter_map(|request| self.store.hold(*request)), held);
@@ -242,7 +245,7 @@ impl Processor for TailSampling {
 
 impl TailSampling {
     /// Holds the spans of a request that wait, and lets the others follow the decision about their trace. How many are
-    /// held already.
+    /// held already, and whether any are new that are undecided.
     fn take_in(
         &mut self,
         sheaf: Sheaf,
@@ -250,7 +253,7 @@ impl TailSampling {
         (context, earlier): (&Arc<Context>, &Earlier),
         outlet: &mut Outlet,
         passing: &mut Bundle,
-    ) -> usize {
+    ) -> (usize, bool) {
         let (mut waiting, mut held, mut at_once, mut undecided) = (0, 0, Vec::new(), false);
         for span in arrived.iter_mut() {
             span.fate = self.fate(span, context.arrived, earlier);
@@ -276,7 +279,7 @@ impl TailSampling {
             self.counters.new_traces.add(new as u64);
             self.counters.too_large.add(too_large as u64);
         }
-        held
+        (held, undecided)
     }
 
     /// Lets go on what does not wait. Without a journal it goes as if it had been held, which waits for room: who was

@@ -223,7 +223,8 @@ impl Store {
             let number = match self.find(span.hash, &span.id) {
                 Some(number) => number,
                 None => {
-                    new += 1;
+                    // One that has its decision has been counted.
+                    new += usize::from(span.fate == Fate::Waits);
                     self.open(span, arrived, &hash)
                 }
             };

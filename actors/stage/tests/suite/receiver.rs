@@ -25,11 +25,7 @@ struct Rig {
 }
 
 /// A receiver that feeds these cells, one pipeline each, by signal.
-async fn receiver(settings: &str, feeds: [Vec<Downstream>; 3]) -> Rig {
-    receiver_on(Bench::new(), settings, feeds, 9).await
-}
-
-async fn receiver_on(bench: Bench, settings: &str, feeds: [Vec<Downstream>; 3], mailbox: usize) -> Rig {
+async fn receiver(bench: Bench, settings: &str, feeds: [Vec<Downstream>; 3], mailbox: usize) -> Rig {
     let spec = Bench::registry().parse_receiver("rx", toml::from_str(settings).unwrap()).unwrap().unwrap();
     let cell = bench.cell("rx", mailbox);
     let env = bench.env("rx");
@@ -75,7 +71,7 @@ fn every_pipeline_of_its_signal_has_the_message() {
         let bench = Bench::new();
         let (mut a, mut b, c) =
             (End::new(&bench, "a", 9), End::new(&bench, "b", 9), End::new(&bench, "c", 9));
-        let rig = receiver_on(bench, "", [vec![feed(&a), feed(&b)], vec![], vec![feed(&c)]], 9).await;
+        let rig = receiver(bench, "", [vec![feed(&a), feed(&b)], vec![], vec![feed(&c)]], 9).await;
         let outcome = rig.traces([1, 2]);
         let (one, room) = a.take().await.into_parts();
         assert_eq!((ids(&one.payload), &*one.context.pipeline), (vec![1, 2], "p1"));
@@ -97,7 +93,7 @@ fn what_is_wrong_is_rejected_and_what_is_empty_succeeds() {
     paused(async {
         let bench = Bench::new();
         let mut end = End::new(&bench, "end", 9);
-        let rig = receiver_on(bench, "", [vec![feed(&end)], vec![], vec![]], 9).await;
+        let rig = receiver(bench, "", [vec![feed(&end)], vec![], vec![]], 9).await;
         let wrong = rig.submit(Signal::Traces, Bytes::from_static(&[0x0a, 0xff])).await.unwrap();
         assert_rejected(&wrong, Fault::Invalid, 0);
         assert_eq!(rig.submit(Signal::Traces, Bytes::new()).await.unwrap(), Outcome::Delivered);
@@ -121,7 +117,7 @@ fn a_pipeline_that_blocks_holds_up_no_other() {
     paused(async {
         let bench = Bench::new();
         let (mut full, mut free) = (End::new(&bench, "full", 1), End::new(&bench, "free", 9));
-        let rig = receiver_on(bench, "", [vec![feed(&full)], vec![], vec![feed(&free)]], 9).await;
+        let rig = receiver(bench, "", [vec![feed(&full)], vec![], vec![feed(&free)]], 9).await;
         let first = rig.traces([1]);
         let blocked = [rig.traces([2]), rig.traces([3])];
         until("two wait", || rig.cell.observe().in_hand == 2).await;
@@ -144,8 +140,7 @@ fn while_one_pipeline_is_waited_for_nothing_is_held_in_another() {
     paused(async {
         let bench = Bench::new();
         let (mut free, mut full) = (End::new(&bench, "free", 2), End::new(&bench, "full", 1));
-        let rig =
-            receiver_on(bench, "", [vec![feed(&free), feed(&full)], vec![], vec![feed(&free)]], 9).await;
+        let rig = receiver(bench, "", [vec![feed(&free), feed(&full)], vec![], vec![feed(&free)]], 9).await;
         let outcomes = [rig.traces([1]), rig.traces([2]), rig.traces([3])];
         until("two wait", || rig.cell.observe().in_hand == 2).await;
         assert_eq!(free.cell.quota().used().requests, 1);
@@ -172,7 +167,7 @@ fn two_pipelines_that_fill_in_turn_are_both_waited_for() {
     paused(async {
         let bench = Bench::new();
         let (mut a, mut b) = (End::new(&bench, "a", 1), End::new(&bench, "b", 1));
-        let rig = receiver_on(bench, "", [vec![feed(&a), feed(&b)], vec![], vec![]], 9).await;
+        let rig = receiver(bench, "", [vec![feed(&a), feed(&b)], vec![], vec![]], 9).await;
         let outcomes = [1, 2, 3].map(|id| rig.traces([id]));
         until("two wait", || rig.cell.observe().in_hand == 2).await;
         for id in [1, 2, 3] {
@@ -193,7 +188,7 @@ fn nobody_waits_beyond_its_deadline_and_keeps_memory() {
     paused(async {
         let bench = Bench::new();
         let mut full = End::new(&bench, "full", 1);
-        let rig = receiver_on(bench, "", [vec![feed(&full)], vec![], vec![]], 9).await;
+        let rig = receiver(bench, "", [vec![feed(&full)], vec![], vec![]], 9).await;
         let start = Instant::now();
         let sent = rig.traces([1]);
         let waits = rig.traces([2]);
@@ -219,7 +214,7 @@ fn a_sender_that_has_gone_is_not_sent_for() {
     paused(async {
         let bench = Bench::new();
         let mut full = End::new(&bench, "full", 1);
-        let rig = receiver_on(bench, "", [vec![feed(&full)], vec![], vec![]], 9).await;
+        let rig = receiver(bench, "", [vec![feed(&full)], vec![], vec![]], 9).await;
         let (first, gone) = (rig.traces([1]), rig.traces([2]));
         until("one waits", || rig.cell.observe().in_hand == 1).await;
         gone.abort();
@@ -238,7 +233,7 @@ fn a_full_mailbox_and_a_full_budget_refuse_at_once() {
     paused(async {
         let bench = Bench::new();
         let full = End::new(&bench, "full", 1);
-        let rig = receiver_on(bench, "", [vec![feed(&full)], vec![], vec![]], 1).await;
+        let rig = receiver(bench, "", [vec![feed(&full)], vec![], vec![]], 1).await;
         let first = rig.traces([1]);
         until("it is through", || !full.is_empty()).await;
         let waits = rig.traces([2]);
@@ -275,7 +270,7 @@ fn a_required_exporter_that_is_full_refuses_early() {
         let branches = vec![branch(&a), branch(&b)];
         let ledger = Ledger::new("p1".into(), &bench.metrics);
         let tail = Downstream::Tail(Tail { branches, ack: Ack::Accepted, ledger }.into());
-        let rig = receiver_on(bench, "", [vec![tail], vec![], vec![]], 9).await;
+        let rig = receiver(bench, "", [vec![tail], vec![], vec![]], 9).await;
         assert_eq!(rig.traces([1]).await.unwrap(), Outcome::Delivered);
         assert_refused(&rig.traces([2]).await.unwrap(), Cause::Overload);
         assert_eq!(
@@ -308,7 +303,7 @@ fn however_many_wait_only_one_holds_room_beside_a_full_exporter() {
         let branches = ends.iter().map(branch).collect();
         let ledger = Ledger::new("p1".into(), &bench.metrics);
         let tail = Downstream::Tail(Tail { branches, ack: Ack::Accepted, ledger }.into());
-        let rig = receiver_on(bench, "", [vec![tail], vec![], vec![]], 9).await;
+        let rig = receiver(bench, "", [vec![tail], vec![], vec![]], 9).await;
         let outcomes = [1, 2, 3].map(|id| rig.traces([id]));
         until("they wait", || rig.cell.observe().in_hand == 3).await;
         assert_eq!(ends[0].cell.quota().used().requests, 1);
@@ -330,7 +325,7 @@ fn a_request_that_breaks_the_receiver_is_convicted_only_with_proof() {
     paused(async {
         let bench = Bench::new();
         let mut end = End::new(&bench, "end", 9);
-        let rig = receiver_on(bench, "", [vec![feed(&end)], vec![], vec![]], 9).await;
+        let rig = receiver(bench, "", [vec![feed(&end)], vec![], vec![]], 9).await;
         let all = Rc::new(Cell::new(false));
         let allergic_to_all = all.clone();
         on_decode(move |body| {
@@ -360,7 +355,7 @@ fn a_receiver_that_fetches_is_told_what_became_of_it() {
     paused(async {
         let bench = Bench::new();
         let mut end = End::new(&bench, "end", 9);
-        let rig = receiver_on(bench, "fetch = 2", [vec![feed(&end)], vec![], vec![]], 9).await;
+        let rig = receiver(bench, "fetch = 2", [vec![feed(&end)], vec![], vec![]], 9).await;
         assert_eq!(end.finish(Outcome::Delivered).await, [0]);
         assert_eq!(end.finish(Outcome::refused(Cause::Destination, "down")).await, [1]);
         until("both are answered", || fetched().len() == 2).await;
@@ -377,7 +372,7 @@ fn a_drain_stops_the_fetching_and_finishes_what_waits() {
         let bench = Bench::new();
         let mut end = End::new(&bench, "end", 1);
         bench.budget.set_alarm(false);
-        let rig = receiver_on(bench, "fetch = 1000000", [vec![feed(&end)], vec![], vec![]], 9).await;
+        let rig = receiver(bench, "fetch = 1000000", [vec![feed(&end)], vec![], vec![]], 9).await;
         let sent = rig.traces([7]);
         until("both are on their way", || !end.is_empty() && rig.cell.observe().in_hand == 1).await;
         let start = Instant::now();
@@ -399,7 +394,7 @@ fn a_panic_in_a_request_is_counted() {
     paused(async {
         let bench = Bench::new();
         let end = End::new(&bench, "end", 1);
-        let rig = receiver_on(bench, "", [vec![], vec![], vec![feed(&end)]], 9).await;
+        let rig = receiver(bench, "", [vec![], vec![], vec![feed(&end)]], 9).await;
         rig.intake.panicked("oh");
         assert_eq!(rig.refused("panic"), 1);
         assert!(rig.intake.wants(Signal::Logs) && !rig.intake.wants(Signal::Traces));

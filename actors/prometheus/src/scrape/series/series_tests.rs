@@ -193,7 +193,8 @@ fn labels_of_the_target_and_of_the_series_live_together() {
 #[test]
 fn labels_that_stand_in_each_others_way_go_where_prometheus_puts_them() {
     // What stands there without a value, `honor_labels` honours, too: so a gateway takes `instance` away.
-    let cases: [(bool, &str, &[(&str, &str)]); 6] = [
+    type Labels = &'static [(&'static str, &'static str)];
+    let cases: [(bool, &str, Labels); 6] = [
         (true, "a{env=\"\"} 1", &[]),
         (true, "a{env=\"y\"} 1", &[("env", "y")]),
         (true, "a 1", &[("env", "prod")]),

@@ -78,8 +78,11 @@ impl Notes for Book {
     fn write(&self, _: &Arc<str>, note: Note) -> LocalBoxFuture<'static, Result<(), Failure>> {
         let mut pages = self.pages();
         pages.used.1 += 1;
-        let written = if pages.is_closed { Err(Failure::new("no room")) } else { Ok(pages.notes.push(note)) };
-        async { written }.boxed_local()
+        if pages.is_closed {
+            return async { Err(Failure::new("no room")) }.boxed_local();
+        }
+        pages.notes.push(note);
+        async { Ok(()) }.boxed_local()
     }
 
     fn unfinished(&self) -> Unfinished {

@@ -347,6 +347,25 @@ fn what_is_refused_and_comes_again_does_not_keep_time_from_going_on() {
 }
 
 #[test]
+fn what_comes_again_and_again_for_a_branch_that_is_away_does_not_keep_time_from_going_on() {
+    paused(async {
+        let mut rig = Rig::start(&format!("decision_wait = '1s'\n{ERRORS}"), Some(&Book::default())).await;
+        let one = |trace| payload(vec![("orders", vec![failed(span(trace, 0))])]);
+        rig.send_record(BEGIN, one(1), 1, 0b11).await;
+        rig.send_record(BEGIN + 2 * SECOND, one(2), 2, 0b11).await;
+        rig.linger().await;
+        assert_eq!(rig.came.len(), 1, "the first is decided");
+        for _ in 0..5 {
+            rig.send_record(BEGIN, one(1), 1, 0b10).await;
+            rig.linger().await;
+        }
+        let came: BTreeSet<_> = rig.came.iter().flat_map(rig::spans).map(|span| span.trace_id).collect();
+        assert!(came.contains(&id(2)));
+        rig.end().await;
+    });
+}
+
+#[test]
 fn after_a_panic_what_is_held_is_decided_without_another_message() {
     paused(async {
         let mut rig = Rig::start(&format!("decision_wait = '1s'\n{ERRORS}"), None).await;
