@@ -1,16 +1,19 @@
 //! How the program ends: what it was given is sent on, and its exit code says whether that worked.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
 use watershed_testkit::call::{Client, Reply};
 use watershed_testkit::grpc::Signal;
 use watershed_testkit::requests::TraceTemplate;
+use watershed_testkit::web::{PROTOBUF, WebClient, path};
 use watershed_testkit::{Answer, Loader, Sink, reserve, verdict};
 
-use crate::harness::process::Program;
-use crate::harness::{PATIENCE, beside_others, http, relay};
+use crate::harness::process::{Program, finish};
+use crate::harness::{PATIENCE, beside_others, drained, http, otlp, relay, settled, start};
 
 /// A relay at `listen`; `service` goes to the top.
 fn text(listen: SocketAddr, sink: SocketAddr, ack: &str, service: &str) -> String {
@@ -77,6 +80,115 @@ pipelines.traces = {{ receivers = ["otlp"], processors = ["batch"], exporters = 
     assert_eq!(program.exit().await, Some(0), "{}", program.stderr());
     let balance = verdict(&load, &sink.snapshot());
     assert!(balance.is_exact(), "{balance}; {}", program.stderr());
+}
+
+/// A gateway of a tier, with a journal that it empties before it goes.
+fn gateway(listen: SocketAddr, journal: &Path, sink: SocketAddr, on_shutdown: &str) -> String {
+    format!(
+        r#"
+receivers.otlp.protocols.grpc.endpoint = "{listen}"
+processors.memory_limiter.limit_mib = 32
+processors.journal = {{ directory = {journal:?}, sync = "interval", on_shutdown = "{on_shutdown}" }}
+exporters.otlp.endpoint = "http://{sink}"
+exporters.otlp.compression = "none"
+exporters.otlp.timeout = "2s"
+exporters.otlp.retry_on_failure = {{ initial_interval = "50ms", max_interval = "200ms" }}
+pipelines.traces = {{ receivers = ["otlp"], processors = ["memory_limiter", "journal"], exporters = ["otlp"] }}
+"#
+    )
+}
+
+/// How many messages of a journal are not done.
+async fn owed(journal: &Path) -> u64 {
+    let inspected = finish(&["journal", "inspect", journal.to_str().unwrap(), "--format", "json"]).await;
+    let line = inspected.stdout.lines().next().unwrap_or_else(|| panic!("{inspected:?}"));
+    serde_json::from_str::<Value>(line).unwrap()["not_done"].as_u64().unwrap()
+}
+
+/// Scale-in: one of two gateways leaves under load, with more on disk than it may have in memory. Its agent moves on, and
+/// nobody hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_leaves_sends_its_agents_away_and_empties_its_journal() {
+    let _turn = beside_others().await;
+    let sink = Sink::start("127.0.0.1:0").await.unwrap();
+    sink.answer(Answer::Hang);
+    let place = tempfile::tempdir().unwrap();
+    let (one, other) = (reserve(), reserve());
+    let journals = ["one", "other"].map(|name| {
+        let journal = place.path().join(name);
+        std::fs::create_dir(&journal).unwrap();
+        journal
+    });
+    let mut leaver = Program::run(&gateway(one, &journals[0], sink.addr(), "empty")).await;
+    let mut stayer = Program::run(&gateway(other, &journals[1], sink.addr(), "keep")).await;
+    let agent = start(&format!(
+        r#"
+receivers.otlp.protocols.grpc.endpoint = "127.0.0.1:0"
+pipelines.traces = {{ receivers = ["otlp"], exporters = ["load_balancing"], ack = "delivered" }}
+[exporters.load_balancing]
+resolver.static.hostnames = ["{one}", "{other}"]
+protocol.otlp = {{ tls.insecure = true, compression = "none" }}
+"#
+    ))
+    .await;
+    let load = Loader::new(otlp(&agent)).spans_per_request(200).closed(2, 4).start();
+    while load.acknowledged() < 120_000 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let before = owed(&journals[0]).await;
+    leaver.signal("TERM");
+    http::wait_for(leaver.health, "/readyz", 503).await;
+    sink.answer(Answer::RateLimited { spans_per_sec: 30_000 });
+    let moved = load.acknowledged();
+    while load.acknowledged() < moved + 10_000 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    load.stop();
+    assert_eq!(leaver.exit().await, Some(0), "{}", leaver.stderr());
+    let after = owed(&journals[0]).await;
+    let load = load.finish().await;
+    sink.answer(Answer::Ok);
+    drained(&agent).await;
+    assert_eq!((load.refusals(), load.unresolved, load.connect_errors), (0, 0, 0), "{load}");
+    let balance = settled(&load, &sink).await;
+    assert!(balance.nothing_lost(), "{balance}; {load}");
+    assert!(before > 100 && after == 0, "{after} of {before} are left");
+    stayer.signal("TERM");
+    assert_eq!(stayer.exit().await, Some(0), "{}", stayer.stderr());
+}
+
+/// Clients hear that it goes before it is gone: what they wait for is answered, and they are told not to come again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_answers_what_is_in_flight_and_sends_its_clients_away() {
+    let _turn = beside_others().await;
+    let sink = Sink::start("127.0.0.1:0").await.unwrap();
+    sink.answer(Answer::Slow(Duration::from_secs(1)));
+    let (grpc, web) = (reserve(), reserve());
+    let text = text(grpc, sink.addr(), "delivered", "");
+    let http = format!("[receivers.otlp.protocols.http]\nendpoint = \"{web}\"\n");
+    let mut program = Program::run(&(text + &http)).await;
+    let mut over_grpc = Client::connect(grpc).await.unwrap();
+    let mut over_http = WebClient::connect(web).await.unwrap();
+    let message = TraceTemplate::new(1, 10).message(0);
+    let asked = async {
+        tokio::join!(
+            over_grpc.export(Signal::Traces, &message),
+            over_http.send("POST", path(Signal::Traces), &[("content-type", PROTOBUF)], &message),
+        )
+    };
+    let ends = async {
+        // Once both are on their way.
+        assert!(sink.wait_until(|counts| counts.requests >= 1, PATIENCE).await);
+        program.signal("TERM");
+        http::wait_for(program.health, "/readyz", 503).await;
+    };
+    let ((by_grpc, by_http), ()) = tokio::join!(asked, ends);
+    assert_eq!(by_grpc.unwrap(), Reply::Accepted);
+    let by_http = by_http.unwrap();
+    assert_eq!((by_http.status, by_http.header("connection")), (200, "close"), "{by_http:?}");
+    assert!(over_grpc.export(Signal::Traces, &message).await.is_err(), "it takes another call");
+    assert!(Client::connect(grpc).await.is_err() && WebClient::connect(web).await.is_err());
+    assert_eq!(program.exit().await, Some(0), "{}", program.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
 use watershed_delivery::{Fault, Outcome};
 use watershed_stage::{
     Counter, Env, Extension, Failure, Letters as Post, Message, Notes, Placement, Provided, Role, Signal,
@@ -21,11 +22,14 @@ use crate::envelope;
 use crate::letters::{self, Letters};
 use crate::notes::NoteBooks;
 use crate::post::PostBox;
-use crate::settings::{StoreSettings, Sync};
+use crate::settings::{OnShutdown, StoreSettings, Sync};
 use crate::store::{Kept, Plan, Replay, Store, directory};
 
 /// How long a message waits that could not be written.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether a store is empty that is to be. What ends is noted within less.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The extension `file_storage`.
 pub(crate) struct FileStorage(Arc<StoreSettings>);
@@ -46,6 +50,9 @@ struct Keeper {
     lease: Lease<Message>,
     replays: mpsc::Receiver<Replay>,
     drains: bool,
+    on_shutdown: OnShutdown,
+    /// In a drain, until when what is on disk is still handed on.
+    empties: Option<Instant>,
     writing: FuturesUnordered<LocalBoxFuture<'static, (Ticket, Written)>>,
 }
 
@@ -129,7 +136,10 @@ impl StageSpec for KeeperSpec {
             async move {
                 let store = spec.store(&plan, &env)?;
                 let (replays, writing) = (store.attach(), FuturesUnordered::new());
-                Keeper { store, onward, lease, replays, drains: false, writing }.run().await
+                let on_shutdown = plan.settings.on_shutdown;
+                Keeper { store, onward, lease, replays, drains: false, on_shutdown, empties: None, writing }
+                    .run()
+                    .await
             }
             .boxed_local()
         })
@@ -196,27 +206,61 @@ impl Keeper {
                 match self.lease.try_next() {
                     // The queue was empty once, but is still open.
                     Some(ticket) => self.write(ticket),
-                    None => return Ok(()),
+                    None if self.empties.is_none() => return Ok(()),
+                    None => {}
                 }
             }
+            let emptied = self.emptied().filter(|_| drained && self.writing.is_empty());
             tokio::select! {
                 Some((ticket, written)) = self.writing.next(), if !self.writing.is_empty() => {
                     self.written(ticket, written)?;
                 }
-                replay = self.replays.recv(), if !drained => match replay {
+                replay = self.replays.recv(), if !drained || self.empties.is_some() => match replay {
                     Some(replay) => self.hand_on(replay),
                     None => return Err(Failure::new("its journal can not be read any more")),
                 },
                 next = self.lease.next(), if !drained => match next {
                     Next::Mail(ticket) => self.write(ticket),
-                    Next::Control(Control::Drain { .. }) => {
-                        self.drains = true;
-                        self.store.quiet();
-                    }
+                    Next::Control(Control::Drain { deadline }) => self.drain(deadline),
                     Next::Drained => drained = true,
                 },
+                Some(()) = OptionFuture::from(emptied) => {
+                    self.empties = None;
+                    self.store.quiet();
+                }
             }
         }
+    }
+
+    fn drain(&mut self, deadline: Instant) {
+        self.drains = true;
+        match self.on_shutdown {
+            OnShutdown::Keep => self.store.quiet(),
+            // What follows needs the rest of the time for what it is given last.
+            OnShutdown::Empty => {
+                let now = Instant::now();
+                self.empties = Some(now + deadline.saturating_duration_since(now) * 3 / 4);
+            }
+        }
+    }
+
+    /// Where what is on disk is still handed on: ready when nothing is left of it, or the time for that is up.
+    fn emptied(&self) -> Option<impl Future<Output = ()> + 'static> {
+        let (until, store) = (self.empties?, self.store.clone());
+        Some(async move {
+            let empty = async {
+                // Twice in a row: what was written last is noted a moment later than it is known here.
+                let mut looks = 0;
+                while looks < 2 {
+                    sleep(LOOK).await;
+                    looks = if store.is_empty() { looks + 1 } else { 0 };
+                }
+            };
+            tokio::select! {
+                () = empty => {}
+                () = sleep_until(until) => {}
+            }
+        })
     }
 
     fn write(&self, ticket: Ticket) {

@@ -29,6 +29,8 @@ pub struct StoreSettings {
     pub max_size: ByteSize,
     /// What happens when that much is taken: `refuse` what is new, or `drop_oldest`, counted.
     pub on_full: OnFull,
+    /// What a drain does with what it has on disk: leaves it to the next process, or tries to empty it.
+    pub on_shutdown: OnShutdown,
     /// How telemetry is stored: `none` or `lz4`.
     pub compression: Compression,
     /// The most that letters take which could not be delivered and are kept for a person to look at; beyond it the
@@ -56,6 +58,17 @@ pub enum OnFull {
     DropOldest,
 }
 
+/// What a drain does with what lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnShutdown {
+    /// Leaves it there, as far as it is not sent already: the next process goes on with it.
+    Keep,
+    /// Sends it on for three quarters of `service.shutdown_timeout`, or until nothing is left: for those who leave for
+    /// good, and their disk with them.
+    Empty,
+}
+
 /// How telemetry is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -77,6 +90,7 @@ impl Default for StoreSettings {
             sync_interval: Interval::secs(1),
             max_size: ByteSize(1 << 30),
             on_full: OnFull::Refuse,
+            on_shutdown: OnShutdown::Keep,
             compression: Compression::Lz4,
             max_dead_letters: ByteSize(64 << 20),
         }

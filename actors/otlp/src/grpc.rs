@@ -1,13 +1,23 @@
-//! OTLP's three `Export` methods over gRPC.
+//! OTLP's three `Export` methods over gRPC, and whether they are served (`grpc.health.v1`), which balancers ask.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use watershed_net::{Call, Code, ConnectionRefused, Status, Unary};
+use watershed_net::{Call, Code, ConnectionRefused, Status, Stop, Unary};
 use watershed_stage::delivery::Permit;
 use watershed_stage::{Gate, Intake, TurnedAway};
+use watershed_telemetry::wire::{Fields, Value};
 
 use crate::answer;
+
+/// The method of `grpc.health.v1.Health` that is served.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+/// The longest question that is taken, in bytes: it names a service.
+const LONGEST_QUESTION: u64 = 256;
+
+/// `HealthCheckResponse` with the status SERVING, and NOT_SERVING.
+const STATUSES: [&[u8]; 2] = [&[8, 1], &[8, 2]];
 
 /// The service of one lane.
 pub(crate) struct Service {
@@ -15,10 +25,16 @@ pub(crate) struct Service {
     pub(crate) gate: Gate,
     /// How long a sender waits for an answer at most.
     pub(crate) ack_timeout: Duration,
+    /// Told when nothing new is to come.
+    pub(crate) stop: Stop,
 }
 
 impl Unary for Service {
     fn admit(&self, call: &Call, length: u64) -> Result<Permit, Status> {
+        if call.uri.path() == HEALTH && length <= LONGEST_QUESTION {
+            // It is so little that it is not asked whether there is room: whoever is short of it is not gone.
+            return Ok(self.intake.budget().overdraw(length));
+        }
         match answer::signal(call.uri.path()) {
             Some(signal) if self.intake.wants(signal) => {
                 let passed = self.gate.pass(&self.intake, &call.headers, call.peer);
@@ -33,6 +49,9 @@ impl Unary for Service {
     }
 
     async fn call(&self, call: Call, message: Bytes, permit: Permit) -> Result<Bytes, Status> {
+        if call.uri.path() == HEALTH {
+            return self.health(&message);
+        }
         let Some(signal) = answer::signal(call.uri.path()) else {
             return Err(Status::new(Code::Unimplemented, format!("no method {}", call.uri.path())));
         };
@@ -65,6 +84,18 @@ impl Unary for Service {
 }
 
 impl Service {
+    /// Whether the server as a whole serves (`HealthCheckRequest` without a service), which is all there is to know.
+    fn health(&self, request: &[u8]) -> Result<Bytes, Status> {
+        let mut fields = Fields::new(request).flatten();
+        if fields.any(|field| matches!(field.value, Value::Bytes(service) if !service.is_empty())) {
+            return Err(Status::new(
+                Code::NotFound,
+                "only the server as a whole has a status: name no service",
+            ));
+        }
+        Ok(Bytes::from_static(STATUSES[usize::from(self.stop.is_stopped())]))
+    }
+
     /// The answer to a call for nobody.
     fn unknown(&self, message: String) -> Status {
         self.intake.turned_away(TurnedAway::Transport);

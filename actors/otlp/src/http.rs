@@ -95,8 +95,12 @@ impl Service {
     fn signal(&self, request: &HttpRequest) -> Result<Signal, HttpResponse> {
         let Paths(paths) = &self.paths;
         let format = format(&request.headers);
+        // Whoever asks whether somebody is here, as balancers do, has nothing to send that could be turned away.
+        let asks = request.method == Method::GET && request.uri.path() == "/";
         let refuse = |http: StatusCode, message: String| {
-            self.intake.turned_away(TurnedAway::Transport);
+            if !asks {
+                self.intake.turned_away(TurnedAway::Transport);
+            }
             answer(format, http, &Status::new(answer::grpc_code(http), message))
         };
         let path = request.uri.path();

@@ -6,16 +6,19 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use watershed_balance::{Backends, Caller, HealthSettings};
 use watershed_net::{Code, HttpAnswer, HttpClient, HttpError, HttpErrorKind, Status};
 use watershed_stage::delivery::{Budget, Permit};
 use watershed_stage::{
-    Batch, Credentials, Dependence, Env, ExportError, Exporter, Failure, Interval, KeyError, Partial,
-    Payload, QueueSettings, Reference, RetrySettings, Sending, Signal, http_client_settings,
+    Batch, Credentials, Dependence, Env, ExportError, Exporter, ExporterSpec, Failure, Interval, KeyError,
+    Partial, Payload, QueueSettings, Reference, RetrySettings, Sending, Signal, configured,
+    http_client_settings,
 };
 use watershed_telemetry::json;
 
 use crate::answer;
 use crate::http::{JSON, PROTOBUF};
+use crate::several::{ANY, EndpointPolicy, Several};
 
 /// Posts batches to an OTLP destination.
 pub struct OtlpHttp {
@@ -33,6 +36,12 @@ http_client_settings! {
         /// The destination, to which `/v1/traces`, `/v1/metrics` and `/v1/logs` are appended. It or an endpoint of a
         /// single signal is required.
         endpoint: Option<String> = None,
+        /// Several destinations that stand for each other, in the place of all other endpoints: each as `endpoint` is.
+        endpoints: Vec<String> = Vec::new(),
+        /// How one of several `endpoints` is chosen; `round_robin` unless told.
+        policy: Option<EndpointPolicy> = None,
+        /// How those of several `endpoints` are found out that do not work.
+        health_check: Option<HealthSettings> = None,
         /// Where traces are posted to, as it is.
         traces_endpoint: Option<String> = None,
         /// Where metrics are posted to, as it is.
@@ -66,17 +75,16 @@ pub enum Encoding {
 impl watershed_stage::Settings for Settings {
     fn check(&self) -> Vec<KeyError> {
         let mut errors = self.shared().check();
-        if self.keys().iter().all(|(_, url)| url.is_none()) && self.endpoint.is_none() {
+        let common = ("endpoint", self.endpoint.clone());
+        let single: Vec<_> = std::iter::once(common).chain(self.keys()).collect();
+        let single: Vec<_> = single.iter().filter_map(|(key, url)| Some((*key, url.as_deref()?))).collect();
+        let keys: Vec<_> = single.iter().map(|(key, _)| *key).collect();
+        errors.extend(self.several().check(&keys, |url| wrong(url).err()));
+        if single.is_empty() && self.several().are_none() {
             errors.push(KeyError::new("endpoint", "at least one endpoint must be specified"));
         }
-        let common = ("endpoint", self.endpoint.clone());
-        for (key, url) in std::iter::once(common).chain(self.keys()) {
-            let Some(url) = url else { continue };
-            let checked =
-                url.parse().map_err(|_| format!("{url:?} is no URL: write it like \"https://host:4318\""));
-            let checked = checked.and_then(|url| HttpClient::check(&url).map_err(|error| error.to_string()));
-            errors.extend(checked.err().map(|error| KeyError::new(key, error)));
-        }
+        let single = single.into_iter();
+        errors.extend(single.filter_map(|(key, url)| Some(KeyError::new(key, wrong(url).err()?))));
         errors.extend(self.retry_on_failure.check().into_iter().map(|error| error.under("retry_on_failure")));
         errors.extend(self.sending_queue.check().into_iter().map(|error| error.under("sending_queue")));
         errors
@@ -87,7 +95,25 @@ impl watershed_stage::Settings for Settings {
     }
 }
 
+/// What is wrong with an endpoint.
+fn wrong(url: &str) -> Result<(), String> {
+    let url: Uri =
+        url.parse().map_err(|_| format!("{url:?} is no URL: write it like \"https://host:4318\""))?;
+    HttpClient::check(&url).map_err(|error| error.to_string())
+}
+
 impl Settings {
+    fn several(&self) -> Several<'_> {
+        let Self { endpoints, policy, health_check, .. } = self;
+        Several { endpoints, policy: *policy, health: health_check.as_ref() }
+    }
+
+    /// The same for a single endpoint.
+    fn to(&self, endpoint: &str) -> Self {
+        let (endpoint, endpoints) = (Some(endpoint.to_owned()), Vec::new());
+        Self { endpoint, endpoints, policy: None, health_check: None, ..self.clone() }
+    }
+
     /// The endpoints of single signals, in the order of [`Signal::ALL`].
     fn keys(&self) -> [(&'static str, Option<String>); 3] {
         [
@@ -109,6 +135,41 @@ impl Settings {
             logs.or_else(|| common("/v1/logs")),
         ];
         urls.map(|url| url?.parse().ok())
+    }
+}
+
+impl Backends for Settings {
+    fn sending(&self) -> Sending {
+        OtlpHttp::sending(self)
+    }
+
+    fn endpoint(&self, name: &str) -> Result<String, String> {
+        wrong(name).map(|()| name.to_owned())
+    }
+
+    fn exporter(&self, endpoint: &str, judged: bool) -> Arc<dyn ExporterSpec> {
+        let mut settings = self.to(endpoint);
+        settings.retry_on_failure.circuit_breaker.enabled &= !judged;
+        configured::<OtlpHttp>(settings)
+    }
+
+    fn caller(&self, endpoint: &str, env: &Env) -> Result<Caller, Failure> {
+        let url = endpoint.parse().map_err(|error: http::uri::InvalidUri| Failure::from_error(&error))?;
+        Ok(Caller::Http(self.shared().open(env)?.0, url))
+    }
+
+    fn check(&self, env: &Env) -> Result<(), Failure> {
+        OtlpHttp::build(&Arc::new(self.to(ANY)), env).map(drop)
+    }
+}
+
+impl From<Settings> for Arc<dyn ExporterSpec> {
+    fn from(settings: Settings) -> Self {
+        if settings.several().are_none() {
+            return configured::<OtlpHttp>(settings);
+        }
+        let references = configured::<OtlpHttp>(settings.to(ANY)).references();
+        settings.several().balancer(Box::new(settings.clone()), references)
     }
 }
 

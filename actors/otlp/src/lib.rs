@@ -8,9 +8,11 @@ mod grpc;
 mod http;
 mod http_exporter;
 mod receiver;
+mod several;
 
 pub use exporter::{OtlpGrpc, Settings as OtlpGrpcSettings};
 pub use http_exporter::OtlpHttp;
+pub use several::EndpointPolicy;
 
 use watershed_stage::Registry;
 
@@ -19,6 +21,6 @@ use watershed_stage::Registry;
 pub fn register(registry: Registry) -> Registry {
     registry
         .receiver::<receiver::Otlp>("otlp", &[])
-        .exporter::<exporter::OtlpGrpc>("otlp", &["otlp_grpc"])
-        .exporter::<http_exporter::OtlpHttp>("otlphttp", &["otlp_http"])
+        .balancer::<exporter::Settings>("otlp", &["otlp_grpc"])
+        .balancer::<http_exporter::Settings>("otlphttp", &["otlp_http"])
 }

@@ -142,7 +142,8 @@ fn over_grpc(settings: GrpcServerSettings) -> Listener {
         open: Arc::new(move |env| {
             let (door, Interval(ack_timeout)) = (settings.open(env)?, settings.ack_timeout);
             let serve: Arc<Serve> = Arc::new(move |intake, connections, stop| {
-                let service = grpc::Service { intake, gate: door.gate.clone(), ack_timeout };
+                let service =
+                    grpc::Service { intake, gate: door.gate.clone(), ack_timeout, stop: stop.clone() };
                 Box::pin(serve(Arc::new(service), connections, door.options.clone(), stop))
             });
             Ok(serve)

@@ -1,17 +1,5 @@
-//! Exporters that choose between destinations.
-//!
-//! `load_balancing` has one exporter for each of its backends, and gives each of them what belongs to it: by a key, so
-//! that a trace stays whole, or in turn. Which backends there are is for a resolver to say, and which of them work for
-//! health checks.
+//! The exporter that routes between destinations: `load_balancing`, OTLP to whichever backend an item belongs to.
 
-mod balance;
-mod health;
-mod key;
-mod meters;
-mod pool;
-mod probe;
-mod resolver;
-mod ring;
 mod settings;
 
 use watershed_stage::Registry;

@@ -3,18 +3,13 @@
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use watershed_balance::{Balancer, HealthSettings, Plan, Policy, ResolverSettings, RingKind, RoutingKey};
 use watershed_otlp::OtlpGrpcSettings;
-use watershed_stage::{ExporterSpec, KeyError, Reference, Role, Signal};
-
-use crate::balance::Balancer;
-use crate::health::HealthSettings;
-use crate::key::{Keys, RoutingKey};
-use crate::resolver::ResolverSettings;
-use crate::ring;
+use watershed_stage::{ExporterSpec, KeyError, Reference, Role};
 
 /// What the endpoint is called while there is none.
-pub(crate) const ANY: &str = "backend:4317";
+const ANY: &str = "backend:4317";
 
 /// Settings of `load_balancing`. They hold tokens: never printed.
 #[derive(Clone, Default, Deserialize, JsonSchema)]
@@ -26,9 +21,9 @@ pub(crate) struct Settings {
     /// item. `span.name`, `span.kind`, `log.severity` and `log.body` stand for fields.
     routing_attributes: Vec<String>,
     /// How a backend is chosen.
-    pub(crate) policy: Policy,
+    policy: Policy,
     /// With `policy = "by_key"`, how keys are shared between backends.
-    pub(crate) ring: ring::Kind,
+    ring: RingKind,
     /// What is spoken to the backends.
     protocol: Protocol,
     /// Who knows the backends.
@@ -36,20 +31,7 @@ pub(crate) struct Settings {
     /// Groups of backends to go to, in this order, while none of those before works.
     failover: Vec<Group>,
     /// How backends are found out that do not work.
-    pub(crate) health_check: HealthSettings,
-}
-
-/// How a backend is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Policy {
-    /// By the item's routing key, so that all with one key go to one backend.
-    #[default]
-    ByKey,
-    /// Each message to the next.
-    RoundRobin,
-    /// Each message to whoever has the fewest that are not yet sent.
-    LeastLoaded,
+    health_check: HealthSettings,
 }
 
 /// What is spoken to the backends.
@@ -78,7 +60,13 @@ impl watershed_stage::Settings for Settings {
             let message = "the backends have their endpoints from `resolver`: take it out";
             errors.push(KeyError::new("protocol.otlp.endpoint", message));
         }
-        errors.extend(self.otlp(ANY).check().into_iter().map(|error| error.under("protocol.otlp")));
+        if !self.protocol.otlp.endpoints.is_empty() {
+            let message = "the backends have their endpoints from `resolver`: take it out";
+            errors.push(KeyError::new("protocol.otlp.endpoints", message));
+        }
+        let (endpoint, endpoints) = (ANY.to_owned(), Vec::new());
+        let otlp = OtlpGrpcSettings { endpoint, endpoints, ..self.protocol.otlp.clone() };
+        errors.extend(otlp.check().into_iter().map(|error| error.under("protocol.otlp")));
         errors.extend(self.resolver.check().into_iter().map(|error| error.under("resolver")));
         for (index, group) in self.failover.iter().enumerate() {
             let under = format!("failover.{index}.resolver");
@@ -111,38 +99,26 @@ impl watershed_stage::Settings for Settings {
     }
 }
 
-impl Settings {
-    /// The exporter's settings for one backend.
-    pub(crate) fn otlp(&self, endpoint: &str) -> OtlpGrpcSettings {
-        OtlpGrpcSettings { endpoint: endpoint.to_owned(), ..self.protocol.otlp.clone() }
-    }
-
-    /// The resolvers of all groups, the first to go to first.
-    pub(crate) fn resolvers(&self) -> Vec<&ResolverSettings> {
-        std::iter::once(&self.resolver).chain(self.failover.iter().map(|group| &group.resolver)).collect()
-    }
-
-    pub(crate) fn signals(&self) -> &'static [Signal] {
-        self.routing_key.map_or(&Signal::ALL, RoutingKey::signals)
-    }
-
-    /// What reads the keys of each signal, in the order of [`Signal::ALL`].
-    pub(crate) fn keys(&self) -> [Keys; 3] {
-        Signal::ALL.map(|signal| {
-            Keys::new(self.routing_key.unwrap_or(RoutingKey::usual(signal)), &self.routing_attributes)
-        })
-    }
-}
-
 impl From<Settings> for Arc<dyn ExporterSpec> {
     fn from(settings: Settings) -> Self {
-        Arc::new(Balancer::new(settings))
+        let references = watershed_stage::Settings::references(&settings);
+        let resolvers = std::iter::once(settings.resolver);
+        Arc::new(Balancer::new(Plan {
+            backends: Box::new(settings.protocol.otlp),
+            resolvers: resolvers.chain(settings.failover.into_iter().map(|group| group.resolver)).collect(),
+            policy: settings.policy,
+            ring: settings.ring,
+            routing_key: settings.routing_key,
+            routing_attributes: settings.routing_attributes,
+            health: settings.health_check,
+            references,
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use watershed_stage::Settings as _;
+    use watershed_stage::{Settings as _, Signal};
 
     use super::*;
 
@@ -175,7 +151,9 @@ mod tests {
             ("protocol.otlp.endpoint = 'c:4317'", "protocol.otlp.endpoint"),
             ("protocol.otlp.sending_queue.queue_size = 0", "protocol.otlp.sending_queue.queue_size"),
             ("health_check.interval = '0s'", "health_check.interval"),
-            ("health_check.service = 'x'", "health_check.service"),
+            ("health_check = { service = 'x', kind = 'tcp' }", "health_check.service"),
+            ("protocol.otlp.endpoints = ['c:4317']", "protocol.otlp.endpoints"),
+            ("protocol.otlp.policy = 'failover'", "protocol.otlp.policy"),
         ] {
             assert_eq!(wrong(&format!("{STATIC}{toml}")), [key], "{toml}");
         }
@@ -183,7 +161,10 @@ mod tests {
 
     #[test]
     fn a_key_says_which_signals_it_is_for() {
-        let signals = |toml: &str| toml::from_str::<Settings>(toml).unwrap().signals().to_vec();
+        let signals = |toml: &str| {
+            let exporter: Arc<dyn ExporterSpec> = toml::from_str::<Settings>(toml).unwrap().into();
+            exporter.signals().to_vec()
+        };
         assert_eq!(signals("routing_key = 'traceID'"), [Signal::Traces, Signal::Logs]);
         assert_eq!(signals("routing_key = 'streamID'"), [Signal::Metrics]);
         assert_eq!(signals(""), Signal::ALL);

@@ -34,8 +34,8 @@ mod shelf;
 pub use deal::{deal, shard_of};
 pub use edge::exporter_ended;
 pub use exporter::{
-    Batch, ExportError, Exporter, ExporterParts, Nursery, Partial, PipelineBatch, Seat, Sending, Tried,
-    configured,
+    Batch, ExportError, Exporter, ExporterParts, Nursery, Partial, PipelineBatch, Seat, Seating, Sending,
+    Tried, configured,
 };
 pub use extension::{
     AuthError, AuthSettings, ClientAuth, DeadLetter, Dependence, Extension, ExtensionSpec, Extensions,

@@ -213,6 +213,13 @@ impl Metrics {
         family.series.insert(self.labels(labels), source);
     }
 
+    /// Shows the series of this name and these labels no longer. Who holds it counts on for nobody.
+    pub fn forget(&self, name: &str, labels: &[(&str, &str)]) {
+        if let Some(mut family) = self.families.get_mut(name) {
+            family.series.remove(&self.labels(labels));
+        }
+    }
+
     /// The sum of the counters of this name.
     pub fn total(&self, name: &str) -> u64 {
         let Some(family) = self.families.get(name) else { return 0 };

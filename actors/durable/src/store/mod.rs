@@ -200,6 +200,11 @@ impl Store {
         Some(self.desk.oldest.load(Ordering::Relaxed)).filter(|oldest| *oldest != u64::MAX)
     }
 
+    /// Whether nobody is owed anything, as of a moment ago.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.oldest().is_none()
+    }
+
     /// Whether its thread has ended, so that it can only be opened anew.
     pub(crate) fn is_dead(&self) -> bool {
         self.desk.papers.lock().dead

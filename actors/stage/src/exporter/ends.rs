@@ -12,6 +12,7 @@ use watershed_telemetry::Payload;
 
 use super::batch::{Job, Member};
 use super::circuit::Stance;
+use super::concurrency::Trip;
 use super::counters::GivenUp;
 use super::lane::{Done, Lane};
 use super::{ExportError, Exporter, Partial};
@@ -38,13 +39,19 @@ struct Untaken<'a> {
 impl<E: Exporter> Lane<E> {
     pub(super) fn done(&mut self, done: Done) -> Result<(), Failure> {
         let _hush = match &done {
-            Done::Waited(job) | Done::Tried(job, ..) => Hush::over(job.trace()),
+            Done::Waited(job) | Done::Tried(job, ..) | Done::Lost(job, _) => Hush::over(job.trace()),
             Done::Panicked(_) => None,
         };
         let (job, result) = match done {
             Done::Panicked(failure) => return Err(failure),
             Done::Waited(job) => {
                 self.again(job);
+                return Ok(());
+            }
+            Done::Lost(job, began) => {
+                self.concurrency.ends(began, Instant::now(), Trip::Mute);
+                // It may have its place again by now: then that is one attempt like another.
+                self.attempt(job);
                 return Ok(());
             }
             Done::Tried(job, began, result) => {

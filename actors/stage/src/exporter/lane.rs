@@ -15,7 +15,8 @@ use super::batch::{Job, Member, Pending};
 use super::circuit::{Circuit, Stance, State};
 use super::concurrency::Concurrency;
 use super::counters::{Counters, Random, Trigger};
-use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Seat, Sending, Shared};
+use super::seat::{lost, reseated};
+use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending, Shared};
 use crate::extension::Dependence;
 use crate::message::Message;
 use crate::own::{Ended, Hush};
@@ -56,6 +57,8 @@ pub(super) enum Done {
     Waited(Job),
     /// It was tried, from then on.
     Tried(Job, Instant, Result<Partial, ExportError>),
+    /// It was under way to nobody.
+    Lost(Job, Instant),
     /// The exporter panicked on it. The job's messages are still in their slots.
     Panicked(Failure),
 }
@@ -302,15 +305,23 @@ impl<E: Exporter> Lane<E> {
         self.counters.requests.add(1);
         self.concurrency.begins();
         let in_flight = self.counters.in_flight.hold();
+        let lost = lost(self.parts.seat.as_ref().map(|seat| seat.seating.clone()));
         self.running.push(Box::pin(async move {
             let late = |_| {
                 let reason = format!("no answer within {:?}", timeout.unwrap_or_default()).into();
                 Ok(Err(ExportError::Retryable { reason, retry_after: None }))
             };
             let export = Hush::during(batch.trace.as_ref(), caught(exporter.export(&batch)));
-            let result = match timeout {
-                None => export.await,
-                Some(timeout) => tokio::time::timeout(timeout, export).await.unwrap_or_else(late),
+            let result = async {
+                match timeout {
+                    None => export.await,
+                    Some(timeout) => tokio::time::timeout(timeout, export).await.unwrap_or_else(late),
+                }
+            };
+            let result = tokio::select! {
+                biased;
+                result = result => result,
+                () = lost => return Done::Lost(job, now),
             };
             drop(in_flight);
             match result {
@@ -345,25 +356,6 @@ impl<E: Exporter> Lane<E> {
 /// The next thing to do; while there is no consumer for mail, what there is to know.
 async fn listen(lease: &mut Lease<Message>, takes: bool) -> Next {
     if takes { lease.next().await } else { Next::Control(lease.control().await) }
-}
-
-/// When the exporter has left its place, or has taken it again, or has an heir; never, where it has neither.
-async fn reseated(seat: &mut Option<Seat>, heir: &mut watch::Receiver<Option<Cell<Message>>>) {
-    tokio::select! {
-        () = changed(seat.as_mut().map(|seat| &mut seat.vacant)) => {}
-        () = changed(Some(heir)) => {}
-    }
-}
-
-/// When that has changed; never, where nobody is left who could change it.
-async fn changed<T>(watched: Option<&mut watch::Receiver<T>>) {
-    let changed = match watched {
-        Some(watched) => watched.changed().await.is_ok(),
-        None => false,
-    };
-    if !changed {
-        std::future::pending().await
-    }
 }
 
 async fn sleep_until(at: Option<Instant>) {

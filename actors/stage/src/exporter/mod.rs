@@ -20,7 +20,7 @@ use watershed_supervise::{Cell, Failure, Launch};
 use watershed_telemetry::{Payload, Signal};
 
 use self::circuit::Circuit;
-pub use self::seat::{Nursery, Seat, Tried};
+pub use self::seat::{Nursery, Seat, Seating, Tried};
 use crate::extension::{Dependence, Reference, Role};
 use crate::message::{Context, Message};
 use crate::origin::TraceContext;

@@ -26,8 +26,8 @@ pub struct Nursery {
 /// it goes back to whoever dealt it out when the exporter has to leave its place, and is dealt out anew.
 #[derive(Clone)]
 pub struct Seat {
-    /// While true, nothing is sent, and everything that is not on the wire goes back.
-    pub vacant: watch::Receiver<bool>,
+    /// Whether it has its place.
+    pub seating: watch::Receiver<Seating>,
     /// Where it goes back to. Its quota is that of the exporter's own cell.
     pub back: Cell<Message>,
     /// Told of every attempt.
@@ -36,9 +36,50 @@ pub struct Seat {
     pub returned: Counter,
 }
 
+/// Whether an exporter has its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seating {
+    /// It sends.
+    Taken,
+    /// Nothing is sent, and everything that is not on the wire goes back.
+    Vacant,
+    /// What is on the wire goes back as well: nobody is there to answer it.
+    Lost,
+}
+
 /// Told how long an attempt took, what came of it, and whether it was given the time that it may take: one that its
 /// senders cut short says nothing of the destination.
 pub type Tried = Arc<dyn Fn(Duration, &Result<Partial, ExportError>, bool) + Send + Sync>;
+
+/// When the exporter has left its place, or has taken it again, or has an heir; never, where it has neither.
+pub(super) async fn reseated(seat: &mut Option<Seat>, heir: &mut watch::Receiver<Option<Cell<Message>>>) {
+    tokio::select! {
+        () = changed(seat.as_mut().map(|seat| &mut seat.seating)) => {}
+        () = changed(Some(heir)) => {}
+    }
+}
+
+/// When that has changed; never, where nobody is left who could change it.
+async fn changed<T>(watched: Option<&mut watch::Receiver<T>>) {
+    let changed = match watched {
+        Some(watched) => watched.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
+    }
+}
+
+/// When nobody is there to answer what is on the wire; never, where there is no seat.
+pub(super) async fn lost(seating: Option<watch::Receiver<Seating>>) {
+    let lost = match seating {
+        Some(mut seating) => seating.wait_for(|seating| *seating == Seating::Lost).await.is_ok(),
+        None => false,
+    };
+    if !lost {
+        std::future::pending().await
+    }
+}
 
 // === impl Nursery ===
 
@@ -65,7 +106,7 @@ impl Nursery {
 impl<E: Exporter> Lane<E> {
     /// Whether what it has belongs to others.
     pub(super) fn is_vacant(&self) -> bool {
-        let left = self.parts.seat.as_ref().is_some_and(|seat| *seat.vacant.borrow());
+        let left = self.parts.seat.as_ref().is_some_and(|seat| *seat.seating.borrow() != Seating::Taken);
         left || self.parts.heir.borrow().is_some()
     }
 

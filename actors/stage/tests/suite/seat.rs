@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use watershed_delivery::Outcome;
-use watershed_stage::{Message, Partial, Seat};
+use watershed_stage::{Message, Partial, Seat, Seating};
 use watershed_supervise::Cell;
 
 use crate::common::{Bench, End, paused, secs, spans, until};
@@ -16,7 +16,7 @@ use crate::kinds::{batches, on_export, retryable};
 struct Seated {
     cell: Cell<Message>,
     back: End,
-    vacant: watch::Sender<bool>,
+    seating: watch::Sender<Seating>,
     /// Of every attempt, how long it took, whether it succeeded, and whether it was fair.
     tried: Arc<Mutex<Vec<(Duration, bool, bool)>>>,
 }
@@ -26,10 +26,10 @@ impl Seated {
         let spec =
             Bench::registry().parse_exporter("sink", toml::from_str(settings).unwrap()).unwrap().unwrap();
         let (cell, back) = (bench.cell("sink", 1000), End::new(bench, "back", 1000));
-        let (vacant, tried) = (watch::Sender::new(false), Arc::<Mutex<Vec<_>>>::default());
+        let (seating, tried) = (watch::Sender::new(Seating::Taken), Arc::<Mutex<Vec<_>>>::default());
         let seen = tried.clone();
         let seat = Seat {
-            vacant: vacant.subscribe(),
+            seating: seating.subscribe(),
             back: back.cell.clone(),
             tried: Arc::new(move |took, result, fair| seen.lock().push((took, result.is_ok(), fair))),
             returned: bench.metrics.counter("returned", "", &[]),
@@ -37,7 +37,7 @@ impl Seated {
         let mut parts = bench.parts(bench.env("sink"));
         parts.seat = Some(seat);
         bench.start(&cell, spec.launch(parts)).await;
-        Self { cell, back, vacant, tried }
+        Self { cell, back, seating, tried }
     }
 }
 
@@ -52,7 +52,7 @@ fn who_leaves_gives_back_all_that_is_not_on_the_wire_and_what_fails_there() {
         });
         let fates: Vec<_> = (1..=4).map(|id| bench.held(&seated.cell, spans([id]))).collect();
         until("it comes to that", || batches().len() == 2).await;
-        seated.vacant.send_replace(true);
+        seated.seating.send_replace(Seating::Vacant);
         for id in [3, 4] {
             assert_eq!(seated.back.finish(Outcome::Delivered).await, [id]);
         }
@@ -68,7 +68,7 @@ fn who_leaves_gives_back_all_that_is_not_on_the_wire_and_what_fails_there() {
         assert_eq!(batches(), [[1], [2]]);
         assert_eq!(*seated.tried.lock(), [(secs(5), false, true), (secs(5), true, true)]);
         assert_eq!(bench.metric("returned"), 4);
-        seated.vacant.send_replace(false);
+        seated.seating.send_replace(Seating::Taken);
         let again = bench.held(&seated.cell, spans([6]));
         until("it comes to that", || again.outcome() == Some(Outcome::Delivered)).await;
         drop(seated);
@@ -87,10 +87,34 @@ fn what_waits_for_another_attempt_goes_back_at_once() {
         let fate = bench.held(&seated.cell, spans([1]));
         until("it comes to that", || batches().len() == 1).await;
         let left = tokio::time::Instant::now();
-        seated.vacant.send_replace(true);
+        seated.seating.send_replace(Seating::Vacant);
         assert_eq!(seated.back.finish(Outcome::Delivered).await, [1]);
         assert!(left.elapsed() < secs(1));
         assert_eq!(fate.outcome(), Some(Outcome::Delivered));
+        drop(seated);
+        bench.end().await;
+    });
+}
+
+#[test]
+fn what_is_on_the_wire_to_nobody_goes_back_and_is_no_attempt_of_the_destinations() {
+    paused(async {
+        let bench = Bench::new();
+        let mut seated = Seated::new(&bench, "").await;
+        on_export(|_| std::future::pending());
+        let fate = bench.held(&seated.cell, spans([1]));
+        until("it comes to that", || batches().len() == 1).await;
+        seated.seating.send_replace(Seating::Vacant);
+        // What was only left alone may still be answered.
+        tokio::time::sleep(secs(1)).await;
+        assert!(seated.back.is_empty());
+        seated.seating.send_replace(Seating::Lost);
+        assert_eq!(seated.back.finish(Outcome::Delivered).await, [1]);
+        assert_eq!((fate.outcome(), seated.tried.lock().len()), (Some(Outcome::Delivered), 0));
+        seated.seating.send_replace(Seating::Taken);
+        on_export(|_| async { Ok(Partial::default()) });
+        let again = bench.held(&seated.cell, spans([2]));
+        until("it comes to that", || again.outcome() == Some(Outcome::Delivered)).await;
         drop(seated);
         bench.end().await;
     });
@@ -107,7 +131,7 @@ fn of_a_message_of_which_a_part_is_through_only_the_rest_goes_back() {
         );
         let fate = bench.held(&seated.cell, spans([1, 2, 3]));
         until("it comes to that", || batches().len() == 2).await;
-        seated.vacant.send_replace(true);
+        seated.seating.send_replace(Seating::Vacant);
         assert_eq!(seated.back.finish(Outcome::Delivered).await, [3]);
         assert_eq!(fate.outcome(), Some(Outcome::Delivered));
         drop(seated);

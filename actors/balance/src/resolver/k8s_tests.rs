@@ -5,11 +5,17 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+use watershed_testkit::certs::Authority;
 
 use super::*;
+
+/// What the double speaks over.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 const TOKEN: &str = "secret-token";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,6 +37,8 @@ struct Store {
     bookmarks: u64,
     /// The queries that came.
     queries: Vec<String>,
+    /// The token that lets in.
+    token: &'static str,
 }
 
 #[derive(Clone)]
@@ -38,22 +46,43 @@ struct Server {
     store: Arc<Mutex<Store>>,
     changed: Arc<watch::Sender<()>>,
     url: String,
+    /// `ca.crt` of the service account.
+    ca: Option<String>,
 }
 
 impl Server {
     async fn start() -> Self {
+        Self::open(None).await
+    }
+
+    /// As a cluster has it: over TLS, by an authority that only the service account knows.
+    async fn start_tls() -> Self {
+        Self::open(Some(Authority::new("kubernetes"))).await
+    }
+
+    async fn open(authority: Option<Authority>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let store = Arc::new(Mutex::new(Store { version: 100, ..Store::default() }));
-        let server = Self { store, changed: Arc::new(watch::Sender::new(())), url };
+        let scheme = if authority.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let store = Arc::new(Mutex::new(Store { version: 100, token: TOKEN, ..Store::default() }));
+        let ca = authority.as_ref().map(Authority::pem);
+        let acceptor = authority
+            .map(|authority| TlsAcceptor::from(authority.server(&authority.issue("127.0.0.1"), false)));
+        let server = Self { store, changed: Arc::new(watch::Sender::new(())), url, ca };
         let serving = server.clone();
         spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let server = serving.clone();
+                let (server, acceptor) = (serving.clone(), acceptor.clone());
                 spawn(async move {
                     // The other end may leave at any time.
-                    let _ = server.serve(stream).await;
+                    let _ = match acceptor {
+                        None => server.serve(&mut { stream }).await,
+                        Some(acceptor) => match acceptor.accept(stream).await {
+                            Ok(mut stream) => server.serve(&mut stream).await,
+                            Err(error) => Err(error),
+                        },
+                    };
                 });
             }
         });
@@ -101,7 +130,7 @@ impl Server {
         (lists, watches)
     }
 
-    async fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+    async fn serve(&self, stream: &mut impl Io) -> std::io::Result<()> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await?);
@@ -111,16 +140,20 @@ impl Server {
         let (path, query) = path.split_once('?').unwrap();
         assert_eq!(path, "/apis/discovery.k8s.io/v1/namespaces/monitoring/endpointslices");
         assert!(query.starts_with("labelSelector=kubernetes.io%2Fservice-name%3Dgateway&"), "{query}");
-        self.store.lock().queries.push(query.to_owned());
-        if !head.to_lowercase().contains(&format!("authorization: bearer {TOKEN}\r\n")) {
+        let token = {
+            let mut store = self.store.lock();
+            store.queries.push(query.to_owned());
+            store.token
+        };
+        if !head.to_lowercase().contains(&format!("authorization: bearer {token}\r\n")) {
             let status = json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": "endpointslices is forbidden"});
-            return answer(&mut stream, "403 Forbidden", &status).await;
+            return answer(stream, "403 Forbidden", &status).await;
         }
         let of = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)).unwrap_or_default();
         if of("watch=") == "true" {
             assert_eq!(of("allowWatchBookmarks="), "true");
             let version = of("resourceVersion=").parse().unwrap();
-            return self.watch(&mut stream, version).await;
+            return self.watch(stream, version).await;
         }
         // A page is one slice, whatever the limit: the server may.
         assert_eq!(of("limit="), "500");
@@ -134,10 +167,10 @@ impl Server {
         };
         let items = if page.is_empty() { Value::Null } else { Value::Array(page) };
         let list = json!({"kind": "EndpointSliceList", "metadata": {"resourceVersion": version, "continue": next}, "items": items});
-        answer(&mut stream, "200 OK", &list).await
+        answer(stream, "200 OK", &list).await
     }
 
-    async fn watch(&self, stream: &mut TcpStream, from: u64) -> std::io::Result<()> {
+    async fn watch(&self, stream: &mut impl Io, from: u64) -> std::io::Result<()> {
         let mut changed = self.changed.subscribe();
         let gone = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"});
         let (is_gone, by_status) = {
@@ -192,7 +225,7 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     drop(tokio::spawn(task));
 }
 
-async fn answer(stream: &mut TcpStream, status: &str, body: &Value) -> std::io::Result<()> {
+async fn answer(stream: &mut impl Io, status: &str, body: &Value) -> std::io::Result<()> {
     let body = body.to_string();
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
@@ -202,7 +235,7 @@ async fn answer(stream: &mut TcpStream, status: &str, body: &Value) -> std::io::
 }
 
 /// An event as a line, in two chunks: where they are cut means nothing.
-async fn event(stream: &mut TcpStream, kind: &str, object: &Value) -> std::io::Result<()> {
+async fn event(stream: &mut impl Io, kind: &str, object: &Value) -> std::io::Result<()> {
     let line = format!("{}\n", json!({"type": kind, "object": object}));
     let (first, second) = line.split_at(line.len() / 2);
     for chunk in [first, second] {
@@ -223,6 +256,9 @@ impl Watching {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("token"), format!("{token}\n")).unwrap();
         std::fs::write(folder.path().join("namespace"), "monitoring").unwrap();
+        if let Some(ca) = &server.ca {
+            std::fs::write(folder.path().join("ca.crt"), ca).unwrap();
+        }
         let settings = format!(
             "service = \"gateway\"\napi_server = {:?}\nservice_account = {:?}\ntimeout = \"20s\"\n{more}",
             server.url,
@@ -249,7 +285,7 @@ impl Watching {
 async fn until(condition: impl Fn() -> bool) {
     timeout(PATIENCE, async {
         while !condition() {
-            sleep(Duration::from_millis(5)).await; // sleep-ok: between two looks at the condition
+            tokio::time::sleep(Duration::from_millis(5)).await; // sleep-ok: between two looks at the condition
         }
     })
     .await
@@ -342,6 +378,35 @@ async fn who_may_not_is_told_what_is_missing_and_goes_on_trying() {
             break;
         }
     }
+}
+
+/// As in a cluster: the authority and the token of the service account, and the token renewed while it is watched.
+#[tokio::test]
+async fn over_tls_the_service_accounts_authority_is_trusted_and_its_token_read_anew() {
+    let server = Server::start_tls().await;
+    server.put("gateway-a", &[("10.0.0.1", Some(true))]);
+    let mut watching = Watching::start(&server, "", TOKEN).await;
+    assert_eq!(watching.next().await, found(&["10.0.0.1:4317"]));
+    server.put("gateway-a", &[("10.0.0.1", Some(true)), ("10.0.0.2", Some(true))]);
+    assert_eq!(watching.next().await, found(&["10.0.0.1:4317", "10.0.0.2:4317"]));
+    until(|| server.asked() == (1, 1)).await;
+    // The next watch is let in by the next token alone.
+    std::fs::write(watching.folder.path().join("token"), "renewed").unwrap();
+    server.change(|store| (store.token, store.cuts) = ("renewed", store.cuts + 1));
+    until(|| server.asked() == (1, 2)).await;
+    server.put("gateway-a", &[("10.0.0.2", Some(true))]);
+    assert_eq!(watching.next().await, found(&["10.0.0.2:4317"]));
+    assert_eq!(server.asked(), (1, 2));
+}
+
+#[tokio::test]
+async fn an_api_server_of_another_authority_is_not_believed() {
+    let mut server = Server::start_tls().await;
+    server.ca = Some(Authority::new("another").pem());
+    let mut watching = Watching::start(&server, "", TOKEN).await;
+    let error = watching.next().await.unwrap_err();
+    assert!(error.contains("certificate"), "{error}");
+    assert_eq!(server.asked(), (0, 0));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::ring::{hash, mix};
 
 /// What items are routed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-pub(crate) enum RoutingKey {
+pub enum RoutingKey {
     /// The trace id of spans and log records, so that traces stay whole.
     #[serde(rename = "traceID")]
     TraceId,

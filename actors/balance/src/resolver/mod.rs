@@ -21,7 +21,7 @@ const PORT: u16 = 4317;
 /// Who knows the backends (`resolver`): exactly one of them.
 #[derive(Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct ResolverSettings {
+pub struct ResolverSettings {
     /// The configuration.
     #[serde(rename = "static")]
     fixed: Option<StaticSettings>,
@@ -82,6 +82,11 @@ fn under(key: &str, errors: Vec<KeyError>) -> impl Iterator<Item = KeyError> {
 }
 
 impl ResolverSettings {
+    /// A list that does not change.
+    pub fn fixed(hostnames: Vec<String>) -> Self {
+        Self { fixed: Some(StaticSettings { hostnames }), ..Self::default() }
+    }
+
     /// What metrics call it.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -134,7 +139,7 @@ impl Resolver {
 }
 
 /// What is connected to for a backend of this name: with a port. An error says what is wrong with the name.
-pub(crate) fn endpoint(name: &str) -> Result<String, String> {
+pub fn endpoint(name: &str) -> Result<String, String> {
     let (scheme, rest) = name.split_once("://").map_or(("", name), |(scheme, rest)| (scheme, rest));
     let (host, port) = match rest.rsplit_once(':') {
         // An IPv6 address has colons of its own.
@@ -144,7 +149,9 @@ pub(crate) fn endpoint(name: &str) -> Result<String, String> {
         _ => (rest, Some(PORT)),
     };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let is_host = !bare.is_empty() && !bare.contains(['/', '@', '?', '#', ' ', '\t', '"']);
+    // What has colons is an address.
+    let is_address = !bare.contains(':') || bare.parse::<IpAddr>().is_ok();
+    let is_host = !bare.is_empty() && is_address && !bare.contains(['/', '@', '?', '#', ' ', '\t', '"']);
     let is_scheme = ["", "http", "https"].contains(&scheme);
     let Some(port) = port.filter(|_| is_host && is_scheme) else {
         return Err(format!("\"{name}\" is no backend: write host or host:port, such as \"gateway-1:4317\""));
@@ -180,9 +187,14 @@ mod tests {
         ] {
             assert_eq!(endpoint(name).as_deref(), Ok(expected), "{name}");
         }
-        for name in
-            ["", ":4317", "a b", "gateway:", "gateway:0", "gateway:http", "ftp://a:1", "http://a/b", "u@h:1"]
-        {
+        let wrong =
+            ["", ":4317", "a b", "gateway:", "gateway:0", "gateway:http", "ftp://a:1", "http://a/b", "u@h:1"];
+        for name in wrong.into_iter().chain([
+            "gateway:4317:4317",
+            "[gateway:1]:4317",
+            "::g",
+            "gateway:4317,other:4317",
+        ]) {
             assert!(endpoint(name).is_err(), "{name}");
         }
     }

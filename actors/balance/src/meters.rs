@@ -8,12 +8,17 @@ use watershed_stage::{Counter, Env, Histogram, Metrics};
 /// Bounds of what an attempt takes, in milliseconds: those of the Go SDK.
 const MILLISECONDS: &[u64] = &[5, 10, 25, 50, 75, 100, 250, 500, 750, 1_000, 2_500, 5_000, 7_500, 10_000];
 
+/// Why a backend may be left out.
+const REASONS: [&str; 4] = ["refused", "silent", "failures", "broken"];
+
 /// What the balancer as a whole counts.
 pub(crate) struct Meters {
     metrics: Metrics,
     exporter: Arc<str>,
     /// Items that were taken back from one backend to go to another.
     pub(crate) rerouted: Counter,
+    /// What went to another backend than its key had a short while ago.
+    pub(crate) moved: Counter,
 }
 
 /// What is counted of one resolver.
@@ -39,7 +44,13 @@ impl Meters {
             "Items that were taken back from a backend that failed or is gone, to go to another.",
             &[("exporter", &env.id)],
         );
-        Self { metrics: env.metrics.clone(), exporter: env.id.clone(), rerouted }
+        let moved = env.metrics.counter(
+            "watershed_loadbalancer_moved_units",
+            "What went by its key to another backend than it would have up to 30 s ago, so that what it belongs to may \
+             have come apart: items, or resources where those are routed whole.",
+            &[("exporter", &env.id)],
+        );
+        Self { metrics: env.metrics.clone(), exporter: env.id.clone(), rerouted, moved }
     }
 
     pub(crate) fn resolver(&self, resolver: &str) -> ResolverMeters {
@@ -71,7 +82,7 @@ impl Meters {
 
     pub(crate) fn backend(&self, endpoint: &str) -> BackendMeters {
         // There before the first of them, so that whoever watches for one sees that there are none.
-        for reason in ["refused", "silent", "failures", "broken"] {
+        for reason in REASONS {
             self.ejections(endpoint, reason);
         }
         let labels = [("exporter", &*self.exporter), ("endpoint", endpoint)];
@@ -100,6 +111,22 @@ impl Meters {
             &[("exporter", &self.exporter), ("endpoint", endpoint)],
             Arc::new(move || f64::from(u8::from(used()))),
         );
+    }
+
+    /// Shows nothing of a backend any more: where they come and go under new names, there is no end to them.
+    pub(crate) fn forget(&self, endpoint: &str) {
+        let labels = [("exporter", &*self.exporter), ("endpoint", endpoint)];
+        for name in ["otelcol_loadbalancer_backend_latency", "watershed_loadbalancer_backend_used"] {
+            self.metrics.forget(name, &labels);
+        }
+        for success in ["false", "true"] {
+            let labels = [labels[0], labels[1], ("success", success)];
+            self.metrics.forget("otelcol_loadbalancer_backend_outcome", &labels);
+        }
+        for reason in REASONS {
+            let labels = [labels[0], labels[1], ("reason", reason)];
+            self.metrics.forget("watershed_loadbalancer_ejections", &labels);
+        }
     }
 
     pub(crate) fn ejections(&self, endpoint: &str, reason: &str) -> Counter {

@@ -11,24 +11,25 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use watershed_otlp::OtlpGrpc;
-use watershed_stage::{Env, ExportError, ExporterSpec, Message, Partial, configured};
+use watershed_stage::{Env, ExportError, ExporterSpec, Message, Partial, Seating};
 use watershed_supervise::{Cell, ChildId};
 
 use crate::health::{Change, Health, HealthSettings, Probed};
 use crate::meters::{BackendMeters, Meters, ResolverMeters};
-use crate::resolver::endpoint;
+use crate::plan::{Plan, Policy};
+use crate::resolver::ResolverSettings;
 use crate::ring::{MOST, Ring};
-use crate::settings::{Policy, Settings};
 
 /// The backends of one balancer.
 pub(crate) struct Pool {
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) plan: Plan,
     table: ArcSwap<Table>,
     /// Told whenever the table changes, or there is a backend to begin or to end with.
     version: watch::Sender<u64>,
     state: Mutex<State>,
     meters: OnceLock<Meters>,
+    /// Held by every router.
+    pub(crate) presence: Arc<()>,
 }
 
 /// Whom to give what comes.
@@ -37,8 +38,21 @@ pub(crate) struct Table {
     /// In the order of their names.
     pub(crate) backends: Vec<Arc<Backend>>,
     /// Whom a key belongs to, where that is what counts.
-    pub(crate) ring: Option<Ring>,
+    pub(crate) ring: Option<Arc<Ring>>,
+    /// What it replaced.
+    before: Option<Before>,
 }
+
+/// A table that was replaced, while what began under it may still go on.
+struct Before {
+    ring: Arc<Ring>,
+    /// The numbers that its backends have now; `None` for those that are not used any more.
+    now: Vec<Option<usize>>,
+    until: Instant,
+}
+
+/// How long what began under one table is taken to go on under the next.
+const SETTLING: Duration = Duration::from_secs(30);
 
 /// One backend.
 pub(crate) struct Backend {
@@ -48,8 +62,8 @@ pub(crate) struct Backend {
     pub(crate) endpoint: String,
     /// The exporter that sends to it.
     pub(crate) exporter: Arc<dyn ExporterSpec>,
-    /// Whether it gets nothing.
-    pub(crate) vacant: watch::Sender<bool>,
+    /// Whether it gets anything, and what becomes of what it has.
+    pub(crate) seating: watch::Sender<Seating>,
     /// Its exporter's copies, by lane.
     pub(crate) copies: Mutex<BTreeMap<usize, Copy>>,
     /// An export has failed: it should be looked at.
@@ -86,26 +100,29 @@ struct Group {
 // === impl Pool ===
 
 impl Pool {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(plan: Plan) -> Self {
         Self {
-            settings: Arc::new(settings),
+            plan,
             table: ArcSwap::default(),
             version: watch::Sender::new(0),
             state: Mutex::default(),
             meters: OnceLock::new(),
+            presence: Arc::default(),
         }
+    }
+
+    /// Whether only one lane deals out any more.
+    pub(crate) fn has_one_router(&self) -> bool {
+        Arc::strong_count(&self.presence) <= 2
     }
 
     /// What it counts, by the first who asks.
     pub(crate) fn meters(&self, env: &Env) -> &Meters {
         self.meters.get_or_init(|| {
             let meters = Meters::new(env);
-            let resolvers = self.settings.resolvers();
-            let group = |resolver: &&crate::resolver::ResolverSettings| Group {
-                meters: meters.resolver(resolver.name()),
-                names: None,
-            };
-            self.state.lock().groups = resolvers.iter().map(group).collect();
+            let group =
+                |resolver: &ResolverSettings| Group { meters: meters.resolver(resolver.name()), names: None };
+            self.state.lock().groups = self.plan.resolvers.iter().map(group).collect();
             meters
         })
     }
@@ -146,7 +163,7 @@ impl Pool {
         group.meters.updated(names.len());
         tracing::info!(backends = ?names, "the backends have changed");
         group.names = Some(names);
-        state.enlist(&self.settings, meters);
+        state.enlist(&self.plan, meters);
         self.renew(&state);
     }
 
@@ -164,7 +181,7 @@ impl Pool {
         fair: bool,
     ) {
         backend.meters.tried(took, result.is_ok());
-        if !fair || !self.settings.health_check.enabled {
+        if !fair || !self.plan.health.enabled {
             return;
         }
         // One that says anything but "not now" works, and so does one that asks for time.
@@ -185,7 +202,7 @@ impl Pool {
         backend: &Backend,
         judge: impl FnOnce(&mut Health, &HealthSettings, Instant) -> Option<Change>,
     ) {
-        let change = judge(&mut backend.health.lock(), &self.settings.health_check, Instant::now());
+        let change = judge(&mut backend.health.lock(), &self.plan.health, Instant::now());
         match change {
             None => return,
             Some(Change::Returned) => tracing::info!(backend = %backend.name, "a backend works again"),
@@ -201,7 +218,14 @@ impl Pool {
 
     /// Forgets a backend whose exporters have ended.
     pub(crate) fn forget(&self, backend: &Arc<Backend>) {
-        self.state.lock().retired.retain(|retired| !Arc::ptr_eq(retired, backend));
+        let mut state = self.state.lock();
+        state.retired.retain(|retired| !Arc::ptr_eq(retired, backend));
+        // One of the same name may have come since.
+        let has_heir =
+            state.retired.iter().chain(state.backends.values()).any(|other| other.name == backend.name);
+        if let Some(meters) = self.meters.get().filter(|_| !has_heir) {
+            meters.forget(&backend.name);
+        }
     }
 
     /// Makes the table anew where others are to be used. First it is there, and then the others give back what they have.
@@ -211,28 +235,59 @@ impl Pool {
         let same = table.backends.len() == used.len()
             && table.backends.iter().zip(&used).all(|(before, after)| Arc::ptr_eq(before, after));
         if !same {
-            let names: Vec<&str> = used.iter().map(|backend| &*backend.name).collect();
-            let by_key = self.settings.policy == Policy::ByKey;
-            let ring = by_key.then(|| Ring::new(self.settings.ring, &names));
+            let names = names_of(&used);
+            let by_key = self.plan.policy == Policy::ByKey;
+            let ring = by_key.then(|| match &table.ring {
+                Some(ring) => ring.after(&names_of(&table.backends), &names),
+                None => Ring::new(self.plan.ring, &names),
+            });
             let now = Instant::now();
+            let before = table.ring.clone().filter(|_| !table.backends.is_empty()).map(|ring| Before {
+                ring,
+                now: names_of(&table.backends).iter().map(|name| names.binary_search(name).ok()).collect(),
+                until: now + SETTLING,
+            });
             let is_new =
                 |backend: &&Arc<Backend>| table.backends.iter().all(|old| !Arc::ptr_eq(old, backend));
             used.iter().filter(is_new).for_each(|backend| backend.health.lock().begin(now));
-            self.table.store(Arc::new(Table { backends: used.clone(), ring }));
+            self.table.store(Arc::new(Table { backends: used.clone(), ring: ring.map(Arc::new), before }));
         }
         for backend in state.backends.values().chain(&state.retired) {
-            let vacant = used.iter().all(|used| !Arc::ptr_eq(used, backend));
-            backend.vacant.send_if_modified(|before| std::mem::replace(before, vacant) != vacant);
+            let seating = match used.iter().any(|used| Arc::ptr_eq(used, backend)) {
+                true => Seating::Taken,
+                false if backend.health.lock().is_lost() => Seating::Lost,
+                false => Seating::Vacant,
+            };
+            backend.seating.send_if_modified(|before| std::mem::replace(before, seating) != seating);
         }
         self.version.send_modify(|version| *version += 1);
     }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// Whether it has replaced another a short while ago.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.before.as_ref().is_some_and(|before| Instant::now() < before.until)
+    }
+
+    /// Whether a key that belongs to the backend of this number belonged to another before.
+    pub(crate) fn has_moved(&self, key: &[u8], to: usize) -> bool {
+        let was = |before: &Before| before.now.get(before.ring.at(key)?).copied().flatten();
+        self.before.as_ref().is_some_and(|before| was(before) != Some(to))
+    }
+}
+
+fn names_of(backends: &[Arc<Backend>]) -> Vec<&str> {
+    backends.iter().map(|backend| &*backend.name).collect()
 }
 
 // === impl State ===
 
 impl State {
     /// Makes backends of the names that have none, and retires those that are in no group any more.
-    fn enlist(&mut self, settings: &Settings, meters: &Meters) {
+    fn enlist(&mut self, plan: &Plan, meters: &Meters) {
         let names: Vec<Arc<str>> =
             self.groups.iter().filter_map(|group| group.names.clone()).flatten().collect();
         for (_, backend) in self.backends.extract_if(.., |name, _| !names.contains(name)) {
@@ -241,7 +296,7 @@ impl State {
         }
         for name in names {
             if !self.backends.contains_key(&name)
-                && let Some(backend) = Backend::new(&name, settings, meters)
+                && let Some(backend) = Backend::new(&name, plan, meters)
             {
                 self.backends.insert(name, Arc::new(backend));
             }
@@ -268,27 +323,23 @@ impl State {
 // === impl Backend ===
 
 impl Backend {
-    fn new(name: &Arc<str>, settings: &Settings, meters: &Meters) -> Option<Self> {
-        let endpoint = match endpoint(name) {
+    fn new(name: &Arc<str>, plan: &Plan, meters: &Meters) -> Option<Self> {
+        let endpoint = match plan.backends.endpoint(name) {
             Ok(endpoint) => endpoint,
             Err(error) => {
                 tracing::error!(%error, "a backend can not be used");
                 return None;
             }
         };
-        let mut otlp = settings.otlp(&endpoint);
-        if settings.health_check.enabled {
-            // Two who judge would contradict each other.
-            otlp.retry_on_failure.circuit_breaker.enabled = false;
-        }
-        let vacant = watch::Sender::new(true);
-        let used = vacant.clone();
-        meters.used(name, move || !*used.borrow());
+        let seating = watch::Sender::new(Seating::Vacant);
+        let seated = seating.subscribe();
+        meters.used(name, move || *seated.borrow() == Seating::Taken);
         Some(Self {
             name: name.clone(),
+            // Two who judge would contradict each other.
+            exporter: plan.backends.exporter(&endpoint, plan.health.enabled),
             endpoint,
-            exporter: configured::<OtlpGrpc>(otlp),
-            vacant,
+            seating,
             copies: Mutex::default(),
             suspected: Notify::new(),
             health: Mutex::default(),
@@ -305,6 +356,16 @@ impl Backend {
     /// Whether it is waited for an answer that has to come at once.
     pub(crate) fn is_doubted(&self) -> bool {
         self.health.lock().is_doubted()
+    }
+
+    /// Whether it is to be sent to.
+    pub(crate) fn is_used(&self) -> bool {
+        *self.seating.borrow() == Seating::Taken
+    }
+
+    /// When it last answered anything, if it is used.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        self.health.lock().heard()
     }
 
     /// Its part of the whole that it would get.

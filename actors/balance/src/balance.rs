@@ -1,4 +1,4 @@
-//! The exporter `load_balancing`: it deals what comes to it out to the exporters of its backends.
+//! The balancer: it deals what comes to it out to the exporters of its backends.
 //!
 //! Each lane has a copy of it and of every backend's exporter, so that nothing crosses lanes. A message moves from cell to
 //! cell with the room that it was granted at first, of which its parts have parts: so all backends together hold no more
@@ -12,21 +12,21 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use smallvec::SmallVec;
 use tokio::sync::watch;
-use tokio::time::Instant;
-use watershed_otlp::OtlpGrpc;
+use tokio::time::{Instant, sleep};
 use watershed_stage::delivery::{Cause, Outcome};
 use watershed_stage::{
-    Exporter as _, ExporterParts, ExporterSpec, Failure, Message, OVERHEAD, Payload, Placement, Reference,
-    Seat, Sending, Settings as _, Signal, exporter_ended,
+    ExporterParts, ExporterSpec, Failure, Message, Nursery, OVERHEAD, Payload, Placement, Reference, Seat,
+    Sending, Signal, exporter_ended,
 };
 use watershed_supervise::{Cell, ChildId, Control, Grant, Launch, Lease, Mail as _, Next, Ticket, Weight};
 use watershed_telemetry::deal::deal;
 
 use crate::key::Keys;
+use crate::plan::{Plan, Policy};
 use crate::pool::{Backend, Copy, Pool, Table};
 use crate::probe;
 use crate::resolver::Report;
-use crate::settings::{ANY, Policy, Settings};
+use crate::turns::Turns;
 
 /// How long the exporter of a backend that is gone may take to end what it has on the wire.
 const FAREWELL: Duration = Duration::from_secs(300);
@@ -34,8 +34,14 @@ const FAREWELL: Duration = Duration::from_secs(300);
 /// How long a sender is asked to wait while no backend is known.
 const NOBODY: Duration = Duration::from_secs(1);
 
-/// A configured `load_balancing`.
-pub(crate) struct Balancer {
+/// How long a backend is left alone whose exporter does not start.
+const BROKEN: Duration = Duration::from_secs(1);
+
+/// How often it is looked, in a drain, whether something has come back.
+const TICK: Duration = Duration::from_millis(20);
+
+/// An exporter to several backends.
+pub struct Balancer {
     pool: Arc<Pool>,
 }
 
@@ -54,16 +60,16 @@ struct Router {
     /// What can go to nobody now.
     parked: Vec<Ticket>,
     chores: FuturesUnordered<LocalBoxFuture<'static, Chore>>,
+    /// Exporters that are about to start.
+    starting: usize,
+    /// Those of backends that are gone, and have something on the wire.
+    leaving: Vec<ChildId>,
+    /// That it is there.
+    _presence: Arc<()>,
     /// The deadline of the drain, once there is one.
     deadline: Option<Instant>,
-}
-
-/// Whose turn it is.
-#[derive(Default)]
-struct Turns {
-    /// What each backend is owed, where they take turns.
-    credits: Vec<f64>,
-    turn: usize,
+    /// The queue was empty in a drain. It is still open: backends that fail give back what they have.
+    drained: bool,
 }
 
 /// The parts of a message, each with the cell that it goes to.
@@ -73,21 +79,24 @@ type Dealt = SmallVec<[(Cell<Message>, Payload); 1]>;
 enum Chore {
     /// A backend's exporter has started, or has not.
     Started(Arc<Backend>, Result<ChildId, Failure>),
+    /// One that did not start may be tried again.
+    Rested(Arc<Backend>),
     /// One has ended.
-    Ended,
+    Ended(ChildId),
 }
 
 // === impl Balancer ===
 
 impl Balancer {
-    pub(crate) fn new(settings: Settings) -> Self {
-        Self { pool: Arc::new(Pool::new(settings)) }
+    /// What a plan says.
+    pub fn new(plan: Plan) -> Self {
+        Self { pool: Arc::new(Pool::new(plan)) }
     }
 }
 
 impl ExporterSpec for Balancer {
     fn signals(&self) -> &'static [Signal] {
-        self.pool.settings.signals()
+        self.pool.plan.signals()
     }
 
     fn placement(&self) -> Placement {
@@ -95,11 +104,11 @@ impl ExporterSpec for Balancer {
     }
 
     fn sending(&self) -> Sending {
-        OtlpGrpc::sending(&self.pool.settings.otlp(ANY))
+        self.pool.plan.backends.sending()
     }
 
     fn references(&self) -> Vec<Reference> {
-        self.pool.settings.references()
+        self.pool.plan.references.clone()
     }
 
     fn launch(&self, parts: ExporterParts) -> Launch<Message> {
@@ -117,16 +126,24 @@ impl ExporterSpec for Balancer {
 impl Router {
     fn new(pool: Arc<Pool>, parts: ExporterParts, lease: Lease<Message>) -> Result<Self, Failure> {
         // What is wrong with every backend's exporter is wrong with this one: it must be known at the start.
-        OtlpGrpc::build(&Arc::new(pool.settings.otlp(ANY)), &parts.env)?;
+        pool.plan.backends.check(&parts.env)?;
+        for backend in pool.all() {
+            // Nobody waits any more for what the incarnation before was about to start.
+            backend.copies.lock().retain(|lane, copy| *lane != parts.env.lane || copy.child.is_some());
+        }
         Ok(Self {
+            _presence: pool.presence.clone(),
             changes: pool.changes(),
             table: Arc::default(),
             cells: Vec::new(),
-            keys: pool.settings.keys(),
+            keys: pool.plan.keys(),
             turns: Turns::default(),
             parked: Vec::new(),
             chores: FuturesUnordered::new(),
+            starting: 0,
+            leaving: Vec::new(),
             deadline: None,
+            drained: false,
             pool,
             parts,
             lease,
@@ -142,24 +159,27 @@ impl Router {
         // A list that does not change is known before anybody can send anything.
         let _ = futures_util::poll!(&mut keeper);
         self.heed();
-        while self.cells.iter().any(Option::is_none)
+        while self.starting > 0
             && let Some(chore) = self.chores.next().await
         {
             self.done(chore);
         }
         self.lease.started();
-        let mut drained = false;
         loop {
             // A queue that is never empty must not keep the lane from its neighbours.
             tokio::task::coop::consume_budget().await;
-            if drained {
-                // The queue was empty once, but is still open: backends that fail give back what they have.
-                if let Some(ticket) = self.lease.try_next() {
+            if self.drained {
+                while let Some(ticket) = self.lease.try_next() {
                     self.heed();
                     self.route(ticket);
-                    continue;
                 }
-                if self.chores.is_empty() && !self.end_all() {
+                if !self.parked.is_empty() {
+                    // Those that could take it may have ended already.
+                    self.heed();
+                }
+                // The first copy looks after the backends for as long as the others need them.
+                let is_free = self.parts.env.lane > 0 || self.pool.has_one_router();
+                if self.chores.is_empty() && !self.end_all() && is_free {
                     return Ok(());
                 }
             }
@@ -168,13 +188,14 @@ impl Router {
                 Some(chore) = self.chores.next(), if !self.chores.is_empty() => self.done(chore),
                 () = &mut keeper => keeper = std::future::pending().boxed_local(),
                 Ok(()) = self.changes.changed() => self.heed(),
-                next = self.lease.next(), if !drained => match next {
+                next = self.lease.next(), if !self.drained => match next {
                     Next::Mail(ticket) => self.route(ticket),
-                    Next::Control(Control::Drain { deadline }) => self.deadline = Some(deadline),
+                    Next::Control(Control::Drain { deadline }) => self.hurry(deadline),
                     // Without having been asked to drain: the lease has ended, and nothing is ours any more.
                     Next::Drained if self.deadline.is_none() => return Ok(()),
-                    Next::Drained => drained = true,
+                    Next::Drained => self.drained = true,
                 },
+                () = sleep(TICK), if self.drained => {}
             }
         }
     }
@@ -185,14 +206,14 @@ impl Router {
         for backend in self.pool.all() {
             if backend.is_gone() {
                 self.end(&backend);
-            } else if !*backend.vacant.borrow() {
+            } else if backend.is_used() && (!self.drained || !self.parked.is_empty()) {
                 self.begin(&backend);
             }
         }
         let table = self.pool.table();
         if !Arc::ptr_eq(&table, &self.table) {
             self.table = table;
-            self.turns = Turns { credits: vec![0.0; self.table.backends.len()], turn: self.turns.turn };
+            self.turns.begin(self.table.backends.len());
         }
         self.look_up();
     }
@@ -211,11 +232,14 @@ impl Router {
     }
 
     /// Starts a backend's exporter on this lane, unless there is one.
-    fn begin(&self, backend: &Arc<Backend>) {
+    fn begin(&mut self, backend: &Arc<Backend>) {
         let ExporterParts { env, batching, nursery, .. } = &self.parts;
         let mut copies = backend.copies.lock();
-        if copies.get(&env.lane).is_some_and(|copy| !copy.cell.state().is_final()) {
-            return;
+        if let Some(copy) = copies.get(&env.lane) {
+            // One without a child is about to start, or could not be started a moment ago.
+            let Some(child) = copy.child.filter(|_| copy.cell.state().is_final()) else { return };
+            self.leaving.push(child);
+            self.chores.push(farewell(nursery, child, self.deadline));
         }
         let own = self.lease.cell();
         let cell = Cell::new(format!("{}/{}", own.name(), backend.name), own.quota().clone());
@@ -229,7 +253,7 @@ impl Router {
             }
         };
         let seat = Seat {
-            vacant: backend.vacant.subscribe(),
+            seating: backend.seating.subscribe(),
             back: own.clone(),
             tried: Arc::new(tried),
             returned: self.pool.meters(env).rerouted.clone(),
@@ -239,25 +263,22 @@ impl Router {
         let parts = ExporterParts { env: env.clone(), batching, nursery: nursery.clone(), seat, heir };
         let launch = backend.exporter.launch(parts);
         copies.insert(env.lane, Copy { cell: cell.clone(), child: None });
+        drop(copies);
         let backend = backend.clone();
+        self.starting += 1;
         let start = async move { Chore::Started(backend, nursery.start(cell, launch).await) };
         self.chores.push(start.boxed_local());
     }
 
     /// Ends a backend's exporter on this lane: it has a while for what is on the wire, and gives back the rest.
-    fn end(&self, backend: &Arc<Backend>) -> bool {
+    fn end(&mut self, backend: &Arc<Backend>) -> bool {
         let mut copies = backend.copies.lock();
         // One that is about to start is ended once it has.
         let child = copies.get(&self.parts.env.lane).and_then(|copy| copy.child);
         if let Some(child) = child {
             copies.remove(&self.parts.env.lane);
-            let nursery = self.parts.nursery.clone();
-            let deadline = self.deadline.unwrap_or_else(|| Instant::now() + FAREWELL);
-            let end = async move {
-                nursery.drain(&[child], deadline).await;
-                Chore::Ended
-            };
-            self.chores.push(end.boxed_local());
+            self.leaving.push(child);
+            self.chores.push(farewell(&self.parts.nursery, child, self.deadline));
         }
         if copies.is_empty() && backend.is_gone() {
             drop(copies);
@@ -266,34 +287,58 @@ impl Router {
         child.is_some()
     }
 
+    /// From now on there is a deadline, also for those that are leaving.
+    fn hurry(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+        let leaving = self.leaving.iter();
+        self.chores.extend(leaving.map(|child| farewell(&self.parts.nursery, *child, Some(deadline))));
+    }
+
     /// Ends all exporters on this lane; whether there was one.
     fn end_all(&mut self) -> bool {
         for ticket in std::mem::take(&mut self.parked) {
             self.lease.give_back(ticket, Outcome::refused(Cause::Shutdown, "no backend is known"));
         }
         self.cells.iter_mut().for_each(|cell| *cell = None);
-        self.pool.all().iter().filter(|backend| self.end(backend)).count() > 0
+        let mut some = false;
+        for backend in self.pool.all() {
+            some |= self.end(&backend);
+        }
+        some
     }
 
     fn done(&mut self, chore: Chore) {
-        let Chore::Started(backend, started) = chore else { return };
         let lane = self.parts.env.lane;
-        match started {
-            Ok(child) => {
-                if let Some(copy) = backend.copies.lock().get_mut(&lane) {
-                    copy.child = Some(child);
-                }
-                if backend.is_gone() {
-                    self.end(&backend);
-                }
-            }
-            Err(error) => {
-                tracing::error!(backend = %backend.name, %error, "the exporter of a backend did not start");
+        match chore {
+            Chore::Ended(child) => self.leaving.retain(|other| *other != child),
+            Chore::Rested(backend) => {
                 backend.copies.lock().remove(&lane);
-                self.pool.broken(&backend);
+                self.heed();
+            }
+            Chore::Started(backend, started) => {
+                self.starting -= 1;
+                match started {
+                    Ok(child) => {
+                        if let Some(copy) = backend.copies.lock().get_mut(&lane) {
+                            copy.child = Some(child);
+                        }
+                        if backend.is_gone() {
+                            self.end(&backend);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(backend = %backend.name, %error, "the exporter of a backend did not start");
+                        self.pool.broken(&backend);
+                        let rest = async move {
+                            sleep(BROKEN).await;
+                            Chore::Rested(backend)
+                        };
+                        self.chores.push(rest.boxed_local());
+                    }
+                }
+                self.look_up();
             }
         }
-        self.look_up();
     }
 
     /// Sends a message on its way, as a whole or in parts.
@@ -323,26 +368,32 @@ impl Router {
     /// The parts of a payload, each with the number of the backend that it is for.
     fn deal(&mut self, payload: &Payload) -> SmallVec<[(usize, Payload); 1]> {
         let Self { table, turns, keys, .. } = self;
-        let settings = &self.pool.settings;
-        match (settings.policy, &table.ring) {
+        let Plan { policy, health, .. } = &self.pool.plan;
+        match (policy, &table.ring) {
             (Policy::ByKey, Some(ring)) => {
                 let keys = &mut keys[payload.signal() as usize];
                 let anyone = turns.next(table.backends.len());
-                deal(payload, keys.grain(payload.signal()), table.backends.len(), |unit| {
-                    keys.of(&unit).and_then(|key| ring.at(key)).unwrap_or(anyone)
-                })
+                let (settling, mut moved) = (table.is_settling(), 0);
+                let dealt = deal(payload, keys.grain(payload.signal()), table.backends.len(), |unit| {
+                    let Some(key) = keys.of(&unit) else { return anyone };
+                    let Some(way) = ring.at(key) else { return anyone };
+                    moved += u64::from(settling && table.has_moved(key, way));
+                    way
+                });
+                if moved > 0 {
+                    self.pool.meters(&self.parts.env).moved.add(moved);
+                }
+                dealt
             }
             (Policy::LeastLoaded, _) => {
                 let now = Instant::now();
-                let load = |backend: &Arc<Backend>| {
-                    (backend.load() + 1) as f64 / backend.part(&settings.health_check, now)
-                };
+                let load = |backend: &Arc<Backend>| (backend.load() + 1) as f64 / backend.part(health, now);
                 let loads: SmallVec<[f64; 16]> = table.backends.iter().map(load).collect();
                 [(turns.least(&loads), payload.clone())].into_iter().collect()
             }
             _ => {
                 let now = Instant::now();
-                let part = |backend: &Arc<Backend>| backend.part(&settings.health_check, now);
+                let part = |backend: &Arc<Backend>| backend.part(health, now);
                 let parts: SmallVec<[f64; 16]> = table.backends.iter().map(part).collect();
                 [(turns.weighted(&parts), payload.clone())].into_iter().collect()
             }
@@ -350,11 +401,22 @@ impl Router {
     }
 }
 
+/// Lets an exporter end what it has on the wire.
+fn farewell(nursery: &Nursery, child: ChildId, deadline: Option<Instant>) -> LocalBoxFuture<'static, Chore> {
+    let nursery = nursery.clone();
+    let deadline = deadline.unwrap_or_else(|| Instant::now() + FAREWELL);
+    let end = async move {
+        nursery.drain(&[child], deadline).await;
+        Chore::Ended(child)
+    };
+    end.boxed_local()
+}
+
 /// Looks for backends, and probes those that there are.
 fn keep(pool: Arc<Pool>, parts: &ExporterParts) -> Result<LocalBoxFuture<'static, ()>, Failure> {
     let env = parts.env.clone();
     let mut tasks: FuturesUnordered<LocalBoxFuture<'static, ()>> = FuturesUnordered::new();
-    for (group, resolver) in pool.settings.resolvers().into_iter().enumerate() {
+    for (group, resolver) in pool.plan.resolvers.iter().enumerate() {
         let told = pool.clone();
         let report: Report = Arc::new(move |found| told.resolved(group, found));
         tasks.push(resolver.open(&env)?.run(report).boxed_local());
@@ -363,7 +425,7 @@ fn keep(pool: Arc<Pool>, parts: &ExporterParts) -> Result<LocalBoxFuture<'static
     Ok(async move {
         let mut probed: Vec<Arc<Backend>> = Vec::new();
         loop {
-            if pool.settings.health_check.enabled {
+            if pool.plan.health.enabled {
                 probed.retain(|backend| !backend.is_gone());
                 for backend in pool.all() {
                     if !backend.is_gone() && probed.iter().all(|other| !Arc::ptr_eq(other, &backend)) {
@@ -404,60 +466,5 @@ fn send(mut message: Message, mut grant: Grant, dealt: Dealt) {
         let permit = message.permit.budget().overdraw(bytes as u64);
         let (context, guard) = (message.context.clone(), message.guard.fork());
         cell.adopt(own).send(Message { payload, context, guard, permit, charge });
-    }
-}
-
-// === impl Turns ===
-
-impl Turns {
-    /// The next of so many.
-    fn next(&mut self, count: usize) -> usize {
-        self.turn = self.turn.wrapping_add(1);
-        self.turn.checked_rem(count).unwrap_or_default()
-    }
-
-    /// Whose turn it is where each gets its part, and no one several times while others wait.
-    fn weighted(&mut self, parts: &[f64]) -> usize {
-        self.credits.resize(parts.len(), 0.0);
-        self.credits.iter_mut().zip(parts).for_each(|(credit, part)| *credit += part);
-        let most = |best: usize, at: usize| if self.credits[at] > self.credits[best] { at } else { best };
-        let best = (0..parts.len()).fold(0, most);
-        if let Some(credit) = self.credits.get_mut(best) {
-            *credit -= parts.iter().sum::<f64>();
-        }
-        best
-    }
-
-    /// Who has least; of several, each in turn.
-    fn least(&mut self, loads: &[f64]) -> usize {
-        let first = self.next(loads.len());
-        let order = (first..loads.len()).chain(0..first);
-        order.reduce(|best, at| if loads[at] < loads[best] { at } else { best }).unwrap_or_default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn taken(mut turn: impl FnMut() -> usize, count: usize) -> [usize; 3] {
-        let mut taken = [0; 3];
-        (0..count).for_each(|_| taken[turn()] += 1);
-        taken
-    }
-
-    #[test]
-    fn turns_go_by_parts() {
-        let mut turns = Turns::default();
-        assert_eq!(taken(|| turns.weighted(&[1.0, 1.0, 1.0]), 300), [100, 100, 100]);
-        assert_eq!(taken(|| turns.weighted(&[1.0, 0.1, 1.0]), 210), [100, 10, 100]);
-    }
-
-    #[test]
-    fn the_least_loaded_is_taken_and_of_equals_each() {
-        let mut turns = Turns::default();
-        assert_eq!(taken(|| turns.least(&[2.0, 1.0, 3.0]), 10), [0, 10, 0]);
-        assert_eq!(taken(|| turns.least(&[1.0, 5.0, 1.0]), 30)[1], 0);
-        assert_eq!(taken(|| turns.least(&[1.0, 1.0, 1.0]), 30), [10, 10, 10]);
     }
 }

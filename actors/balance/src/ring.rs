@@ -7,7 +7,7 @@
 //! that is taken already stays whose it is, so the order of the backends matters, and resolvers sort them. A key belongs to
 //! the first backend at or behind its own position, which is the same checksum of the key; behind the last one comes the
 //! first. With so few points the shares are uneven: of 3 backends the largest has 36 % in place of 33 % as a rule, of 10
-//! 11.5 %, and one set of names in twenty has more than 38 and 12 %.
+//! 11.5 %, and one set of names in twenty has more than 39 and 12.6 %.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// How keys are shared between backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+pub enum Kind {
     /// As the Go collector does it, so that collectors of both sorts agree on where a key belongs.
     #[default]
     Otelcol,
@@ -59,6 +59,15 @@ impl Ring {
         Self { kind, table }
     }
 
+    /// The ring of these backends, made of the one of those `before`: it is the same as a new one, and costs what changes.
+    pub(crate) fn after<N: AsRef<str>>(&self, before: &[N], names: &[N]) -> Self {
+        let (kind, all) = (self.kind, names.get(..MOST).unwrap_or(names));
+        match kind {
+            Kind::Otelcol => Self::new(kind, names),
+            Kind::Even => Self { kind, table: even_after(&self.table, before, all) },
+        }
+    }
+
     /// The number of the backend that a key belongs to; `None` where there is none.
     pub(crate) fn at(&self, key: &[u8]) -> Option<usize> {
         let position = match self.kind {
@@ -67,6 +76,19 @@ impl Ring {
         };
         self.table.get(position).filter(|backend| **backend != NOBODY).map(|backend| usize::from(*backend))
     }
+}
+
+/// The part of all positions that each of these backends has on a ring, in their order. A position is as likely as another
+/// for keys that are random, as trace ids are.
+pub fn shares<N: AsRef<str>>(kind: Kind, names: &[N]) -> Vec<f64> {
+    let table = Ring::new(kind, names).table;
+    let mut shares = vec![0.0; names.len()];
+    for owner in &table {
+        if let Some(share) = shares.get_mut(usize::from(*owner)) {
+            *share += 1.0 / table.len() as f64;
+        }
+    }
+    shares
 }
 
 fn otelcol<N: AsRef<str>>(names: &[N], points: u8) -> Box<[u16]> {
@@ -97,12 +119,36 @@ fn otelcol<N: AsRef<str>>(names: &[N], points: u8) -> Box<[u16]> {
 /// Each position goes to whom it suits best (rendezvous hashing), so a backend that comes takes its part from all others
 /// alike, and one that goes leaves its part to all of them.
 fn even<N: AsRef<str>>(names: &[N]) -> Box<[u16]> {
-    let seeds: Vec<u64> = names.iter().map(|name| hash(0, name.as_ref().as_bytes())).collect();
-    let best = |slot: u64| {
-        let of = |(number, seed): (usize, &u64)| (mix(seed ^ mix(slot + 1)), number);
-        seeds.iter().enumerate().map(of).max().map_or(NOBODY, |(_, number)| number as u16)
+    let seeds = seeds(names);
+    (0..SLOTS).map(|slot| best(slot, seeds.iter().copied())).collect()
+}
+
+/// The same, where the table of those `before` is known: who has a position loses it only to those who are new.
+fn even_after<N: AsRef<str>>(table: &[u16], before: &[N], names: &[N]) -> Box<[u16]> {
+    let seeds = seeds(names);
+    let number = |name: &N| names.iter().position(|other| other.as_ref() == name.as_ref());
+    let stays: Vec<Option<Seed>> = before.iter().map(|name| seeds.get(number(name)?).copied()).collect();
+    let is_new = |name: &N| before.iter().all(|other| other.as_ref() != name.as_ref());
+    let new: Vec<Seed> =
+        seeds.iter().zip(names).filter(|(_, name)| is_new(name)).map(|(seed, _)| *seed).collect();
+    let at = |(slot, owner): (u64, &u16)| match stays.get(usize::from(*owner)).copied().flatten() {
+        Some(owner) => best(slot, new.iter().copied().chain([owner])),
+        None => best(slot, seeds.iter().copied()),
     };
-    (0..SLOTS).map(best).collect()
+    (0..SLOTS).zip(table).map(at).collect()
+}
+
+/// What a backend is hashed from, and its number.
+type Seed = (u64, u16);
+
+fn seeds<N: AsRef<str>>(names: &[N]) -> Vec<Seed> {
+    (0..).zip(names).map(|(number, name)| (hash(0, name.as_ref().as_bytes()), number)).collect()
+}
+
+/// Whom a position suits best; of equals, the last.
+fn best(slot: u64, seeds: impl Iterator<Item = Seed>) -> u16 {
+    let slot = mix(slot + 1);
+    seeds.map(|(seed, number)| (mix(seed ^ slot), number)).max().map_or(NOBODY, |(_, number)| number)
 }
 
 /// FNV-1a, and a finish that spreads it over all bits.
@@ -219,6 +265,60 @@ mod tests {
         for kind in [Kind::Otelcol, Kind::Even] {
             assert_eq!(Ring::new::<&str>(kind, &[]).at(b"key"), None);
             assert_eq!(Ring::new(kind, &["only:4317"]).at(b"key"), Some(0));
+        }
+    }
+
+    #[test]
+    fn what_is_made_of_another_ring_is_as_if_it_were_new() {
+        let names: Vec<String> = (0..9).map(|name| format!("10.0.0.{name}:4317")).collect();
+        for kind in [Kind::Otelcol, Kind::Even] {
+            for (before, after) in
+                [(0..3, 0..9), (0..9, 2..5), (0..4, 3..8), (0..2, 4..6), (0..0, 0..2), (0..2, 0..0)]
+            {
+                let (before, after) = (&names[before], &names[after]);
+                let made = Ring::new(kind, before).after(before, after);
+                assert!(made.table == Ring::new(kind, after).table, "{before:?} {after:?}");
+            }
+        }
+    }
+
+    /// What the documentation says of both: the largest share of so many gateways as their names have it.
+    #[test]
+    fn shares_are_as_uneven_as_it_is_said() {
+        let largest = |kind, count: usize, set: usize| {
+            let names: Vec<String> = (0..count).map(|name| format!("10.{set}.7.{name}:4317")).collect();
+            let shares = shares(kind, &names).into_iter().map(|share| share * count as f64);
+            (shares.clone().fold(f64::MAX, f64::min), shares.fold(0.0, f64::max))
+        };
+        for (kind, count) in [(Kind::Otelcol, 3), (Kind::Otelcol, 10), (Kind::Even, 3), (Kind::Even, 10)] {
+            let sets = if kind == Kind::Even { 5 } else { 200 };
+            let mut all: Vec<(f64, f64)> = (0..sets).map(|set| largest(kind, count, set)).collect();
+            let mut column = |of: fn(&(f64, f64)) -> f64| {
+                all.sort_by(|one, other| of(one).total_cmp(&of(other)));
+                (of(&all[sets / 20]), of(&all[sets / 2]), of(&all[sets - 1 - sets / 20]))
+            };
+            let (least, most) = (column(|shares| shares.0), column(|shares| shares.1));
+            println!("{kind:?} of {count}: least {least:.3?}, most {most:.3?} of an equal part");
+            match kind {
+                Kind::Even => assert!(least.0 > 0.97 && most.2 < 1.03),
+                Kind::Otelcol => assert!(most.1 > 1.03, "as even as the even one?"),
+            }
+        }
+    }
+
+    #[test]
+    fn random_keys_are_shared_as_the_ring_says() {
+        const KEYS: u64 = 400_000;
+        let names: Vec<String> = (0..10).map(|name| format!("10.0.0.{name}:4317")).collect();
+        for kind in [Kind::Otelcol, Kind::Even] {
+            let (ring, mut taken) = (Ring::new(kind, &names), [0.0; 10]);
+            for key in 0..KEYS {
+                let id = [mix(2 * key + 1), mix(2 * key + 2)].map(u64::to_le_bytes).concat();
+                taken[ring.at(&id).unwrap()] += 1.0 / KEYS as f64;
+            }
+            for (taken, share) in taken.iter().zip(shares(kind, &names)) {
+                assert!((taken / share - 1.0).abs() < 0.03, "{kind:?}: {taken} in place of {share}");
+            }
         }
     }
 

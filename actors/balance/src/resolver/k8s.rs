@@ -15,7 +15,7 @@ use http::header::{ACCEPT, AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use watershed_net::{ClientTls, ClientTlsOptions, HttpClient, HttpClientOptions, HttpStream, Pem};
 use watershed_stage::delivery::Budget;
 use watershed_stage::{Env, Failure, Interval, KeyError, Settings};
@@ -232,6 +232,7 @@ impl K8s {
     pub(super) async fn run(self, report: &Report) {
         let (mut pause, longest) = PAUSES;
         loop {
+            let mut began = Instant::now();
             let end = match self.list().await {
                 Err(error) => Ended::Failed(error),
                 Ok(mut known) => {
@@ -241,14 +242,18 @@ impl K8s {
                             Ended::Normally => {}
                             end => break end,
                         }
+                        // A server that ends every watch at once is not to be kept busy by it.
+                        sleep_until(began + PAUSES.0).await;
+                        began = Instant::now();
                     }
                 }
             };
             if let Ended::Failed(error) = end {
                 report(Err(error));
-                sleep(pause).await;
+                began = Instant::now() + (pause - PAUSES.0);
                 pause = longest.min(pause * 2);
             }
+            sleep_until(began + PAUSES.0).await;
         }
     }
 

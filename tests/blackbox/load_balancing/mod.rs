@@ -1,5 +1,9 @@
 //! Several gateways behind one exporter: who gets what, and what becomes of it when one of them goes.
 
+mod scale;
+mod several;
+mod silence;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +23,11 @@ async fn sinks<const COUNT: usize>() -> [Sink; COUNT] {
 
 /// A collector that balances; `exporter` is the table of the exporter.
 async fn balancer(ack: &str, exporter: &str) -> Engine {
+    patient_balancer(ack, "2s", exporter).await
+}
+
+/// As [`balancer`], where an attempt may take as long as that.
+async fn patient_balancer(ack: &str, patience: &str, exporter: &str) -> Engine {
     start(&format!(
         r#"
 [receivers.otlp.protocols.grpc]
@@ -26,7 +35,7 @@ endpoint = "127.0.0.1:0"
 [exporters.load_balancing]
 protocol.otlp.tls.insecure = true
 protocol.otlp.compression = "none"
-protocol.otlp.timeout = "2s"
+protocol.otlp.timeout = "{patience}"
 {exporter}
 [pipelines.traces]
 receivers = ["otlp"]
@@ -82,6 +91,16 @@ async fn becomes(engine: &Engine, start: &str, value: f64) -> Duration {
 fn used(sink: &Sink) -> String {
     let labels = format!("exporter=\"load_balancing\",endpoint=\"{}\"", sink.addr());
     format!("watershed_loadbalancer_backend_used{{{labels}}}")
+}
+
+/// Waits until all that was acknowledged has arrived somewhere; how long that took.
+async fn all_arrive(load: &LoadReport, sinks: &[&Sink]) -> Duration {
+    let began = Instant::now();
+    while !lost(load, sinks).is_empty() {
+        assert!(began.elapsed() < PATIENCE, "{} are missing of {load}", lost(load, sinks).len());
+        sleep(Duration::from_millis(20)).await;
+    }
+    began.elapsed()
 }
 
 fn rerouted(engine: &Engine) -> f64 {

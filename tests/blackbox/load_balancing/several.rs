@@ -1,0 +1,115 @@
+//! Several endpoints of one exporter.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::time::sleep;
+use watershed::engine::Engine;
+use watershed_net::{Client, ClientOptions, Code};
+use watershed_testkit::{Loader, Sink};
+
+use super::{becomes, lost, share, sinks};
+use crate::harness::{
+    PATIENCE, addresses, alone, beside_others, both_protocols, drained, http as web, metric, otlp, start,
+};
+
+/// A collector with several endpoints of one exporter.
+async fn several(kind: &str, policy: &str, sinks: &[&Sink]) -> Engine {
+    let scheme = if kind == "otlphttp" { "http://" } else { "" };
+    let endpoints: Vec<String> = sinks.iter().map(|sink| format!("{scheme}{}", sink.addr())).collect();
+    start(&format!(
+        r#"
+[receivers.otlp.protocols.grpc]
+endpoint = "127.0.0.1:0"
+[exporters.{kind}]
+endpoints = {endpoints:?}
+policy = "{policy}"
+health_check.slow_start = "0s"
+tls.insecure = true
+compression = "none"
+[pipelines.traces]
+receivers = ["otlp"]
+exporters = ["{kind}"]
+ack = "accepted"
+"#
+    ))
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exporter_with_several_endpoints_loses_nothing_when_one_is_killed_under_load() {
+    let _turn = alone().await;
+    for kind in ["otlp", "otlphttp"] {
+        for policy in ["round_robin", "least_loaded", "failover"] {
+            let [a, b, c] = sinks().await;
+            let all = [&a, &b, &c];
+            let engine = several(kind, policy, &all).await;
+            let scheme = if kind == "otlphttp" { "http://" } else { "" };
+            let used = |sink: &Sink| {
+                let labels = format!("exporter=\"{kind}\",endpoint=\"{scheme}{}\"", sink.addr());
+                format!("watershed_loadbalancer_backend_used{{{labels}}}")
+            };
+            let load = Loader::new(otlp(&engine)).spans_per_request(20).open(2, 64, 4_000.0).start();
+            while load.acknowledged() < 2_000 {
+                sleep(Duration::from_millis(5)).await;
+            }
+            a.stop().await;
+            let took = becomes(&engine, &used(&a), 0.0).await;
+            assert!(took <= Duration::from_secs(1), "{kind}, {policy}: {took:?}");
+            let before = load.acknowledged();
+            while load.acknowledged() < before + 4_000 {
+                sleep(Duration::from_millis(5)).await;
+            }
+            a.restart().await.unwrap();
+            becomes(&engine, &used(&a), 1.0).await;
+            let (had, before) = (share(&a, load.progress().run), load.acknowledged());
+            while load.acknowledged() < before + 2_000 {
+                sleep(Duration::from_millis(5)).await;
+            }
+            load.stop();
+            let load = load.finish().await;
+            drained(&engine).await;
+            assert!(lost(&load, &all).is_empty(), "{kind}, {policy}: {load}");
+            assert!(share(&a, load.run) > had, "{kind}, {policy}: it is not used again");
+            let of = [&a, &b, &c].map(|sink| share(sink, load.run));
+            match policy {
+                // In the order of the list, and back.
+                "failover" => assert!(of[1] > 0 && of[2] == 0, "{kind}: {of:?}"),
+                _ => assert!(
+                    of.iter().all(|share| *share > load.acknowledged.len() / 20),
+                    "{kind}, {policy}: {of:?}"
+                ),
+            }
+        }
+    }
+}
+
+/// What balancers ask is no telemetry, and nothing that was turned away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_says_whether_it_serves_and_counts_no_question() {
+    const CHECK: &str = "/grpc.health.v1.Health/Check";
+    let _turn = beside_others().await;
+    let engine = start(&format!(
+        "{}[pipelines.traces]\nreceivers = [\"otlp\"]\nexporters = [\"nop\"]\n",
+        both_protocols("")
+    ))
+    .await;
+    let [grpc, http] = addresses(&engine);
+    let client = Client::new(ClientOptions::new(format!("http://{grpc}"))).unwrap();
+    let ask = async |question: &'static [u8]| {
+        client.unary(CHECK, &HeaderMap::new(), &[Bytes::from_static(question)], Some(PATIENCE)).await
+    };
+    assert_eq!(&ask(b"").await.unwrap()[..], [8, 1]);
+    // Of its own services it says nothing by name.
+    assert_eq!(ask(b"\x0a\x01x").await.unwrap_err().status.code, Code::NotFound);
+    assert_eq!(web::get(http, "/").await.map(|(status, _)| status), Some(404));
+    let refused = "watershed_receiver_refused_requests";
+    assert_eq!(metric(&engine.metrics().render(), refused), 0.0);
+    // What is too long for a question is one.
+    let long: &[u8] = Box::leak(vec![0; 1_000].into_boxed_slice());
+    assert_eq!(ask(long).await.unwrap_err().status.code, Code::Unimplemented);
+    assert_eq!(web::get(http, "/v1/traces").await.map(|(status, _)| status), Some(405));
+    assert_eq!(metric(&engine.metrics().render(), refused), 2.0);
+    drained(&engine).await;
+}
