@@ -4,6 +4,7 @@
 //! the program brings (and a few that fail on cue), or the program itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod agents;
 mod answers;
 mod attributes;
 mod auth;

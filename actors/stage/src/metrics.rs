@@ -195,7 +195,7 @@ impl Metrics {
 
     /// Forgets what is only read when it is asked for and has this label: what it is read from has ended. Counts that
     /// are kept here stay.
-    pub fn forget(&self, label: &str, value: &str) {
+    pub fn forget_read(&self, label: &str, value: &str) {
         let base = self.labels(&[]);
         for mut family in self.families.iter_mut() {
             family.series.retain(|labels, source| {

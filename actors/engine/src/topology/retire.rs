@@ -180,7 +180,7 @@ impl Retired {
 
     /// Shows no longer what nothing takes the place of.
     pub(crate) fn forget(&self, metrics: &Metrics) {
-        self.forgotten.iter().for_each(|(label, value)| metrics.forget(label, value));
+        self.forgotten.iter().for_each(|(label, value)| metrics.forget_read(label, value));
     }
 }
 

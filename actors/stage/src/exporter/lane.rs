@@ -9,7 +9,7 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
-use watershed_supervise::{Cell, Control, Failure, Lease, Next, Ticket, caught};
+use watershed_supervise::{Control, Failure, Lease, Next, Ticket, caught};
 
 use super::batch::{Job, Member, Pending};
 use super::circuit::{Circuit, Stance, State};
