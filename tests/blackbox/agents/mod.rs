@@ -58,7 +58,7 @@ struct Application {
 }
 
 enum Process {
-    Foreign(Peer),
+    Foreign(Box<Peer>),
     Rust(rust::Application),
 }
 
@@ -154,7 +154,7 @@ impl Application {
             }
             let conf = resolv.map(|conf| ("WATERSHED_RESOLV", conf.to_str().unwrap().to_owned()));
             environment.extend(conf);
-            Process::Foreign(Peer::spawn(sdk, &["steady".to_owned()], &environment))
+            Process::Foreign(Box::new(Peer::spawn(sdk, &["steady".to_owned()], &environment)))
         };
         Application { name, run, process }
     }
@@ -163,7 +163,7 @@ impl Application {
     async fn sends(self, agents: &Agents) -> Option<Application> {
         let mut sends = async || agents.arrived(self.run).iter().any(|seen| !seen.is_empty());
         let process = match self.process {
-            Process::Foreign(peer) => Process::Foreign(peer.ready(&mut sends).await?),
+            Process::Foreign(peer) => Process::Foreign(Box::new(peer.ready(&mut sends).await?)),
             Process::Rust(application) => {
                 assert!(wait_until(&mut sends, PATIENCE).await, "nothing of rust arrives");
                 Process::Rust(application)

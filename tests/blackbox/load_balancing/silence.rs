@@ -25,6 +25,7 @@ struct Curtain {
 }
 
 impl Curtain {
+    #[allow(clippy::disallowed_methods, reason = "it lives as long as the test")]
     async fn before(sink: &Sink) -> Curtain {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, to) = (listener.local_addr().unwrap(), sink.addr());
