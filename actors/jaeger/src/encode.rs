@@ -8,8 +8,8 @@ use serde_json::Value as Json;
 use watershed_telemetry::Payload;
 use watershed_telemetry::build::{NoRoom, Output, Room, Scalar};
 use watershed_telemetry::view::{
-    AnyValueView, EventView, LinkView, ResourceGroup, ResourceView, ScopeGroup, ScopeView, SpanView,
-    StatusView, Value,
+    AnyValueView, EventView, LinkView, ResourceGroup, ResourceView, ScopeGroup, ScopeView, SpanFields,
+    SpanView, StatusView, Value,
 };
 
 use crate::span::REF_TYPE;
@@ -84,15 +84,19 @@ fn spans(out: &mut Output<'_>, group: &ScopeGroup<'_>) -> Result<(), NoRoom> {
 }
 
 fn span(out: &mut Output<'_>, span: SpanView<'_>, scope: &ScopeView<'_>) -> Result<(), NoRoom> {
-    let (trace_id, outline) = (span.trace_id(), span.outline());
+    let SpanFields { outline, span_id, trace_state, name, kind, flags, dropped, has_events, has_links } =
+        span.fields();
+    let trace_id = outline.trace_id;
     out.put_bytes_field(1, trace_id)?;
-    out.put_bytes_field(2, span.span_id())?;
-    out.put_bytes_field(3, span.name().as_bytes())?;
+    out.put_bytes_field(2, span_id)?;
+    out.put_bytes_field(3, name.as_bytes())?;
     if !outline.parent_span_id.is_empty() {
         reference(out, trace_id, outline.parent_span_id, true)?;
     }
-    span.links().try_for_each(|view| link(out, &view))?;
-    if span.flags() & 1 != 0 {
+    if has_links {
+        span.links().try_for_each(|view| link(out, &view))?;
+    }
+    if flags & 1 != 0 {
         out.put_varint_field(5, 1)?;
     }
     time(out, 6, outline.start_time_unix_nano)?;
@@ -104,19 +108,21 @@ fn span(out: &mut Output<'_>, span: SpanView<'_>, scope: &ScopeView<'_>) -> Resu
         "" => Ok(()),
         text => scalar(out, SPAN_TAGS, key, Scalar::Text(text)),
     };
-    text(out, "span.kind", kind(span.kind()))?;
-    text(out, "w3c.tracestate", span.trace_state())?;
+    text(out, "span.kind", kind_tag(kind))?;
+    text(out, "w3c.tracestate", trace_state)?;
     text(out, "otel.scope.name", scope.name())?;
     text(out, "otel.scope.version", scope.version())?;
     status(out, &outline.status)?;
-    count(out, SPAN_TAGS, "otel.dropped_attributes_count", span.dropped_attributes_count())?;
-    count(out, SPAN_TAGS, "otel.dropped_events_count", span.dropped_events_count())?;
-    count(out, SPAN_TAGS, "otel.dropped_links_count", span.dropped_links_count())?;
-    span.events().try_for_each(|view| out.put_message(9, |out| log(out, &view)))
+    let counts = ["otel.dropped_attributes_count", "otel.dropped_events_count", "otel.dropped_links_count"];
+    counts.into_iter().zip(dropped).try_for_each(|(key, dropped)| count(out, SPAN_TAGS, key, dropped))?;
+    if has_events {
+        span.events().try_for_each(|view| out.put_message(9, |out| log(out, &view)))?;
+    }
+    Ok(())
 }
 
 /// Internal spans have no tag, as the specification has it.
-fn kind(kind: i32) -> &'static str {
+fn kind_tag(kind: i32) -> &'static str {
     match kind {
         2 => "server",
         3 => "client",

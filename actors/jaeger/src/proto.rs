@@ -150,6 +150,14 @@ fn read_tag(tag: &[u8]) -> Result<(&[u8], Value<'_>)> {
     const INT: u64 = 2;
     const FLOAT: u64 = 3;
     const BINARY: u64 = 4;
+    // As most are: a key and a text, each there once and shorter than 128 bytes.
+    if let [0x0A, key_len @ ..0x80, rest @ ..] = tag
+        && let Some((key, [0x1A, text_len @ ..0x80, text @ ..])) =
+            rest.split_at_checked(usize::from(*key_len))
+        && usize::from(*text_len) == text.len()
+    {
+        return Ok((key, Value::Text(text)));
+    }
     let (mut key, mut kind) = (&[][..], STRING);
     let (mut text, mut bit, mut int, mut float, mut binary) = (&[][..], false, 0, 0, &[][..]);
     for field in Fields::new(tag) {

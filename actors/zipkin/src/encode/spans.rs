@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use watershed_telemetry::Payload;
-use watershed_telemetry::view::{AnyValueView, Attributes, ScopeView, SpanView, Value as Any};
+use watershed_telemetry::view::{AnyValueView, Attributes, ScopeView, SpanFields, SpanView, Value as Any};
 
 use super::seen::Seen;
 use super::text;
@@ -50,7 +50,7 @@ pub(super) fn each(payload: &Payload, default_service_name: &str, mut put: impl 
         let service = resource.find(names::SERVICE_NAME).and_then(|name| name.as_str());
         let service = service.filter(|name| !name.is_empty()).unwrap_or(default_service_name);
         for scope in group.scopes() {
-            let around = Around { service, scope: scope.scope(), resource };
+            let around = Around::new(service, scope.scope(), resource);
             for span in scope.spans() {
                 match writer.span(&span, &around) {
                     Some(span) => put(span),
@@ -65,8 +65,9 @@ pub(super) fn each(payload: &Payload, default_service_name: &str, mut put: impl 
 /// What a span is of.
 struct Around<'a> {
     service: &'a str,
-    scope: ScopeView<'a>,
-    resource: Attributes<'a>,
+    scope: [(&'static str, &'a str); 2],
+    /// Attributes of scope and resource, which each span repeats.
+    tags: Vec<(&'a str, Value<'a>)>,
 }
 
 /// The span at hand, in places that are used again.
@@ -74,6 +75,7 @@ struct Around<'a> {
 struct Writer<'a> {
     span: Span<'a>,
     seen: Seen<'a>,
+    attributes: Vec<(&'a str, AnyValueView<'a>)>,
 }
 
 /// The attributes that endpoints and flags are made of: those of [`RANKED`] and of [`ADDRESSES`] by their place there.
@@ -85,24 +87,37 @@ struct Ends<'a> {
     has_no_start: bool,
 }
 
+impl<'a> Around<'a> {
+    fn new(service: &'a str, scope: ScopeView<'a>, resource: Attributes<'a>) -> Self {
+        let attributes = scope.attributes().chain(resource);
+        let attributes =
+            attributes.filter(|attribute| ![names::SERVICE_NAME, names::ERROR].contains(&attribute.key()));
+        let tags = attributes.map(|attribute| (attribute.key(), text::value(attribute.value()))).collect();
+        let scope = [(names::SCOPE_NAME, scope.name()), (names::SCOPE_VERSION, scope.version())];
+        Self { service, scope, tags }
+    }
+}
+
 impl<'a> Writer<'a> {
     fn span(&mut self, view: &SpanView<'a>, around: &Around<'a>) -> Option<&Span<'a>> {
         self.span.clear();
         self.seen.clear();
-        let outline = view.outline();
+        self.attributes.clear();
+        self.attributes.extend(view.attributes().map(|attribute| (attribute.key(), attribute.value())));
+        let SpanFields { outline, span_id, trace_state, name, kind, dropped, has_events, has_links, .. } =
+            view.fields();
         let span = &mut self.span;
         span.trace_id = outline.trace_id.try_into().ok().filter(|id| *id != [0; 16])?;
-        span.id = view.span_id().try_into().ok().filter(|id| *id != [0; 8])?;
+        span.id = span_id.try_into().ok().filter(|id| *id != [0; 8])?;
         span.parent_id = outline.parent_span_id.try_into().unwrap_or_default();
-        span.name = Text::Borrowed(view.name().as_bytes());
-        let kind = view.kind();
+        span.name = Text::Borrowed(name.as_bytes());
         span.kind = [Kind::Server, Kind::Client, Kind::Producer, Kind::Consumer]
             .into_iter()
             .find(|known| *known as i32 == kind)
             .unwrap_or_default();
         span.local.service_name = Text::Borrowed(around.service.as_bytes());
 
-        let ends = Ends::of(view.attributes(), span);
+        let ends = Ends::of(&self.attributes, span);
         ends.put_remote(span);
         let start = outline.start_time_unix_nano;
         span.timestamp = start / NANOS;
@@ -122,44 +137,38 @@ impl<'a> Writer<'a> {
         if kind == INTERNAL {
             self.tag(names::SPAN_KIND, text(names::INTERNAL));
         }
-        for (name, text) in [
-            (names::TRACE_STATE, view.trace_state()),
-            (names::SCOPE_NAME, around.scope.name()),
-            (names::SCOPE_VERSION, around.scope.version()),
-        ] {
+        for (name, text) in std::iter::once((names::TRACE_STATE, trace_state)).chain(around.scope) {
             if !text.is_empty() {
                 self.tag(name, self::text(text));
             }
         }
-        for (name, count) in [
-            (names::DROPPED_ATTRIBUTES, view.dropped_attributes_count()),
-            (names::DROPPED_EVENTS, view.dropped_events_count()),
-            (names::DROPPED_LINKS, view.dropped_links_count()),
-        ] {
+        let counts = [names::DROPPED_ATTRIBUTES, names::DROPPED_EVENTS, names::DROPPED_LINKS];
+        for (name, count) in counts.into_iter().zip(dropped) {
             if count > 0 {
                 self.tag(name, Value::Int(count.into()));
             }
         }
-        for attribute in view.attributes() {
-            let key = attribute.key();
+        let attributes = std::mem::take(&mut self.attributes);
+        for (key, value) in &attributes {
             // Zipkin takes a span with `error` for failed, even with `false`.
-            if key != names::ERROR && !is_said(key, attribute.value(), &self.span) {
-                self.tag(key, text::value(attribute.value()));
+            if *key != names::ERROR && !is_said(key, *value, &self.span) {
+                self.tag(key, text::value(*value));
             }
         }
-        for attribute in around.scope.attributes().chain(around.resource) {
-            if attribute.key() != names::SERVICE_NAME && attribute.key() != names::ERROR {
-                self.tag(attribute.key(), text::value(attribute.value()));
-            }
+        self.attributes = attributes;
+        for (key, value) in &around.tags {
+            self.tag(key, value.clone());
         }
-        for (index, link) in view.links().enumerate() {
+        let links = has_links.then(|| view.links()).into_iter().flatten();
+        for (index, link) in links.enumerate() {
             let key = format!("{}{index}", names::LINK);
             if !self.seen.contains(&key) {
                 let value = Value::Text(text::link(&link));
                 self.span.tags.push(Tag { key: Text::Owned(key.into_bytes()), value });
             }
         }
-        let annotations = view.events().map(|event| Annotation {
+        let events = has_events.then(|| view.events()).into_iter().flatten();
+        let annotations = events.map(|event| Annotation {
             timestamp: event.time_unix_nano() / NANOS,
             value: text::event(&event),
         });
@@ -181,16 +190,15 @@ fn text(text: &str) -> Value<'_> {
 
 impl<'a> Ends<'a> {
     /// Looks through the attributes of a span; flags and its own end go into it at once.
-    fn of(attributes: Attributes<'a>, span: &mut Span<'a>) -> Self {
+    fn of(attributes: &[(&'a str, AnyValueView<'a>)], span: &mut Span<'a>) -> Self {
         let mut ends = Self::default();
-        for attribute in attributes {
-            let key = attribute.key();
-            let value = || attribute.value();
+        for (key, value) in attributes {
+            let value = || *value;
             match key.as_bytes().first() {
                 Some(b'd' | b'n' | b'o' | b'p' | b's' | b'z') => {}
                 _ => continue,
             }
-            match key {
+            match *key {
                 names::DEBUG => span.debug = flag(value()),
                 names::SHARED => span.shared = flag(value()),
                 names::NO_START => ends.has_no_start = flag(value()),

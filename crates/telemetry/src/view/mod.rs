@@ -42,7 +42,7 @@ pub use point::{
     BucketsView, ExemplarView, ExponentialHistogramPointView, HistogramPointView, Number, NumberPointView,
     PointView, QuantileView, SummaryPointView,
 };
-pub use span::{EventView, LinkView, SpanOutline, SpanView, StatusView};
+pub use span::{EventView, LinkView, SpanFields, SpanOutline, SpanView, StatusView};
 
 use std::marker::PhantomData;
 

@@ -57,7 +57,59 @@ pub struct SpanOutline<'a> {
     pub status: StatusView<'a>,
 }
 
+/// All of a span but its lists, for who writes it in another form.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpanFields<'a> {
+    /// What is most often asked of it.
+    pub outline: SpanOutline<'a>,
+    /// 8 bytes, or empty if absent.
+    pub span_id: &'a [u8],
+    /// W3C `tracestate`.
+    pub trace_state: &'a str,
+    /// The operation's name.
+    pub name: &'a str,
+    /// As [`SpanView::kind`].
+    pub kind: i32,
+    /// As [`SpanView::flags`].
+    pub flags: u32,
+    /// How many attributes, events and links the sender left out.
+    pub dropped: [u32; 3],
+    /// Whether there are events.
+    pub has_events: bool,
+    /// Whether there are links.
+    pub has_links: bool,
+}
+
 impl<'a> SpanView<'a> {
+    /// Reads all but the lists in one walk.
+    pub fn fields(&self) -> SpanFields<'a> {
+        let mut fields = SpanFields::default();
+        let mut status = Occurrences::default();
+        let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+        // All but the attributes.
+        const WANTED: u64 = (1 << 17) - 2 - (1 << 9);
+        self.0.walk(WANTED, |number, value| match (number, value) {
+            (1, Value::Bytes(id)) => fields.outline.trace_id = id,
+            (2, Value::Bytes(id)) => fields.span_id = id,
+            (3, Value::Bytes(state)) => fields.trace_state = text(state),
+            (4, Value::Bytes(id)) => fields.outline.parent_span_id = id,
+            (5, Value::Bytes(name)) => fields.name = text(name),
+            (6, Value::Varint(kind)) => fields.kind = kind as i32,
+            (7, Value::Fixed64(time)) => fields.outline.start_time_unix_nano = time,
+            (8, Value::Fixed64(time)) => fields.outline.end_time_unix_nano = time,
+            (10, Value::Varint(count)) => fields.dropped[0] = count as u32,
+            (11, Value::Bytes(_)) => fields.has_events = true,
+            (12, Value::Varint(count)) => fields.dropped[1] = count as u32,
+            (13, Value::Bytes(_)) => fields.has_links = true,
+            (14, Value::Varint(count)) => fields.dropped[2] = count as u32,
+            (15, value) => status.push(value),
+            (16, Value::Fixed32(flags)) => fields.flags = flags,
+            _ => {}
+        });
+        fields.outline.status = self.0.merge(15, status).into();
+        fields
+    }
+
     /// Reads what is most often asked of a span in one walk.
     pub fn outline(&self) -> SpanOutline<'a> {
         let mut outline = SpanOutline::default();

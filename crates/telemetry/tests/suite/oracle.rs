@@ -317,6 +317,33 @@ fn span(view: view::SpanView<'_>) -> Span {
         (outline.start_time_unix_nano, outline.end_time_unix_nano),
         (view.start_time_unix_nano(), view.end_time_unix_nano())
     );
+    let fields = view.fields();
+    assert_eq!(
+        (fields.outline.trace_id, fields.outline.parent_span_id, fields.span_id, fields.trace_state),
+        (view.trace_id(), view.parent_span_id(), view.span_id(), view.trace_state())
+    );
+    assert_eq!(
+        (
+            fields.name,
+            fields.kind,
+            fields.flags,
+            fields.outline.start_time_unix_nano,
+            fields.outline.duration()
+        ),
+        (view.name(), view.kind(), view.flags(), view.start_time_unix_nano(), outline.duration())
+    );
+    assert_eq!(
+        (fields.outline.status.code(), fields.outline.status.message(), fields.dropped),
+        (
+            view.status().code(),
+            view.status().message(),
+            [view.dropped_attributes_count(), view.dropped_events_count(), view.dropped_links_count()]
+        )
+    );
+    assert_eq!(
+        (fields.has_events, fields.has_links),
+        (view.events().next().is_some(), view.links().next().is_some())
+    );
     Span {
         trace_id: view.trace_id().to_owned(),
         span_id: view.span_id().to_owned(),
