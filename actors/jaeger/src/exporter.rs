@@ -47,13 +47,18 @@ grpc_client_settings! {
 impl watershed_stage::Settings for Settings {
     fn check(&self) -> Vec<KeyError> {
         let mut errors = self.shared().check();
-        errors.extend(self.retry_on_failure.check().into_iter().map(|error| error.under("retry_on_failure")));
-        errors.extend(self.sending_queue.check().into_iter().map(|error| error.under("sending_queue")));
+        errors.extend(self.sending().errors());
         errors
     }
 
     fn references(&self) -> Vec<Reference> {
         self.shared().references()
+    }
+}
+
+impl Settings {
+    fn sending(&self) -> Sending {
+        Sending::of(self.timeout, &self.retry_on_failure, &self.sending_queue)
     }
 }
 
@@ -67,11 +72,7 @@ impl Exporter for Jaeger {
     }
 
     fn sending(settings: &Settings) -> Sending {
-        Sending {
-            timeout: settings.timeout.positive(),
-            retry: settings.retry_on_failure.clone(),
-            queue: settings.sending_queue.clone(),
-        }
+        settings.sending()
     }
 
     fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {

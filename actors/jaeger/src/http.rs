@@ -2,16 +2,16 @@
 //!
 //! Source: Jaeger's documentation, "APIs", "Thrift over HTTP" and "Remote Sampling Configuration".
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use watershed_net::{ConnectionRefused, HttpRefusal, HttpRequest, HttpResponse, HttpService, Status};
+use watershed_net::{ConnectionRefused, HttpRefusal, HttpRequest, HttpResponse, HttpService};
+use watershed_stage::answer::{self, over_http};
 use watershed_stage::delivery::Permit;
-use watershed_stage::{Body, Denied, Gate, Intake, Signal, TurnedAway, answer};
+use watershed_stage::{Body, Gate, Intake, Signal, TurnedAway};
 
 use crate::receiver::BATCH;
 use crate::strategies::Strategies;
@@ -21,7 +21,6 @@ const SAMPLING: &str = "/api/sampling";
 /// Both name Thrift's binary protocol.
 const THRIFT: [&str; 2] = ["application/x-thrift", "application/vnd.apache.thrift.binary"];
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// The service of one lane.
 pub(crate) struct Service {
@@ -46,8 +45,8 @@ impl HttpService for Service {
     fn admit(&self, request: &HttpRequest, length: Option<u64>) -> Result<Permit, HttpResponse> {
         self.wanted(request)?;
         let passed = self.gate.pass(&self.intake, &request.headers, request.peer);
-        passed.map_err(deny)?;
-        self.intake.admit(length.unwrap_or(0)).map_err(|full| say(&answer::shortage(full)))
+        passed.map_err(|denied| over_http::denied(denied, over_http::say))?;
+        self.intake.admit(length.unwrap_or(0)).map_err(|full| over_http::say(&answer::shortage(full)))
     }
 
     async fn call(&self, request: HttpRequest, body: Bytes, permit: Permit) -> HttpResponse {
@@ -57,13 +56,13 @@ impl HttpService for Service {
                 let patience = self.ack_timeout.saturating_sub(request.arrived.elapsed());
                 let origin = match self.gate.origin(&self.intake, request.headers, request.peer) {
                     Ok(origin) => origin,
-                    Err(denied) => return deny(denied),
+                    Err(denied) => return over_http::denied(denied, over_http::say),
                 };
                 let body = Body { format: BATCH, bytes: body };
                 let outcome = self.intake.submit(Signal::Traces, body, origin, permit, patience).await;
                 match answer::response(outcome) {
-                    Ok(()) => response(StatusCode::ACCEPTED, None, Bytes::new()),
-                    Err(status) => say(&status),
+                    Ok(()) => over_http::empty(StatusCode::ACCEPTED),
+                    Err(status) => over_http::say(&status),
                 }
             }
             Err(response) => response,
@@ -71,16 +70,7 @@ impl HttpService for Service {
     }
 
     fn refuse(&self, _request: &HttpRequest, refusal: HttpRefusal) -> HttpResponse {
-        if !refusal.panicked {
-            self.intake.turned_away(match refusal.status {
-                StatusCode::PAYLOAD_TOO_LARGE => TurnedAway::TooLarge,
-                StatusCode::SERVICE_UNAVAILABLE => TurnedAway::Memory,
-                _ => TurnedAway::Transport,
-            });
-        }
-        let mut response = text(refusal.status, refusal.reason);
-        wait(&mut response, refusal.retry_after);
-        response
+        over_http::refused_in_text(&self.intake, refusal)
     }
 
     fn panicked(&self, message: &str) {
@@ -98,7 +88,7 @@ impl Service {
     fn wanted(&self, request: &HttpRequest) -> Result<Wanted<'_>, HttpResponse> {
         let refuse = |status, message: String| {
             self.intake.turned_away(TurnedAway::Transport);
-            text(status, message)
+            over_http::text(status, &message)
         };
         let only = |method: Method, allowed: &'static str| {
             if request.method == method {
@@ -141,45 +131,10 @@ fn strategy(strategies: &Strategies, request: &HttpRequest) -> HttpResponse {
     let mut named = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "service");
     match (named.next(), named.next()) {
         (Some((_, service)), None) if !service.is_empty() => {
-            response(StatusCode::OK, Some(JSON), strategies.of(&service).json())
+            let mut response = over_http::empty(StatusCode::OK);
+            response.headers.insert(CONTENT_TYPE, JSON);
+            HttpResponse { body: strategies.of(&service).json(), ..response }
         }
-        _ => text(StatusCode::BAD_REQUEST, "`service` must be named once".to_owned()),
+        _ => over_http::text(StatusCode::BAD_REQUEST, "`service` must be named once"),
     }
-}
-
-/// The answer to a sender that was turned away at the gate.
-fn deny(denied: Denied) -> HttpResponse {
-    let mut response = say(&answer::denied(&denied));
-    match denied {
-        Denied::TooOften(_) => response.status = StatusCode::TOO_MANY_REQUESTS,
-        Denied::NotNow(..) => {}
-        Denied::Unauthenticated(unauthenticated) => {
-            response.headers.extend(unauthenticated.challenge.map(|value| (WWW_AUTHENTICATE, value)));
-        }
-    }
-    response
-}
-
-/// The answer that says what gRPC would.
-fn say(status: &Status) -> HttpResponse {
-    let mut response = text(answer::http_status(status), status.message.clone());
-    wait(&mut response, status.retry_after);
-    response
-}
-
-/// Asks to wait so long: in whole seconds, and not so soon that it is none (RFC 9110, 10.2.3).
-fn wait(response: &mut HttpResponse, delay: Option<Duration>) {
-    if let Some(delay) = delay {
-        let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
-        response.headers.insert(RETRY_AFTER, seconds.into());
-    }
-}
-
-fn text(status: StatusCode, message: impl Into<Cow<'static, str>>) -> HttpResponse {
-    response(status, Some(TEXT), message.into().into_owned().into())
-}
-
-fn response(status: StatusCode, content_type: Option<HeaderValue>, body: Bytes) -> HttpResponse {
-    let headers = content_type.map(|content_type| (CONTENT_TYPE, content_type)).into_iter().collect();
-    HttpResponse { status, headers, body }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use watershed_net::{serve, serve_http};
-use watershed_stage::delivery::{Exhausted, Permit};
+use watershed_stage::delivery::Permit;
 use watershed_stage::{
-    Body, DatagramListener, Env, Error, Failure, GrpcServerSettings, HttpServerSettings, Interval, Listener,
-    Payload, Receiver, Security, Serve, Signal,
+    Body, Calls, DatagramListener, Env, Error, Failure, GrpcServerSettings, HttpServerSettings, Interval,
+    Listener, Payload, Receiver, Serve, Signal, granted,
 };
 use watershed_thrift::Protocol;
 
@@ -24,6 +24,9 @@ pub(crate) const BATCH: &str = "batch";
 pub(crate) const COMPACT: &str = "compact";
 pub(crate) const BINARY: &str = "binary";
 
+/// What is only asked how to sample.
+const SAMPLING_HTTP: &str = "sampling_http";
+
 // === impl Jaeger ===
 
 impl Receiver for Jaeger {
@@ -36,8 +39,16 @@ impl Receiver for Jaeger {
     fn listeners(settings: &Arc<Settings>) -> Vec<Listener> {
         let (spoken, sampling) = (settings.spoken(), &settings.remote_sampling);
         let grpc = spoken.grpc.map(|grpc| over_grpc(grpc, sampling.clone()));
-        let http = spoken.thrift_http.map(|http| over_http(http, sampling.clone()));
-        grpc.into_iter().chain(http).chain(sampling.clone().map(asked_over_http)).collect()
+        let http = spoken.thrift_http.map(|http| {
+            let address = http.endpoint.clone().unwrap_or_else(|| "localhost:14268".to_owned());
+            over_http(address, "protocols.thrift_http.endpoint", "collector_http", http, sampling.clone())
+        });
+        // Where an agent would be asked how to sample.
+        let asked = sampling.clone().map(|sampling| {
+            let (address, key) = (sampling.host_endpoint.clone(), "remote_sampling.host_endpoint");
+            over_http(address, key, SAMPLING_HTTP, HttpServerSettings::default(), Some(sampling))
+        });
+        grpc.into_iter().chain(http).chain(asked).collect()
     }
 
     fn datagrams(settings: &Arc<Settings>) -> Vec<DatagramListener> {
@@ -64,14 +75,7 @@ impl Receiver for Jaeger {
             BINARY => Format::EmitBatch(Protocol::Binary),
             _ => Format::Proto,
         };
-        let (held, mut granted) = (permit.bytes(), Ok(()));
-        let request = decode(format, &body.bytes, &mut |total| {
-            // A permit looks only at what is to be added to it.
-            let (wanted, most) = (held + total as u64, permit.budget().limit());
-            granted = if wanted > most { Err(Exhausted::ForEver) } else { permit.try_cover(wanted) };
-            granted.is_ok()
-        });
-        granted?;
+        let request = granted(permit, |room| decode(format, &body.bytes, room))?;
         let request = request.map_err(|error| Error::reject(error.to_string()))?;
         Payload::validate(signal, request.into()).map_err(|invalid| Error::reject(invalid.to_string()))
     }
@@ -87,8 +91,8 @@ fn over_grpc(settings: GrpcServerSettings, sampling: Option<RemoteSampling>) -> 
             let (door, Interval(ack_timeout)) = (settings.open(env)?, settings.ack_timeout);
             let strategies = sampling.as_ref().map(strategies).transpose()?;
             let serve: Arc<Serve> = Arc::new(move |intake, connections, stop| {
-                let (gate, strategies) = (door.gate.clone(), strategies.clone());
-                let service = grpc::Service { intake, gate, ack_timeout, strategies };
+                let calls = Calls { intake, gate: door.gate.clone(), ack_timeout };
+                let service = grpc::Service { calls, strategies: strategies.clone() };
                 Box::pin(serve(Arc::new(service), connections, door.options.clone(), stop))
             });
             Ok(serve)
@@ -96,39 +100,25 @@ fn over_grpc(settings: GrpcServerSettings, sampling: Option<RemoteSampling>) -> 
     }
 }
 
-fn over_http(settings: HttpServerSettings, sampling: Option<RemoteSampling>) -> Listener {
+fn over_http(
+    address: String,
+    key: &'static str,
+    transport: &'static str,
+    settings: HttpServerSettings,
+    sampling: Option<RemoteSampling>,
+) -> Listener {
     Listener {
-        address: settings.endpoint.clone().unwrap_or_else(|| "localhost:14268".to_owned()),
-        key: "protocols.thrift_http.endpoint",
-        transport: "collector_http",
+        address,
+        key,
+        transport,
         security: settings.security(),
         open: Arc::new(move |env| {
             let (door, Interval(ack_timeout)) = (settings.open(env)?, settings.ack_timeout);
             let strategies = sampling.as_ref().map(strategies).transpose()?;
             let serve: Arc<Serve> = Arc::new(move |intake, connections, stop| {
                 let (gate, strategies) = (door.gate.clone(), strategies.clone());
-                let service = http::Service { intake, gate, ack_timeout, strategies, takes_spans: true };
-                Box::pin(serve_http(Arc::new(service), connections, door.options.clone(), stop))
-            });
-            Ok(serve)
-        }),
-    }
-}
-
-/// Where an agent would be asked how to sample.
-fn asked_over_http(sampling: RemoteSampling) -> Listener {
-    let settings = HttpServerSettings::default();
-    Listener {
-        address: sampling.host_endpoint.clone(),
-        key: "remote_sampling.host_endpoint",
-        transport: "sampling_http",
-        security: Security::default(),
-        open: Arc::new(move |env| {
-            let (door, Interval(ack_timeout)) = (settings.open(env)?, settings.ack_timeout);
-            let strategies = Some(strategies(&sampling)?);
-            let serve: Arc<Serve> = Arc::new(move |intake, connections, stop| {
-                let (gate, strategies) = (door.gate.clone(), strategies.clone());
-                let service = http::Service { intake, gate, ack_timeout, strategies, takes_spans: false };
+                let takes_spans = transport != SAMPLING_HTTP;
+                let service = http::Service { intake, gate, ack_timeout, strategies, takes_spans };
                 Box::pin(serve_http(Arc::new(service), connections, door.options.clone(), stop))
             });
             Ok(serve)

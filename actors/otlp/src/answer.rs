@@ -1,9 +1,7 @@
 //! Questions and answers: the table that all protocols share, and what is OTLP's own, the names of its methods and
 //! partial success.
 
-pub(crate) use watershed_stage::answer::{
-    SHORTAGE, denied, failure, grpc_code, http_status, response, shortage,
-};
+pub(crate) use watershed_stage::answer::{failure, grpc_code, http_status, response, shortage};
 use watershed_stage::{Partial, Signal};
 use watershed_telemetry::wire::{Fields, Value};
 

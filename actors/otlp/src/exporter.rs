@@ -45,8 +45,7 @@ impl watershed_stage::Settings for Settings {
         let mut errors = self.several().check(single, |name| endpoint(name).err());
         let several = !self.several().are_none();
         errors.extend(if several { self.to(ANY).shared().check() } else { self.shared().check() });
-        errors.extend(self.retry_on_failure.check().into_iter().map(|error| error.under("retry_on_failure")));
-        errors.extend(self.sending_queue.check().into_iter().map(|error| error.under("sending_queue")));
+        errors.extend(self.sending().errors());
         errors
     }
 
@@ -64,6 +63,10 @@ impl Settings {
     fn several(&self) -> Several<'_> {
         let Self { endpoints, policy, health_check, .. } = self;
         Several { endpoints, policy: *policy, health: health_check.as_ref() }
+    }
+
+    fn sending(&self) -> Sending {
+        Sending::of(self.timeout, &self.retry_on_failure, &self.sending_queue)
     }
 
     /// The same for a single endpoint.
@@ -115,11 +118,7 @@ impl Exporter for OtlpGrpc {
     type Settings = Settings;
 
     fn sending(settings: &Settings) -> Sending {
-        Sending {
-            timeout: settings.timeout.positive(),
-            retry: settings.retry_on_failure.clone(),
-            queue: settings.sending_queue.clone(),
-        }
+        settings.sending()
     }
 
     fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {

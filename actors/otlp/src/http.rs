@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use watershed_net::{ConnectionRefused, HttpRefusal, HttpRequest, HttpResponse, HttpService, Status};
+use watershed_stage::answer::over_http;
 use watershed_stage::delivery::Permit;
-use watershed_stage::{Body, Denied, Gate, Intake, Signal, TurnedAway};
+use watershed_stage::{Body, Gate, Intake, Signal, TurnedAway};
 
 use crate::answer;
 
@@ -36,7 +37,7 @@ impl HttpService for Service {
         self.signal(request)?;
         let format = format(&request.headers);
         let passed = self.gate.pass(&self.intake, &request.headers, request.peer);
-        passed.map_err(|denied| deny(format, denied))?;
+        passed.map_err(|denied| over_http::denied(denied, |status| say(format, status)))?;
         self.intake.admit(length.unwrap_or(0)).map_err(|full| say(format, &answer::shortage(full)))
     }
 
@@ -49,7 +50,7 @@ impl HttpService for Service {
         let patience = self.ack_timeout.saturating_sub(request.arrived.elapsed());
         let origin = match self.gate.origin(&self.intake, request.headers, request.peer) {
             Ok(origin) => origin,
-            Err(denied) => return deny(Some(format), denied),
+            Err(denied) => return over_http::denied(denied, |status| say(Some(format), status)),
         };
         let body = Body { format, bytes: body };
         match answer::response(self.intake.submit(signal, body, origin, permit, patience).await) {
@@ -62,21 +63,7 @@ impl HttpService for Service {
     }
 
     fn refuse(&self, request: &HttpRequest, refusal: HttpRefusal) -> HttpResponse {
-        if !refusal.panicked {
-            self.intake.turned_away(match refusal.status {
-                StatusCode::PAYLOAD_TOO_LARGE => TurnedAway::TooLarge,
-                StatusCode::SERVICE_UNAVAILABLE => TurnedAway::Memory,
-                _ => TurnedAway::Transport,
-            });
-        }
-        // 408 means "never" to OTLP's clients ("Failures"), though what came too slowly may come faster next time.
-        let (http, retry_after) = match refusal.status {
-            StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE => {
-                (StatusCode::SERVICE_UNAVAILABLE, refusal.retry_after.or(Some(answer::SHORTAGE)))
-            }
-            status => (status, refusal.retry_after),
-        };
-        let status = Status { code: answer::grpc_code(http), message: refusal.reason, retry_after };
+        let (http, status) = over_http::refused(&self.intake, refusal);
         answer(format(&request.headers), http, &status)
     }
 
@@ -132,19 +119,6 @@ fn format(headers: &HeaderMap) -> Option<&'static str> {
     [PROTOBUF, JSON].into_iter().find(|known| media_type.eq_ignore_ascii_case(known))
 }
 
-/// The answer to a sender that was turned away at the gate.
-fn deny(format: Option<&'static str>, denied: Denied) -> HttpResponse {
-    let mut response = say(format, &answer::denied(&denied));
-    match denied {
-        Denied::TooOften(_) => response.status = StatusCode::TOO_MANY_REQUESTS,
-        Denied::NotNow(..) => {}
-        Denied::Unauthenticated(unauthenticated) => {
-            response.headers.extend(unauthenticated.challenge.map(|value| (WWW_AUTHENTICATE, value)));
-        }
-    }
-    response
-}
-
 /// The answer that says what gRPC would.
 fn say(format: Option<&'static str>, status: &Status) -> HttpResponse {
     answer(format, answer::http_status(status), status)
@@ -155,11 +129,7 @@ fn answer(format: Option<&'static str>, http: StatusCode, status: &Status) -> Ht
     let format = format.unwrap_or(JSON);
     let body = if format == JSON { status_json(status) } else { status.to_bytes() };
     let mut response = response(http, format, body.into());
-    if let Some(wait) = status.retry_after {
-        // In whole seconds, and not so soon that it is none (RFC 9110, 10.2.3).
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        response.headers.insert(RETRY_AFTER, seconds.into());
-    }
+    over_http::wait(&mut response, status.retry_after);
     response
 }
 

@@ -85,8 +85,7 @@ impl watershed_stage::Settings for Settings {
         }
         let single = single.into_iter();
         errors.extend(single.filter_map(|(key, url)| Some(KeyError::new(key, wrong(url).err()?))));
-        errors.extend(self.retry_on_failure.check().into_iter().map(|error| error.under("retry_on_failure")));
-        errors.extend(self.sending_queue.check().into_iter().map(|error| error.under("sending_queue")));
+        errors.extend(self.sending().errors());
         errors
     }
 
@@ -136,6 +135,10 @@ impl Settings {
         ];
         urls.map(|url| url?.parse().ok())
     }
+
+    fn sending(&self) -> Sending {
+        Sending::of(self.timeout, &self.retry_on_failure, &self.sending_queue)
+    }
 }
 
 impl Backends for Settings {
@@ -179,11 +182,7 @@ impl Exporter for OtlpHttp {
     type Settings = Settings;
 
     fn sending(settings: &Settings) -> Sending {
-        Sending {
-            timeout: settings.timeout.positive(),
-            retry: settings.retry_on_failure.clone(),
-            queue: settings.sending_queue.clone(),
-        }
+        settings.sending()
     }
 
     fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use watershed_net::{serve, serve_http};
-use watershed_stage::delivery::{Exhausted, Permit};
+use watershed_stage::delivery::Permit;
 use watershed_stage::{
-    Body, Env, Error, Failure, GrpcServerSettings, Interval, KeyError, Listener, Payload, Receiver,
-    Reference, Serve, Signal, http_server_settings,
+    Body, Calls, Env, Error, Failure, GrpcServerSettings, Interval, KeyError, Listener, Payload, Receiver,
+    Reference, Serve, Signal, granted, http_server_settings,
 };
 use watershed_telemetry::json;
 
@@ -117,14 +117,7 @@ impl Receiver for Otlp {
 
     fn decode(&self, signal: Signal, body: Body, permit: &Permit) -> Result<Payload, Error> {
         let bytes = if body.format == JSON {
-            let (held, mut granted) = (permit.bytes(), Ok(()));
-            let request = json::decode(signal, &body.bytes, &mut |total| {
-                // A permit looks only at what is to be added to it.
-                let (wanted, most) = (held + total as u64, permit.budget().limit());
-                granted = if wanted > most { Err(Exhausted::ForEver) } else { permit.try_cover(wanted) };
-                granted.is_ok()
-            });
-            granted?;
+            let request = granted(permit, |room| json::decode(signal, &body.bytes, room))?;
             request.map_err(|error| Error::reject(error.to_string()))?.into()
         } else {
             body.bytes
@@ -142,8 +135,8 @@ fn over_grpc(settings: GrpcServerSettings) -> Listener {
         open: Arc::new(move |env| {
             let (door, Interval(ack_timeout)) = (settings.open(env)?, settings.ack_timeout);
             let serve: Arc<Serve> = Arc::new(move |intake, connections, stop| {
-                let service =
-                    grpc::Service { intake, gate: door.gate.clone(), ack_timeout, stop: stop.clone() };
+                let calls = Calls { intake, gate: door.gate.clone(), ack_timeout };
+                let service = grpc::Service { calls, stop: stop.clone() };
                 Box::pin(serve(Arc::new(service), connections, door.options.clone(), stop))
             });
             Ok(serve)
@@ -174,7 +167,7 @@ fn over_http(settings: Http) -> Listener {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use watershed_stage::delivery::Budget;
+    use watershed_stage::delivery::{Budget, Exhausted};
 
     use super::*;
 

@@ -4,6 +4,8 @@
 //! wrong is `INVALID_ARGUMENT`, what is too large is `RESOURCE_EXHAUSTED` without `RetryInfo`. HTTP says the same in
 //! its own numbers ([`http_status`]), with the same `google.rpc.Status` as its body.
 
+pub mod over_http;
+
 use std::time::Duration;
 
 use http::StatusCode;

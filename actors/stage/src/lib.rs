@@ -11,6 +11,7 @@
 extern crate self as watershed_stage;
 
 pub mod answer;
+mod calls;
 mod deal;
 mod edge;
 mod exporter;
@@ -31,6 +32,7 @@ mod route;
 mod settings;
 mod shelf;
 
+pub use calls::Calls;
 pub use deal::{deal, shard_of};
 pub use edge::exporter_ended;
 pub use exporter::{
@@ -56,7 +58,7 @@ pub use origin::{Identity, Metadata, NoTraceParent, Origin, TraceContext};
 pub use own::{Ended, Recording, Span, Tracer, Tracing, Work, Worker, is_hushed};
 pub use processor::{Outlet, Processor};
 pub use receiver::{
-    DatagramListener, Listener, Open, Receiver, ReceiverParts, Security, Serve, ServeDatagrams,
+    DatagramListener, Listener, Open, Receiver, ReceiverParts, Security, Serve, ServeDatagrams, granted,
 };
 pub use registry::{
     BudgetLimit, BudgetSettings, Env, Error, ExporterSpec, KeyError, Parsed, Part, Placement, ProcessorSpec,

@@ -13,7 +13,7 @@ use futures_util::future::{Fuse, LocalBoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
-use watershed_delivery::{Cause, Fault, Outcome, Permit};
+use watershed_delivery::{Cause, Exhausted, Fault, Outcome, Permit};
 use watershed_net::{DatagramSocket, Stop};
 use watershed_supervise::{Failure, Launch, Lease, Next, Ticket, caught};
 use watershed_telemetry::{Payload, Signal};
@@ -66,6 +66,22 @@ pub trait Receiver: Sized + 'static {
     fn decode(&self, signal: Signal, body: Body, _permit: &Permit) -> Result<Payload, Error> {
         Payload::validate(signal, body.bytes).map_err(|invalid| Error::reject(invalid.to_string()))
     }
+}
+
+/// Makes something of a body that `permit` covers: `make` asks before what it takes beside the body may grow to so many
+/// bytes.
+pub fn granted<T>(
+    permit: &Permit,
+    make: impl FnOnce(&mut dyn FnMut(usize) -> bool) -> T,
+) -> Result<T, Exhausted> {
+    let (held, mut granted) = (permit.bytes(), Ok(()));
+    let made = make(&mut |total| {
+        // A permit looks only at what is to be added to it.
+        let (wanted, most) = (held + total as u64, permit.budget().limit());
+        granted = if wanted > most { Err(Exhausted::ForEver) } else { permit.try_cover(wanted) };
+        granted.is_ok()
+    });
+    granted.map(|()| made)
 }
 
 /// One address a receiver or an exporter listens on. The socket belongs to the engine and is lent: neither a restart

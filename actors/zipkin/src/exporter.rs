@@ -53,8 +53,7 @@ impl watershed_stage::Settings for Settings {
     fn check(&self) -> Vec<KeyError> {
         let mut errors = self.shared().check();
         errors.extend(self.url().err().map(|error| KeyError::new("endpoint", error)));
-        errors.extend(self.retry_on_failure.check().into_iter().map(|error| error.under("retry_on_failure")));
-        errors.extend(self.sending_queue.check().into_iter().map(|error| error.under("sending_queue")));
+        errors.extend(self.sending().errors());
         errors
     }
 
@@ -76,6 +75,10 @@ impl Settings {
         HttpClient::check(&url).map_err(|error| error.to_string())?;
         Ok(url)
     }
+
+    fn sending(&self) -> Sending {
+        Sending::of(self.timeout, &self.retry_on_failure, &self.sending_queue)
+    }
 }
 
 // === impl Zipkin ===
@@ -88,11 +91,7 @@ impl Exporter for Zipkin {
     }
 
     fn sending(settings: &Settings) -> Sending {
-        Sending {
-            timeout: settings.timeout.positive(),
-            retry: settings.retry_on_failure.clone(),
-            queue: settings.sending_queue.clone(),
-        }
+        settings.sending()
     }
 
     fn build(settings: &Arc<Settings>, env: &Env) -> Result<Self, Failure> {

@@ -2,20 +2,17 @@
 //!
 //! Source: `zipkin2-api.yaml` and `zipkin-api.yaml` of openzipkin/zipkin-api. Refusals are one line of text.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, StatusCode};
 use watershed_net::{ConnectionRefused, HttpRefusal, HttpRequest, HttpResponse, HttpService};
-use watershed_stage::delivery::{Exhausted, Fault, Outcome, Permit};
-use watershed_stage::{Body, Denied, Gate, Intake, Signal, TurnedAway};
+use watershed_stage::answer::{self, over_http};
+use watershed_stage::delivery::Permit;
+use watershed_stage::{Body, Gate, Intake, Signal, TurnedAway};
 
 use crate::Format;
-
-/// How long a sender is asked to wait where memory is short.
-const SHORTAGE: Duration = Duration::from_secs(1);
 
 /// What a body can be, by the name under which it goes through the receiver's mailbox: its format, and whether its
 /// sender asked for the traces to be kept in any case.
@@ -38,19 +35,12 @@ pub(crate) struct Service {
     pub(crate) ack_timeout: Duration,
 }
 
-/// What is answered, but for 202.
-struct Refusal {
-    status: StatusCode,
-    reason: Cow<'static, str>,
-    retry_after: Option<Duration>,
-}
-
 impl HttpService for Service {
     fn admit(&self, request: &HttpRequest, length: Option<u64>) -> Result<Permit, HttpResponse> {
         self.format(request)?;
         let passed = self.gate.pass(&self.intake, &request.headers, request.peer);
-        passed.map_err(deny)?;
-        self.intake.admit(length.unwrap_or(0)).map_err(|full| shortage(full).into())
+        passed.map_err(|denied| over_http::denied(denied, over_http::say))?;
+        self.intake.admit(length.unwrap_or(0)).map_err(|full| over_http::say(&answer::shortage(full)))
     }
 
     async fn call(&self, request: HttpRequest, body: Bytes, permit: Permit) -> HttpResponse {
@@ -61,31 +51,24 @@ impl HttpService for Service {
         let patience = self.ack_timeout.saturating_sub(request.arrived.elapsed());
         let origin = match self.gate.origin(&self.intake, request.headers, request.peer) {
             Ok(origin) => origin,
-            Err(denied) => return deny(denied),
+            Err(denied) => return over_http::denied(denied, over_http::say),
         };
         let body = Body { format, bytes: body };
-        match refusal(self.intake.submit(Signal::Traces, body, origin, permit, patience).await) {
-            None => response(StatusCode::ACCEPTED, Bytes::new()),
-            Some(refusal) => refusal.into(),
+        match answer::response(self.intake.submit(Signal::Traces, body, origin, permit, patience).await) {
+            Ok(()) => over_http::empty(StatusCode::ACCEPTED),
+            Err(status) => {
+                let mut response = over_http::say(&status);
+                // What is said here is final, and 500 means "again" to who speaks with a Zipkin server.
+                if response.status == StatusCode::INTERNAL_SERVER_ERROR {
+                    response.status = StatusCode::BAD_REQUEST;
+                }
+                response
+            }
         }
     }
 
     fn refuse(&self, _request: &HttpRequest, refusal: HttpRefusal) -> HttpResponse {
-        if !refusal.panicked {
-            self.intake.turned_away(match refusal.status {
-                StatusCode::PAYLOAD_TOO_LARGE => TurnedAway::TooLarge,
-                StatusCode::SERVICE_UNAVAILABLE => TurnedAway::Memory,
-                _ => TurnedAway::Transport,
-            });
-        }
-        // What came too slowly may come faster next time.
-        let (status, retry_after) = match refusal.status {
-            StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE => {
-                (StatusCode::SERVICE_UNAVAILABLE, refusal.retry_after.or(Some(SHORTAGE)))
-            }
-            status => (status, refusal.retry_after),
-        };
-        Refusal { status, reason: refusal.reason, retry_after }.into()
+        over_http::refused_in_text(&self.intake, refusal)
     }
 
     fn panicked(&self, message: &str) {
@@ -103,7 +86,7 @@ impl Service {
     fn format(&self, request: &HttpRequest) -> Result<&'static str, HttpResponse> {
         let refuse = |status: StatusCode, reason: String| {
             self.intake.turned_away(TurnedAway::Transport);
-            HttpResponse::from(Refusal { status, reason: reason.into(), retry_after: None })
+            over_http::text(status, &reason)
         };
         let path = request.uri.path();
         // Behind a proxy something may stand before it.
@@ -147,75 +130,4 @@ impl Service {
 /// What a name in [`BODIES`] stands for.
 pub(crate) fn body(name: &str) -> Option<(Format, bool)> {
     BODIES.iter().find(|body| body.0 == name).map(|(_, format, debug)| (*format, *debug))
-}
-
-/// The answer to a request that was handled; `None` is 202.
-fn refusal(outcome: Outcome) -> Option<Refusal> {
-    match outcome {
-        Outcome::Delivered | Outcome::Dropped { .. } => None,
-        Outcome::Refused(refusal) => Some(Refusal {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            reason: refusal.reason,
-            retry_after: refusal.retry_after.or(Some(SHORTAGE)),
-        }),
-        Outcome::Rejected(rejection) => {
-            let status = match rejection.fault {
-                Fault::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-                Fault::Exhausted => StatusCode::INTERNAL_SERVER_ERROR,
-                Fault::Invalid | Fault::Poison | Fault::Destination(_) => StatusCode::BAD_REQUEST,
-            };
-            Some(Refusal { status, reason: rejection.reason, retry_after: None })
-        }
-    }
-}
-
-/// The answer to a request there was no memory for.
-fn shortage(exhausted: Exhausted) -> Refusal {
-    match exhausted {
-        Exhausted::ForNow => Refusal {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            reason: "data refused due to high memory usage".into(),
-            retry_after: Some(SHORTAGE),
-        },
-        Exhausted::ForEver => Refusal {
-            status: StatusCode::PAYLOAD_TOO_LARGE,
-            reason: "the request is larger than the whole memory budget".into(),
-            retry_after: None,
-        },
-    }
-}
-
-/// The answer to a sender that was turned away at the gate.
-fn deny(denied: Denied) -> HttpResponse {
-    let (status, reason, retry_after, challenge) = match denied {
-        Denied::TooOften(wait) => {
-            let reason = "the sender comes more often than it may".into();
-            (StatusCode::TOO_MANY_REQUESTS, reason, Some(wait), None)
-        }
-        Denied::NotNow(reason, wait) => (StatusCode::SERVICE_UNAVAILABLE, reason.into(), Some(wait), None),
-        Denied::Unauthenticated(denied) => {
-            (StatusCode::UNAUTHORIZED, denied.reason.into(), None, denied.challenge)
-        }
-    };
-    let mut response = HttpResponse::from(Refusal { status, reason, retry_after });
-    response.headers.extend(challenge.map(|value| (WWW_AUTHENTICATE, value)));
-    response
-}
-
-fn response(status: StatusCode, body: Bytes) -> HttpResponse {
-    HttpResponse { status, headers: HeaderMap::new(), body }
-}
-
-impl From<Refusal> for HttpResponse {
-    fn from(refusal: Refusal) -> Self {
-        let body = Bytes::from(format!("{}\n", refusal.reason));
-        let mut response = response(refusal.status, body);
-        response.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        if let Some(wait) = refusal.retry_after {
-            // In whole seconds, and not so soon that it is none (RFC 9110, 10.2.3).
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            response.headers.insert(RETRY_AFTER, seconds.into());
-        }
-        response
-    }
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use watershed_net::serve_http;
-use watershed_stage::delivery::{Exhausted, Permit};
+use watershed_stage::delivery::Permit;
 use watershed_stage::{
-    Body, Env, Error, Failure, KeyError, Listener, Payload, Receiver, Reference, Serve, Signal,
+    Body, Env, Error, Failure, KeyError, Listener, Payload, Receiver, Reference, Serve, Signal, granted,
     http_server_settings,
 };
 
@@ -73,14 +73,7 @@ impl Receiver for Zipkin {
             return Err(Error::reject(format!("{:?} is no format of Zipkin's", body.format)));
         };
         let options = Options { parse_string_tags: self.parse_string_tags, debug };
-        let (held, mut granted) = (permit.bytes(), Ok(()));
-        let payload = decode(format, &body.bytes, options, &mut |total| {
-            // A permit looks only at what is to be added to it.
-            let (wanted, most) = (held + total as u64, permit.budget().limit());
-            granted = if wanted > most { Err(Exhausted::ForEver) } else { permit.try_cover(wanted) };
-            granted.is_ok()
-        });
-        granted?;
+        let payload = granted(permit, |room| decode(format, &body.bytes, options, room))?;
         payload.map_err(|error: DecodeError| Error::reject(error.to_string()))
     }
 }

@@ -25,8 +25,8 @@ use crate::extension::{Dependence, Reference, Role};
 use crate::message::{Context, Message};
 use crate::origin::TraceContext;
 use crate::receiver::Listener;
-use crate::registry::{Env, ExporterSpec, Placement, Settings};
-use crate::settings::{BatchSettings, QueueSettings, RetrySettings};
+use crate::registry::{Env, ExporterSpec, KeyError, Placement, Settings};
+use crate::settings::{BatchSettings, Interval, QueueSettings, RetrySettings};
 
 /// The end of a pipeline: it sends a batch somewhere and says how that ended. Nothing else.
 ///
@@ -76,6 +76,19 @@ pub struct Sending {
     pub retry: RetrySettings,
     /// What waits before an attempt.
     pub queue: QueueSettings,
+}
+
+impl Sending {
+    /// What most exporters say of it: `timeout`, `retry_on_failure` and `sending_queue`.
+    pub fn of(timeout: Interval, retry: &RetrySettings, queue: &QueueSettings) -> Self {
+        Self { timeout: timeout.positive(), retry: retry.clone(), queue: queue.clone() }
+    }
+
+    /// What is wrong with it, under these keys.
+    pub fn errors(&self) -> impl Iterator<Item = KeyError> {
+        let retry = self.retry.check().into_iter().map(|error| error.under("retry_on_failure"));
+        retry.chain(self.queue.check().into_iter().map(|error| error.under("sending_queue")))
+    }
 }
 
 /// What is sent at once: one or more messages of one signal from one pipeline.
