@@ -173,6 +173,16 @@ impl Agent {
         journals.map(|journal| journal.map(owed).with_context(|| told.clone())).sum()
     }
 
+    /// Sends what is stored and not delivered to a destination. The process must have ended.
+    pub fn empty(&self, to: std::net::SocketAddr) -> anyhow::Result<()> {
+        let (data, to) = (self.data(), format!("http://{to}"));
+        let mut drain =
+            self.program.command(&["journal", "drain", &data.to_string_lossy(), "--to", &to, "--quiet"]);
+        let told = drain.output()?;
+        ensure!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        Ok(())
+    }
+
     /// Whether it stands still by SIGSTOP.
     pub fn is_stopped(&self) -> bool {
         self.status("State:").is_ok_and(|state| state.starts_with('T'))

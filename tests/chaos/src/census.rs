@@ -1,6 +1,6 @@
 //! A load by way of several agents, and where its traces went.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::ensure;
 use futures_util::future::join_all;
@@ -129,13 +129,13 @@ fn spread(shares: &[f64]) -> (f64, f64) {
 
 /// Traces of a run that came to several gateways, and all traces of it.
 pub fn split(gateways: &[Gateway], run: u64) -> (u64, u64) {
-    let mut seen_at = BTreeMap::<u64, u64>::new();
+    let mut seen_at = BTreeMap::<u64, BTreeSet<usize>>::new();
     for (at, gateway) in gateways.iter().enumerate() {
         let Some(arrivals) = gateway.sink.snapshot().runs.remove(&run) else { continue };
         for trace in arrivals.seen.ranges().into_iter().flatten().map(trace_of) {
-            *seen_at.entry(trace).or_default() |= 1 << at.min(63);
+            seen_at.entry(trace).or_default().insert(at);
         }
     }
-    let split = seen_at.values().filter(|at| at.count_ones() > 1).count();
+    let split = seen_at.values().filter(|at| at.len() > 1).count();
     (split as u64, seen_at.len() as u64)
 }

@@ -333,20 +333,33 @@ impl Fleet {
         self.blow(load, async |fleet| fleet.agents[agent].kill_now()).await
     }
 
-    /// Has a gateway end, before or after agents hear that it goes.
+    /// Has a gateway end, before or after agents hear that it goes; what it leaves on its disk, in records.
     pub async fn retire(
         &mut self,
         gateway: usize,
         told_before: bool,
         outcome: &mut Outcome,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<u64> {
         self.failed += failed(&self.gateways[gateway].process).await;
         if told_before {
             self.list(gateway, false)?;
         }
         self.gateways[gateway].process.signal("TERM")?;
         self.list(gateway, false)?;
-        drained(&mut self.gateways[gateway].process, outcome).await
+        let process = &mut self.gateways[gateway].process;
+        let left = drained(process, outcome).await?;
+        if let (Some(net), Some(machine)) = (&mut self.net, process.machine()) {
+            net.spare(machine.clone());
+        }
+        Ok(left)
+    }
+
+    /// Sends on what a gateway that has ended has left on its disk, as an operator would.
+    pub fn empty(&mut self, gateway: usize) -> anyhow::Result<()> {
+        let Gateway { process, sink, .. } = &self.gateways[gateway];
+        // What its last attempts brought is in doubt. A record is what an agent has sent at once.
+        self.doubt += process.owed()? * SMALL_BATCH;
+        process.empty(sink.addr())
     }
 
     /// The end: all that was acknowledged arrives, and everybody drains, the agents first.
@@ -372,7 +385,9 @@ impl Fleet {
         for process in self.agents.iter_mut().chain(gateways).filter(|process| process.is_alive()) {
             self.failed += failed(process).await;
             process.signal("TERM")?;
-            drained(process, outcome).await?;
+            let left = drained(process, outcome).await?;
+            outcome
+                .expect(left == 0, || format!("{left} records are left on the disk of one that has drained"));
         }
         Ok(())
     }
@@ -401,15 +416,13 @@ async fn starts(process: &mut Agent) -> anyhow::Result<()> {
     process.ready().await
 }
 
-/// The end of one that was told to: with everything sent, and nothing left on its disk.
-async fn drained(process: &mut Agent, outcome: &mut Outcome) -> anyhow::Result<()> {
+/// The end of one that was told to, and what it leaves on its disk, in records.
+async fn drained(process: &mut Agent, outcome: &mut Outcome) -> anyhow::Result<u64> {
     let (code, took) = process.ended().await?;
     outcome.expect(code == Some(0), || {
         format!("it drained to code {code:?} after {took:?}: {}", tail(&process.log()))
     });
-    let owed = process.owed()?;
-    outcome.expect(owed == 0, || format!("{owed} records are left on the disk of one that has drained"));
-    Ok(())
+    process.owed()
 }
 
 fn used_series(name: &str) -> String {

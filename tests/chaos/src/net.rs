@@ -25,6 +25,8 @@ pub struct Net {
     /// The first three bytes of all addresses, of the block that is set aside for such trials (RFC 2544).
     block: [u8; 3],
     machines: u8,
+    /// Machines that nobody is on any more.
+    spare: Vec<Machine>,
 }
 
 /// A machine: its processes see one network interface and what is done to it.
@@ -66,6 +68,7 @@ impl Net {
             cable: format!("wsc{own}x{number}"),
             block: [198, 18 + (block >> 8) as u8, block as u8],
             machines: 0,
+            spare: Vec::new(),
         };
         let hub = net.hub();
         for tool in ["iptables", "tc", "nsenter"] {
@@ -95,8 +98,11 @@ impl Net {
         self.address(1)
     }
 
-    /// One more machine.
+    /// A machine that nobody is on; with it goes its address to whoever is next.
     pub fn machine(&mut self) -> anyhow::Result<Machine> {
+        if let Some(spare) = self.spare.pop() {
+            return Ok(spare);
+        }
         self.machines =
             self.machines.checked_add(1).filter(|count| *count < 200).context("too many machines")?;
         let (address, hub) = (self.address(self.machines + 1), self.hub());
@@ -109,6 +115,11 @@ impl Net {
         run("ip", &format!("-n {namespace} link set eth0 up"))?;
         run("ip", &format!("-n {hub} link set {port} master bridge up"))?;
         Ok(Machine { address, namespace, hub, port })
+    }
+
+    /// Takes a machine back that nobody is on any more.
+    pub fn spare(&mut self, machine: Machine) {
+        self.spare.push(machine);
     }
 }
 

@@ -230,17 +230,17 @@ fn what_is_held_can_be_owed_to_more_than_one() {
         };
         let first = hand_out(7, 0b01);
         bench.held(&cell, spans([1]));
-        let (mail, _) = end.take().await.into_parts();
-        assert_eq!((ids(&mail.payload), mail.guard.branches()), (vec![1], 0b01));
-        mail.guard.resolve(Outcome::Delivered);
+        let Message { payload, guard, .. } = end.take().await.into_parts().0;
+        assert_eq!((ids(&payload), guard.branches()), (vec![1], 0b01));
+        guard.resolve(Outcome::Delivered);
         // Of what is held of it, the second comes to owe the rest.
         let second = hand_out(7, 0b10);
         until("it has joined", || cell.observe().handled == 3).await;
         assert_eq!((first.outcome(), second.outcome()), (None, None));
         bench.held(&cell, spans([1]));
-        let (mail, _) = end.take().await.into_parts();
-        assert_eq!((ids(&mail.payload), mail.guard.branches()), (vec![2], 0b11));
-        mail.guard.resolve(Outcome::Delivered);
+        let Message { payload, guard, .. } = end.take().await.into_parts().0;
+        assert_eq!((ids(&payload), guard.branches()), (vec![2], 0b11));
+        guard.resolve(Outcome::Delivered);
         // The hoarder does not tell what has become of the other one.
         let left_out = Outcome::Dropped { items: 1 };
         assert_eq!((first.end().await, second.end().await), (Outcome::Delivered, left_out));

@@ -43,7 +43,8 @@ async fn rolling(run: &Run) -> anyhow::Result<Outcome> {
         fleet.settled().await?;
         service.lead_to(endpoints(&fleet).into_iter().skip(1).collect());
         // Who hears first that a pod goes, itself or those who send to it, is a matter of chance.
-        fleet.retire(old, dice.one_in(2), &mut outcome).await?;
+        let left = fleet.retire(old, dice.one_in(2), &mut outcome).await?;
+        outcome.expect(left == 0, || format!("{left} records are left on the disk of one that has gone"));
     }
     fleet.census(1).await?.judge(&mut outcome);
     direct.stop();

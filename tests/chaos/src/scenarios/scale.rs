@@ -52,7 +52,8 @@ async fn scale(run: &Run, ring: Ring) -> anyhow::Result<Outcome> {
         load.goes_on(1).await?;
         sleep(dice.time(Duration::ZERO..run.pace.lasts())).await;
         let Some(leaver) = dice.pick(&fleet.places()).copied() else { break };
-        fleet.retire(leaver, dice.one_in(2), &mut outcome).await?;
+        let left = fleet.retire(leaver, dice.one_in(2), &mut outcome).await?;
+        outcome.expect(left == 0, || format!("{left} records are left on the disk of one that has gone"));
     }
     note(&fleet.census(1).await?, ring, &mut outcome);
     outcome.add(fleet.finish(load, PATIENCE).await?.1);
