@@ -218,7 +218,10 @@ impl Elasticsearch {
                     course.reject(&bulk, range, "too_large", &reason);
                 }
                 Ok(Reply::Endless(reason)) if written < 2 => return Err(Stop::Later(reason, None)),
-                Ok(Reply::TooLarge(_) | Reply::Endless(_)) => {
+                Ok(reply @ (Reply::TooLarge(_) | Reply::Endless(_))) => {
+                    if matches!(reply, Reply::Endless(_)) {
+                        course.doubt();
+                    }
                     self.counters.split.add(1);
                     let middle = range.start + range.len() / 2;
                     ranges.extend([middle..range.end, range.start..middle]);

@@ -163,7 +163,7 @@ async fn more_verdicts_than_are_read_are_asked_for_in_halves() {
     let listener = listener().await;
     let (exporter, batch) = (exporter(&[&listener], ""), batch(2));
     let endless = " ".repeat(LARGEST_ANSWER as usize + 1);
-    let answers = [(200, &*endless), TAKEN, TAKEN];
+    let answers = [(200, &*endless), KNOWN, TAKEN];
     let (partial, ()) = future::join(exporter.export(&batch), serve(&listener, &answers)).await;
     assert_eq!(partial.unwrap().rejected, 0);
 }
