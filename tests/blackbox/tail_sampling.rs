@@ -141,7 +141,7 @@ async fn a_destination_that_is_late_makes_no_trace_larger_and_gives_the_other_no
         text = text.replace(&policy, &with);
     }
     text += &format!(
-        "\n[exporters.\"otlp/late\"]\nendpoint = \"http://{}\"\nsending_queue = {{ queue_size = 4 }}\n\
+        "\n[exporters.\"otlp/late\"]\nendpoint = \"http://{}\"\nsending_queue = {{ queue_size = 16 }}\n\
          retry_on_failure = {{ initial_interval = \"20ms\", max_interval = \"100ms\" }}\n",
         late.addr()
     );
@@ -153,7 +153,8 @@ async fn a_destination_that_is_late_makes_no_trace_larger_and_gives_the_other_no
     assert!(kept.is_right() && kept.traces == 12_000 && kept.wanted == 240, "{kept}");
     late.restart().await.unwrap();
     let same = |counts: &_| sampled(&load, counts) == sampled(&load, &sink.snapshot());
-    let _ = late.wait_until(same, PATIENCE).await;
+    // One record after the other, by a queue that is soon full.
+    let _ = late.wait_until(same, 2 * PATIENCE).await;
     drained(&engine).await;
     let (kept, other) = (sampled(&load, &sink.snapshot()), sampled(&load, &late.snapshot()));
     assert!(kept.is_right() && kept == other, "{kept}; late: {other}");
