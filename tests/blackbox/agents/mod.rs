@@ -57,6 +57,7 @@ struct Application {
     process: Process,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there are five of them")]
 enum Process {
     Foreign(Box<Peer>),
     Rust(rust::Application),
