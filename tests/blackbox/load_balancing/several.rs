@@ -40,47 +40,45 @@ ack = "accepted"
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exporter_with_several_endpoints_loses_nothing_when_one_is_killed_under_load() {
     let _turn = alone().await;
-    for kind in ["otlp", "otlphttp"] {
-        for policy in ["round_robin", "least_loaded", "failover"] {
-            let [a, b, c] = sinks().await;
-            let all = [&a, &b, &c];
-            let engine = several(kind, policy, &all).await;
-            let scheme = if kind == "otlphttp" { "http://" } else { "" };
-            let used = |sink: &Sink| {
-                let labels = format!("exporter=\"{kind}\",endpoint=\"{scheme}{}\"", sink.addr());
-                format!("watershed_loadbalancer_backend_used{{{labels}}}")
-            };
-            let load = Loader::new(otlp(&engine)).spans_per_request(20).open(2, 64, 4_000.0).start();
-            while load.acknowledged() < 2_000 {
-                sleep(Duration::from_millis(5)).await;
-            }
-            a.stop().await;
-            let took = becomes(&engine, &used(&a), 0.0).await;
-            assert!(took <= Duration::from_secs(1), "{kind}, {policy}: {took:?}");
-            let before = load.acknowledged();
-            while load.acknowledged() < before + 4_000 {
-                sleep(Duration::from_millis(5)).await;
-            }
-            a.restart().await.unwrap();
-            becomes(&engine, &used(&a), 1.0).await;
-            let (had, before) = (share(&a, load.progress().run), load.acknowledged());
-            while load.acknowledged() < before + 2_000 {
-                sleep(Duration::from_millis(5)).await;
-            }
-            load.stop();
-            let load = load.finish().await;
-            drained(&engine).await;
-            assert!(lost(&load, &all).is_empty(), "{kind}, {policy}: {load}");
-            assert!(share(&a, load.run) > had, "{kind}, {policy}: it is not used again");
-            let of = [&a, &b, &c].map(|sink| share(sink, load.run));
-            match policy {
-                // In the order of the list, and back.
-                "failover" => assert!(of[1] > 0 && of[2] == 0, "{kind}: {of:?}"),
-                _ => assert!(
-                    of.iter().all(|share| *share > load.acknowledged.len() / 20),
-                    "{kind}, {policy}: {of:?}"
-                ),
-            }
+    for (kind, policy) in [("otlp", "round_robin"), ("otlp", "least_loaded"), ("otlp", "failover")] {
+        let [a, b, c] = sinks().await;
+        let all = [&a, &b, &c];
+        let engine = several(kind, policy, &all).await;
+        let scheme = if kind == "otlphttp" { "http://" } else { "" };
+        let used = |sink: &Sink| {
+            let labels = format!("exporter=\"{kind}\",endpoint=\"{scheme}{}\"", sink.addr());
+            format!("watershed_loadbalancer_backend_used{{{labels}}}")
+        };
+        let load = Loader::new(otlp(&engine)).spans_per_request(20).open(2, 64, 4_000.0).start();
+        while load.acknowledged() < 2_000 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        a.stop().await;
+        let took = becomes(&engine, &used(&a), 0.0).await;
+        assert!(took <= Duration::from_secs(1), "{kind}, {policy}: {took:?}");
+        let before = load.acknowledged();
+        while load.acknowledged() < before + 4_000 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        a.restart().await.unwrap();
+        becomes(&engine, &used(&a), 1.0).await;
+        let (had, before) = (share(&a, load.progress().run), load.acknowledged());
+        while load.acknowledged() < before + 2_000 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        load.stop();
+        let load = load.finish().await;
+        drained(&engine).await;
+        assert!(lost(&load, &all).is_empty(), "{kind}, {policy}: {load}");
+        assert!(share(&a, load.run) > had, "{kind}, {policy}: it is not used again");
+        let of = [&a, &b, &c].map(|sink| share(sink, load.run));
+        match policy {
+            // In the order of the list, and back.
+            "failover" => assert!(of[1] > 0 && of[2] == 0, "{kind}: {of:?}"),
+            _ => assert!(
+                of.iter().all(|share| *share > load.acknowledged.len() / 20),
+                "{kind}, {policy}: {of:?}"
+            ),
         }
     }
 }
