@@ -151,7 +151,6 @@ fn documents(traces: &Payload) -> Vec<Case> {
         written("documents: logs", (ITEMS, "record"), &logs, Mode::Otel),
         written("documents: metrics", (ITEMS, "point"), &metrics, Mode::Otel),
         written("documents: logs in ECS", (ITEMS, "record"), &logs, Mode::Ecs),
-        written("documents: traces in ECS", SPANS, traces, Mode::Ecs),
     ]
 }
 
