@@ -40,7 +40,13 @@ ack = "accepted"
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exporter_with_several_endpoints_loses_nothing_when_one_is_killed_under_load() {
     let _turn = alone().await;
-    for (kind, policy) in [("otlp", "round_robin"), ("otlp", "least_loaded"), ("otlp", "failover")] {
+    for (kind, policy) in [
+        ("otlp", "round_robin"),
+        ("otlphttp", "least_loaded"),
+        ("otlp", "failover"),
+        ("otlphttp", "round_robin"),
+        ("otlphttp", "failover"),
+    ] {
         let [a, b, c] = sinks().await;
         let all = [&a, &b, &c];
         let engine = several(kind, policy, &all).await;
