@@ -81,13 +81,13 @@ fn batch(writer: &mut Writer, spans: usize) {
     });
 }
 
-fn batch_over_http(spans: usize) -> Vec<u8> {
+pub fn batch_over_http(spans: usize) -> Vec<u8> {
     let mut writer = Writer::new(Protocol::Binary);
     batch(&mut writer, spans);
     writer.into_bytes()
 }
 
-fn emit_batch(protocol: Protocol, spans: usize) -> Vec<u8> {
+pub fn emit_batch(protocol: Protocol, spans: usize) -> Vec<u8> {
     let mut writer = Writer::new(protocol);
     writer.message(Message { name: b"emitBatch", purpose: Purpose::Oneway, sequence: 1 });
     writer.structure(|writer| {
@@ -112,7 +112,7 @@ async fn get(to: SocketAddr, path: &str) -> (u16, String) {
     (reply.status, String::from_utf8(reply.body).unwrap())
 }
 
-fn datagram(to: SocketAddr, bytes: &[u8]) {
+pub fn datagram(to: SocketAddr, bytes: &[u8]) {
     UdpSocket::bind("127.0.0.1:0").unwrap().send_to(bytes, to).unwrap();
 }
 

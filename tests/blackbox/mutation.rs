@@ -1,5 +1,5 @@
-//! Bad input on every port: valid requests of all signals, encodings and compressions, damaged at random. Each is
-//! answered or its connection closed; nothing panics, hangs, keeps memory or harms the next.
+//! Bad input on every port: valid requests of all signals, formats, encodings and compressions, damaged at random. Each
+//! is answered or its connection closed, datagrams apart; nothing panics, hangs, keeps memory or harms the next.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,20 +7,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use watershed::stage::{Signal as Telemetry, telemetry};
 use watershed_testkit::call::{Client, Head, Reply};
 use watershed_testkit::grpc::Signal;
-use watershed_testkit::requests::{self, TraceTemplate};
+use watershed_testkit::requests::{self, Foreign, Template, TraceTemplate};
 use watershed_testkit::web::{Io, JSON, PROTOBUF, path};
 use watershed_testkit::{Sink, reserve, wait_until};
+use watershed_thrift::Protocol;
 
 use crate::harness::process::Program;
 use crate::harness::tls::{Authority, Files, connect};
 use crate::harness::{PATIENCE, beside_others, call, http, metric, post};
+use crate::jaeger::{batch_over_http, datagram, emit_batch};
 use crate::relay_http::{Pack, gzip, plain, snappy_block, snappy_frames, zlib, zstd};
+use crate::zipkin;
+
+/// Everything that listens.
+const RECEIVERS: [&str; 6] = ["otlp", "otlp/tls", "jaeger", "jaeger/tls", "zipkin", "zipkin/tls"];
 
 /// How many attack at once.
 const ATTACKERS: u64 = 16;
@@ -127,6 +133,17 @@ struct Seed {
     body: Vec<u8>,
     pack: Pack,
     frame: Frame,
+    door: Door,
+}
+
+/// Where a request goes: the place of its port.
+#[derive(Clone, Copy)]
+enum Door {
+    Grpc,
+    Http,
+    Jaeger,
+    JaegerHttp,
+    Zipkin,
 }
 
 #[derive(Clone)]
@@ -172,7 +189,7 @@ impl Frame {
 }
 
 /// What the kit's client sends to `to` before the data of a call, taken down on the way.
-async fn prefix(to: SocketAddr, signal: Signal, coding: Option<&str>) -> Vec<u8> {
+async fn prefix(to: SocketAddr, head: Head) -> Vec<u8> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let between = listener.local_addr().unwrap();
     let record = async {
@@ -199,7 +216,7 @@ async fn prefix(to: SocketAddr, signal: Signal, coding: Option<&str>) -> Vec<u8>
     let ask = async {
         let mut client = Client::connect(between).await.unwrap();
         // Empty, which is a good request whatever the coding says of it.
-        let _ = client.call(&Head::new(signal, None, coding), requests::frame(b"")).await;
+        let _ = client.call(&head, requests::frame(b"")).await;
     };
     let (seen, ()) = tokio::join!(record, ask);
     // The preface, then frames: the first of DATA ends what comes before.
@@ -211,9 +228,18 @@ async fn prefix(to: SocketAddr, signal: Signal, coding: Option<&str>) -> Vec<u8>
     seen[..at].to_vec()
 }
 
+/// The head of a request but for its length.
+fn head(path: &str, media: &str, coding: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: {media}\r\n\
+         content-encoding: {coding}\r\n"
+    )
+}
+
 /// Good requests of every signal, encoding, compression and protocol.
-async fn seeds(grpc: SocketAddr) -> Vec<Seed> {
-    let mut seeds = Vec::new();
+async fn seeds(ports: &Ports) -> Vec<Seed> {
+    let [grpc, _, jaeger, ..] = ports.plain;
+    let mut seeds = others(jaeger).await;
     for (signal, telemetry, message) in [
         (Signal::Traces, Telemetry::Traces, TraceTemplate::new(1, 6).message(0)),
         (Signal::Metrics, Telemetry::Metrics, requests::metrics(6)),
@@ -231,34 +257,55 @@ async fn seeds(grpc: SocketAddr) -> Vec<Seed> {
         ];
         for (index, (coding, pack)) in codings.into_iter().enumerate() {
             for (media, body) in [(PROTOBUF, &message[..]), (JSON, &json[..])] {
-                let head = format!(
-                    "POST {} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: {media}\r\n\
-                     content-encoding: {coding}\r\n",
-                    path(signal)
-                );
-                let frame = Frame::Http { head, chunked: index % 2 == 1 };
-                seeds.push(Seed { body: body.to_vec(), pack, frame });
+                let frame = Frame::Http { head: head(path(signal), media, coding), chunked: index % 2 == 1 };
+                seeds.push(Seed { body: body.to_vec(), pack, frame, door: Door::Http });
             }
-            let prefix = prefix(grpc, signal, (index > 0).then_some(coding)).await;
+            let prefix = prefix(grpc, Head::new(signal, None, (index > 0).then_some(coding))).await;
             let frame = Frame::Grpc { prefix, compressed: index > 0 };
-            seeds.push(Seed { body: message.to_vec(), pack, frame });
+            seeds.push(Seed { body: message.to_vec(), pack, frame, door: Door::Grpc });
         }
     }
     seeds
 }
 
-/// The four ports, and whom to trust behind two of them.
+/// The same of what is not OTLP.
+async fn others(jaeger: SocketAddr) -> Vec<Seed> {
+    let spans = |format| Template::foreign(format, 1, 6).message(0).to_vec();
+    let v2 = Foreign::Zipkin.path();
+    let posted = [
+        (Door::JaegerHttp, "/api/traces", zipkin::THRIFT, batch_over_http(6)),
+        (Door::Zipkin, v2, Foreign::Zipkin.media(), spans(Foreign::Zipkin)),
+        (Door::Zipkin, v2, JSON, spans(Foreign::ZipkinJson)),
+        (Door::Zipkin, zipkin::V1, JSON, zipkin::V1_SPANS.as_bytes().to_vec()),
+        (Door::Zipkin, zipkin::V1, zipkin::THRIFT, zipkin::thrift()),
+    ];
+    let codings: [(&str, Pack); 3] = [("identity", plain), ("gzip", gzip), ("zstd", zstd)];
+    let mut seeds = Vec::new();
+    for (index, (coding, pack)) in codings.into_iter().enumerate() {
+        for (door, path, media, body) in posted.clone() {
+            let frame = Frame::Http { head: head(path, media, coding), chunked: index % 2 == 1 };
+            seeds.push(Seed { body, pack, frame, door });
+        }
+        let head = Head::grpc(Foreign::Jaeger.path(), None, (index > 0).then_some(coding));
+        let frame = Frame::Grpc { prefix: prefix(jaeger, head).await, compressed: index > 0 };
+        seeds.push(Seed { body: spans(Foreign::Jaeger), pack, frame, door: Door::Jaeger });
+    }
+    seeds
+}
+
+/// The ports by [`Door`], and whom to trust behind half of them; and Jaeger's two for datagrams.
 struct Ports {
-    plain: [SocketAddr; 2],
-    tls: [SocketAddr; 2],
+    plain: [SocketAddr; 5],
+    tls: [SocketAddr; 5],
+    udp: [(SocketAddr, Protocol); 2],
     authority: Authority,
 }
 
 impl Ports {
-    async fn open(&self, is_grpc: bool, is_tls: bool) -> Box<dyn Io> {
-        let index = usize::from(!is_grpc);
+    async fn open(&self, seed: &Seed, is_tls: bool) -> Box<dyn Io> {
+        let index = seed.door as usize;
         if is_tls {
-            let alpn: &[u8] = if is_grpc { b"h2" } else { b"http/1.1" };
+            let alpn: &[u8] = if seed.frame.is_grpc() { b"h2" } else { b"http/1.1" };
             Box::new(connect(self.tls[index], &self.authority, alpn).await.unwrap())
         } else {
             Box::new(TcpStream::connect(self.plain[index]).await.unwrap())
@@ -266,16 +313,16 @@ impl Ports {
     }
 }
 
-/// Sends `bytes` and gives what is answered: until the call is answered or the connection ends. What is not `whole`
-/// may be waited for; then the connection ends here, and has to end there.
-async fn exchange(ports: &Ports, is_grpc: bool, is_tls: bool, bytes: &[u8], whole: bool) -> Option<Vec<u8>> {
-    let mut io = ports.open(is_grpc, is_tls).await;
+/// Sends `bytes` where `seed` goes and gives what is answered: until the call is answered or the connection ends. What
+/// is not `whole` may be waited for; then the connection ends here, and has to end there.
+async fn exchange(ports: &Ports, seed: &Seed, is_tls: bool, bytes: &[u8], whole: bool) -> Option<Vec<u8>> {
+    let mut io = ports.open(seed, is_tls).await;
     let mut answer = Vec::new();
     let talk = async {
         // Who does not like the beginning need not read the end.
         let _ = io.write_all(bytes).await;
         // After an answer over HTTP the connection ends: the head says so.
-        while !is_grpc || !is_answered(&answer) {
+        while !seed.frame.is_grpc() || !is_answered(&answer) {
             if !matches!(io.read_buf(&mut answer).await, Ok(1..)) {
                 break;
             }
@@ -337,7 +384,7 @@ async fn attack(ports: Arc<Ports>, seeds: Arc<Vec<Seed>>, mut dice: Dice, end: I
             _ => ("message", seed.frame.wrap(&(seed.pack)(&mutate(&mut dice, seed.body.clone(), &seeds)))),
         };
         let (is_grpc, is_tls) = (seed.frame.is_grpc(), dice.below(4) == 0);
-        let Some(answer) = exchange(&ports, is_grpc, is_tls, &bytes, what != "frames").await else {
+        let Some(answer) = exchange(&ports, &seed, is_tls, &bytes, what != "frames").await else {
             panic!("grpc {is_grpc}, tls {is_tls}: neither answered nor closed: {}", bytes.escape_ascii());
         };
         *tally.attempts.entry(what).or_default() += 1;
@@ -351,10 +398,27 @@ async fn attack(ports: Arc<Ports>, seeds: Arc<Vec<Seed>>, mut dice: Dice, end: I
         *tally.statuses.entry(status).or_default() += 1;
         if what != "frames" {
             assert_ne!(status, 0, "a whole request was not answered: {}", bytes.escape_ascii());
-            tally.refused += u64::from(status != 200);
+            tally.refused += u64::from(!matches!(status, 200 | 202));
         }
     }
     tally
+}
+
+/// OTLP's and Zipkin's.
+const OK: [&[u8]; 2] = [b"HTTP/1.1 200 ", b"HTTP/1.1 202 "];
+
+/// Damages datagrams, which nobody answers, until `end`, and says how many.
+async fn rain(ports: Arc<Ports>, seeds: Arc<Vec<Seed>>, mut dice: Dice, end: Instant) -> u64 {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut sent = 0;
+    while Instant::now() < end {
+        let (to, protocol) = *dice.of(&ports.udp);
+        let bytes = mutate(&mut dice, emit_batch(protocol, 6), &seeds);
+        // What is larger than a datagram can be is none.
+        sent += u64::from(socket.send_to(&bytes, to).await.is_ok());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    sent
 }
 
 /// Sends every seed as it is to its port, plain and inside TLS.
@@ -364,13 +428,13 @@ async fn good(ports: &Arc<Ports>, seeds: &[Seed]) {
         let ports = ports.clone();
         sent.spawn(async move {
             let bytes = seed.frame.wrap(&(seed.pack)(&seed.body));
-            let ask = async || exchange(&ports, seed.frame.is_grpc(), is_tls, &bytes, true).await;
+            let ask = async || exchange(&ports, &seed, is_tls, &bytes, true).await;
             let mut answer = ask().await.expect("an answer");
             // A slow machine may well ask to be asked again.
             while answer.starts_with(b"HTTP/1.1 503 ") {
                 answer = ask().await.expect("an answer");
             }
-            let is_good = seed.frame.is_grpc() || answer.starts_with(b"HTTP/1.1 200 ");
+            let is_good = seed.frame.is_grpc() || OK.iter().any(|ok| answer.starts_with(ok));
             let case = format!("tls {is_tls}: {}\n{}", bytes.escape_ascii(), answer.escape_ascii());
             assert!(is_good && !answer.is_empty(), "{case}");
         });
@@ -394,15 +458,31 @@ async fn bad_input_harms_nothing() {
     let identity = files.identity("server", &authority.issue("127.0.0.1"));
     let tls = format!("tls = {{ {} }}", identity.trim().replace('\n', ", "));
     let sink = Sink::start("127.0.0.1:0").await.unwrap();
-    let ports = [reserve(), reserve(), reserve(), reserve()];
+    let (plain, secure, udp) =
+        ([(); 5].map(|()| reserve()), [(); 5].map(|()| reserve()), [(); 2].map(|()| reserve()));
+    let [grpc, http_port, jaeger, thrift, zipkin] = plain;
+    let [tls_grpc, tls_http, tls_jaeger, tls_thrift, tls_zipkin] = secure;
+    let [compact, binary] = udp;
+    let (out, destination) = (files.path("out.json"), sink.addr());
     let mut program = Program::run(&format!(
         r#"
 [receivers.otlp.protocols]
-grpc = {{ endpoint = "{}" }}
-http = {{ endpoint = "{}" }}
+grpc = {{ endpoint = "{grpc}" }}
+http = {{ endpoint = "{http_port}" }}
 [receivers."otlp/tls".protocols]
-grpc = {{ endpoint = "{}", {tls} }}
-http = {{ endpoint = "{}", {tls} }}
+grpc = {{ endpoint = "{tls_grpc}", {tls} }}
+http = {{ endpoint = "{tls_http}", {tls} }}
+[receivers.jaeger.protocols]
+grpc = {{ endpoint = "{jaeger}" }}
+thrift_http = {{ endpoint = "{thrift}" }}
+thrift_compact = {{ endpoint = "{compact}" }}
+thrift_binary = {{ endpoint = "{binary}" }}
+[receivers."jaeger/tls".protocols]
+grpc = {{ endpoint = "{tls_jaeger}", {tls} }}
+thrift_http = {{ endpoint = "{tls_thrift}", {tls} }}
+[receivers]
+zipkin = {{ endpoint = "{zipkin}" }}
+"zipkin/tls" = {{ endpoint = "{tls_zipkin}", {tls} }}
 [processors.memory_limiter]
 limit_mib = 32
 [processors.attributes]
@@ -421,10 +501,10 @@ traces.span = ['name == "none" or attributes["http.response.status_code"] == 503
 metrics.datapoint = ['IsMatch(metric.name, "_6$")']
 logs.log_record = ['IsMatch(body, "nothing")']
 [exporters.otlp]
-endpoint = "http://{}"
+endpoint = "http://{destination}"
 retry_on_failure = {{ enabled = false }}
 [exporters.file]
-path = {:?}
+path = {out:?}
 rotation = {{ max_megabytes = 16, max_backups = 1 }}
 [exporters.debug]
 verbosity = "detailed"
@@ -435,21 +515,20 @@ receivers = ["otlp", "otlp/tls"]
 processors = ["memory_limiter", "attributes", "redaction", "filter"]
 exporters = ["otlp", "file", "debug"]
 ack = "delivered"
-"#,
-        ports[0],
-        ports[1],
-        ports[2],
-        ports[3],
-        sink.addr(),
-        files.path("out.json"),
+[pipelines.traces]
+receivers = ["jaeger", "jaeger/tls", "zipkin", "zipkin/tls"]
+processors = ["memory_limiter", "attributes", "redaction", "filter"]
+exporters = ["otlp", "debug"]
+ack = "delivered"
+"#
     ))
     .await;
-    let [grpc, http_port, tls_grpc, tls_http] = ports;
-    let ports = Arc::new(Ports { plain: [grpc, http_port], tls: [tls_grpc, tls_http], authority });
-    let seeds = Arc::new(seeds(grpc).await);
+    let udp = [(compact, Protocol::Compact), (binary, Protocol::Binary)];
+    let ports = Arc::new(Ports { plain, tls: secure, udp, authority });
+    let seeds = Arc::new(seeds(&ports).await);
     good(&ports, &seeds).await;
     let arrived = sink.snapshot();
-    // Two of three are HTTP's, whose answers were read.
+    // Two of three and more are HTTP's, whose answers were read.
     assert!(arrived.taken >= 4 * seeds.len() as u64 / 3 && arrived.malformed == 0, "{arrived}");
     let before = metric(&scrape(&program).await, "otelcol_process_memory_rss");
 
@@ -460,6 +539,7 @@ ack = "delivered"
         let dice = Dice(seed.wrapping_add(number << 48));
         attackers.spawn(attack(ports.clone(), seeds.clone(), dice, end));
     }
+    let datagrams = tokio::spawn(rain(ports.clone(), seeds.clone(), Dice(!seed), end));
     let mut tally = Tally::default();
     while let Some(done) = attackers.join_next().await {
         tally.add(done.unwrap_or_else(|failure| panic!("{failure}\n{}", program.stderr())));
@@ -471,6 +551,17 @@ ack = "delivered"
     assert_eq!(call(grpc, Signal::Traces, &[], &fresh).await, Reply::Accepted);
     assert_eq!(post(http_port, Signal::Traces, &[], &fresh).await.status, 200);
     assert_eq!(sink.snapshot().runs[&u64::MAX].seen.len(), 3);
+    assert!(datagrams.await.unwrap() > 0);
+    for ((to, protocol), transport) in udp.into_iter().zip(["udp_thrift_compact", "udp_thrift_binary"]) {
+        let series =
+            format!("otelcol_receiver_accepted_spans{{receiver=\"jaeger\",transport=\"{transport}\"}}");
+        let before = metric(&scrape(&program).await, &series);
+        let taken = async || {
+            datagram(to, &emit_batch(protocol, 6));
+            metric(&scrape(&program).await, &series) >= before + 6.0
+        };
+        assert!(wait_until(taken, PATIENCE).await, "{transport}: {}", program.stderr());
+    }
     http::wait_for(program.health, "/", 200).await;
 
     let mut text = String::new();
@@ -485,7 +576,7 @@ ack = "delivered"
     let refused: f64 = ["memory", "too_large", "refused", "rejected", "transport", "panic"]
         .iter()
         .flat_map(|reason| {
-            ["otlp", "otlp/tls"].map(|receiver| {
+            RECEIVERS.map(|receiver| {
                 let labels = format!("{{receiver=\"{receiver}\",reason=\"{reason}\"}}");
                 let series = format!("watershed_receiver_refused_requests{labels}");
                 assert!(text.contains(&series), "{series} is missing:\n{text}");

@@ -37,10 +37,10 @@ ack = "delivered"
 }
 
 const V2: &str = "/api/v2/spans";
-const V1: &str = "/api/v1/spans";
+pub const V1: &str = "/api/v1/spans";
 const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/x-protobuf";
-const THRIFT: &str = "application/x-thrift";
+pub const THRIFT: &str = "application/x-thrift";
 
 async fn post(to: SocketAddr, path: &str, media: &str, headers: &[(&str, &str)], body: &[u8]) -> WebReply {
     let headers = [&[("content-type", media)], headers].concat();
@@ -67,13 +67,13 @@ fn protobuf() -> Vec<u8> {
 }
 
 /// A span of version 1 in Thrift: trace id 1, name `get`, id 2.
-fn thrift() -> Vec<u8> {
+pub fn thrift() -> Vec<u8> {
     let long = |number: u8, value: u8| [10, 0, number, 0, 0, 0, 0, 0, 0, 0, value].to_vec();
     let name = b"\x0b\x00\x03\x00\x00\x00\x03get".to_vec();
     [b"\x0c\x00\x00\x00\x01".to_vec(), long(1, 1), name, long(4, 2), vec![0]].concat()
 }
 
-const V1_SPANS: &str = r#"[{"traceId":"a","id":"b","name":"get","annotations":[
+pub const V1_SPANS: &str = r#"[{"traceId":"a","id":"b","name":"get","annotations":[
   {"timestamp":10,"value":"cs","endpoint":{"serviceName":"web"}},
   {"timestamp":20,"value":"sr","endpoint":{"serviceName":"shop"}},
   {"timestamp":30,"value":"ss","endpoint":{"serviceName":"shop"}},
