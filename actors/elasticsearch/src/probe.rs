@@ -26,6 +26,8 @@ impl Elasticsearch {
     /// Does `work`, and meanwhile asks a node that was left out whether it answers. That must not hold up the work: what
     /// is not answered by its end is waited for beside the next.
     pub(crate) async fn probing<T>(&self, call: &Call, work: impl Future<Output = T>) -> T {
+        // It waits in three places of this, and is as large as all that a request takes.
+        let work = Box::pin(work);
         let Ok(mut probe) = self.probe.try_lock() else { return work.await };
         if probe.is_none() {
             *probe = self.due(call);
@@ -34,7 +36,6 @@ impl Elasticsearch {
             drop(probe);
             return work.await;
         };
-        let work = std::pin::pin!(work);
         match future::select(work, asks).await {
             Either::Left((ended, _)) => ended,
             Either::Right((answer, work)) => {

@@ -207,7 +207,10 @@ impl<F: Files> Journal<F> {
             usage.records += u64::from(segment.marks.live());
             usage.owed.iter_mut().zip(segment.marks.owed()).for_each(|(sum, owed)| *sum += u64::from(*owed));
         }
-        for run in self.segments.chunk_by(|one, next| one.marks.live() > 0 && next.marks.live() > 0) {
+        // Those that were between two may have been done, and be gone: of their time nothing is left.
+        let follows = |one: &Segment, next: &Segment| one.range().end == next.range().start;
+        let both = |one: &Segment, next: &Segment| one.marks.live() > 0 && next.marks.live() > 0;
+        for run in self.segments.chunk_by(|one, next| both(one, next) && follows(one, next)) {
             let arrived = run.iter().filter(|it| it.marks.live() > 0).filter_map(|it| it.arrived);
             let all = arrived.reduce(|all, it| (all.0.min(it.0), all.1.max(it.1)));
             usage.unfinished.extend(all);
