@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use watershed_delivery::{Budget, Share};
 use watershed_net::{DatagramSocket, Socket, StopSignal};
@@ -93,7 +94,10 @@ pub(crate) struct Served {
     pub(crate) key: &'static str,
     /// As it is written, which is how the socket is asked for.
     pub(crate) address: String,
-    pub(crate) socket: Held,
+    /// The same with its port.
+    pub(crate) local_addr: SocketAddr,
+    /// Until it is no longer served: a socket that nobody accepts from must not take connections.
+    pub(crate) socket: Mutex<Option<Held>>,
     pub(crate) stop: StopSignal,
     /// The other ends are with those who serve connections.
     pub(crate) alive: watch::Sender<()>,
@@ -112,8 +116,8 @@ impl Role {
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Address> {
         let role = &self.plan.name;
         self.served.iter().map(|served| {
-            let Served { class, component, key, socket, .. } = &**served;
-            let (role, component, address) = (role.clone(), component.clone(), socket.local_addr());
+            let Served { class, component, key, local_addr, .. } = &**served;
+            let (role, component, address) = (role.clone(), component.clone(), *local_addr);
             Address { role, class, component, key, address }
         })
     }

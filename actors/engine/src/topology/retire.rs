@@ -120,6 +120,7 @@ impl Retired {
         };
         for served in &self.served {
             served.stop.stop();
+            drop(served.socket.lock().take());
             if !is_served(&served.address) {
                 sockets.close(&served.address);
             }

@@ -6,6 +6,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use watershed_net::{Socket, Stop, StopSignal};
 use watershed_stage::{DatagramListener, Intake, Listener, Serve, ServeDatagrams};
@@ -67,7 +68,7 @@ impl Draft<'_> {
         let Listener { address, key, transport, open, .. } = listener;
         let name: Arc<str> = format!("{}/{class}s/{id}", self.next.plan.name).into();
         if let Some(served) = self.kept(class, id, key) {
-            self.site.claim(false, served.socket.local_addr(), &name)?;
+            self.site.claim(false, served.local_addr, &name)?;
             self.next.served.push(served);
             return Ok(());
         }
@@ -89,7 +90,7 @@ impl Draft<'_> {
         let class = "receiver";
         let name: Arc<str> = format!("{}/receivers/{id}", self.next.plan.name).into();
         if let Some(served) = self.kept(class, id, key) {
-            self.site.claim(true, served.socket.local_addr(), &name)?;
+            self.site.claim(true, served.local_addr, &name)?;
             self.next.served.push(served);
             return Ok(());
         }
@@ -114,7 +115,7 @@ impl Draft<'_> {
     /// The socket that a component has had for this address. With port 0 nobody else could tell which one that is.
     fn held(&self, class: &'static str, id: &Arc<str>, key: &'static str, address: &str) -> Option<Held> {
         let served = find(self.old?, class, id, key)?;
-        (served.address == address).then(|| served.socket.clone())
+        served.socket.lock().clone().filter(|_| served.address == address)
     }
 
     /// Serves the sockets that were opened.
@@ -184,7 +185,8 @@ impl Bound {
             // Nothing of that is ever put together.
             (Held::Datagrams(_), _) | (Held::Stream(_), Serving::Datagrams(_)) => {}
         }
-        Served { class, component, key, address, socket, stop: signal, alive }
+        let (local_addr, socket) = (socket.local_addr(), Mutex::new(Some(socket)));
+        Served { class, component, key, address, local_addr, socket, stop: signal, alive }
     }
 }
 
