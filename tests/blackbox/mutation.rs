@@ -539,7 +539,8 @@ ack = "delivered"
         let dice = Dice(seed.wrapping_add(number << 48));
         attackers.spawn(attack(ports.clone(), seeds.clone(), dice, end));
     }
-    let datagrams = tokio::spawn(rain(ports.clone(), seeds.clone(), Dice(!seed), end));
+    let mut datagrams = JoinSet::new();
+    datagrams.spawn(rain(ports.clone(), seeds.clone(), Dice(!seed), end));
     let mut tally = Tally::default();
     while let Some(done) = attackers.join_next().await {
         tally.add(done.unwrap_or_else(|failure| panic!("{failure}\n{}", program.stderr())));
@@ -551,7 +552,7 @@ ack = "delivered"
     assert_eq!(call(grpc, Signal::Traces, &[], &fresh).await, Reply::Accepted);
     assert_eq!(post(http_port, Signal::Traces, &[], &fresh).await.status, 200);
     assert_eq!(sink.snapshot().runs[&u64::MAX].seen.len(), 3);
-    assert!(datagrams.await.unwrap() > 0);
+    assert!(datagrams.join_next().await.unwrap().unwrap() > 0);
     for ((to, protocol), transport) in udp.into_iter().zip(["udp_thrift_compact", "udp_thrift_binary"]) {
         let series =
             format!("otelcol_receiver_accepted_spans{{receiver=\"jaeger\",transport=\"{transport}\"}}");
