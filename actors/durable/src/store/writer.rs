@@ -109,6 +109,7 @@ impl Writer {
 
     pub(super) fn run(mut self) {
         let _last = Last(self.desk.clone());
+        self.show();
         loop {
             let Papers { new, parked, ended, closing, quiet, .. } = self.wait();
             parked.iter().for_each(|parked| self.park(parked));
@@ -224,6 +225,8 @@ impl Writer {
             let bytes = new.payload.bytes() as u64;
             self.counters.records.add(1);
             self.counters.bytes.add(bytes);
+            // Before anybody is told that it is kept.
+            self.desk.oldest.fetch_min(new.context.arrived, Ordering::Relaxed);
             let guard = self.hand_over(sequence, bytes, now);
             if let Err(unheard) = new.reply.send(Ok(Kept { sequence, guard })) {
                 // Its lane broke meanwhile, has the message in its slot, and will have it written again.
