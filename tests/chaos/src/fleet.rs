@@ -148,6 +148,7 @@ impl Fleet {
             let branch = Branch::new("sink", sink.addr()).queue(SMALL_BATCHES);
             let mut topology = Topology::new(self.run.custody.behind(), [branch]);
             topology.shutdown_seconds = PATIENCE.as_secs() / 2;
+            topology.leaves = true;
             (self.plan.gateway)(&mut topology);
             let process = Agent::on(self.machine()?, &self.run.program, &topology)?;
             let grpc = process.ports.grpc;

@@ -89,6 +89,8 @@ pub struct Topology {
     pub max_size: &'static str,
     /// How journals store what they are given.
     pub compression: &'static str,
+    /// Whether it leaves for good when it is told to end, and its disk with it: then it leaves nothing there.
+    pub leaves: bool,
 }
 
 impl Custody {
@@ -238,6 +240,7 @@ impl Topology {
             shutdown_seconds: SHUTDOWN_SECONDS,
             max_size: "1GiB",
             compression: "lz4",
+            leaves: false,
         }
     }
 
@@ -245,8 +248,10 @@ impl Topology {
     pub fn toml(&self, ports: &Ports, data: &Path) -> String {
         let Ports { grpc, http, health, metrics } = ports;
         let Topology { limit_mib, shutdown_seconds, max_size, compression, .. } = self;
-        let storage =
-            format!("directory = {data:?}\nmax_size = {max_size:?}\ncompression = {compression:?}\n");
+        let on_shutdown = if self.leaves { "empty" } else { "keep" };
+        let storage = format!(
+            "directory = {data:?}\nmax_size = {max_size:?}\ncompression = {compression:?}\non_shutdown = {on_shutdown:?}\n"
+        );
         let (mut tables, mut processors) = (String::new(), vec!["memory_limiter"]);
         match self.custody {
             Custody::Accepted | Custody::Delivered => {}

@@ -228,7 +228,7 @@ impl Soak {
                 let well: Vec<usize> = places.into_iter().filter(well).collect();
                 let Some(leaver) = self.dice.pick(&well).copied() else { return Ok(()) };
                 *self.counts.entry("leaves").or_default() += 1;
-                // One that has a backlog leaves it on its disk, for the next process there or an operator.
+                // One that can not be rid of its backlog in time leaves it on its disk, for an operator.
                 let left = self.fleet.retire(leaver, self.dice.one_in(2), outcome).await?;
                 if left > 0 {
                     *self.counts.entry("records left by leavers").or_default() += left;
