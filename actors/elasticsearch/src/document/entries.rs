@@ -14,8 +14,10 @@ use super::route::is_control;
 /// long as its sender likes, and is in the request only once.
 const MOST_REPEATED: usize = 1 << 20;
 
+/// Fields that a document usually has, at the most.
+const USUAL: usize = 24;
+
 /// Fields by key, in any order.
-#[derive(Default)]
 pub(super) struct Entries<'a> {
     keys: Keys,
     values: Vec<Field<'a>>,
@@ -79,6 +81,13 @@ impl<'a> Field<'a> {
 }
 
 // === impl Entries ===
+
+impl Default for Entries<'_> {
+    /// With room for what a document usually has: there is one for each, and growing it costs more than filling it.
+    fn default() -> Self {
+        Self { keys: Keys::with_room(USUAL), values: Vec::with_capacity(USUAL), repeated: 0 }
+    }
+}
 
 impl<'a> Entries<'a> {
     pub(super) fn keys(&self) -> &Keys {

@@ -49,6 +49,11 @@ struct Layout {
 // === impl Keys ===
 
 impl Keys {
+    /// Room for so many keys of a usual length.
+    pub(super) fn with_room(keys: usize) -> Self {
+        Self { text: String::with_capacity(keys * 16), list: Vec::with_capacity(keys) }
+    }
+
     /// Makes a key of two parts.
     pub(super) fn path(&mut self, prefix: &str, key: &str) -> (usize, usize) {
         let start = self.text.len();
