@@ -96,7 +96,7 @@ const fn foreign(format: Foreign, name: &'static str, about: &'static str) -> Ca
 }
 
 /// Every case, in the order of the table.
-pub const CASES: [Case; 27] = [
+pub const CASES: [Case; 28] = [
     PLAIN,
     Case { name: "lanes-1", about: "one lane", lanes: Some(1), ..PLAIN },
     Case { name: "attributes", about: "three actions on every span", work: Work::Attributes, ..PLAIN },
@@ -129,6 +129,14 @@ pub const CASES: [Case; 27] = [
         about: "100,000 spans a second, in traces of 5 that are held for 4 s; three policies",
         work: Work::TailSampling,
         rate: Some(100_000.0),
+        ..PLAIN
+    },
+    Case {
+        name: "tail_sampling-1",
+        about: "the same on one lane, as the floor has one thread",
+        work: Work::TailSampling,
+        rate: Some(100_000.0),
+        lanes: Some(1),
         ..PLAIN
     },
     Case { name: "connections-100", about: "100 connections", connections: 100, ..PLAIN },
