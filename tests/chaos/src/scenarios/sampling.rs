@@ -4,6 +4,7 @@ use anyhow::ensure;
 use watershed_testkit::traces::sampled;
 use watershed_testkit::{LoadReport, SeqSet, wait_until};
 
+use super::tail::sampler;
 use crate::agent::PATIENCE;
 use crate::fleet::{Fleet, Plan};
 use crate::outcome::Outcome;
@@ -20,16 +21,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |run| Box::pin(sampling(run)),
 };
 
-/// What does not hang on when it is asked, or on what else there is.
-const SETTINGS: &str = r#"
-decision_wait = "3s"
-num_traces = 1_000_000
-policies = [
-  { name = "failed", type = "status_code", status_code = { status_codes = ["ERROR"] } },
-  { name = "slow", type = "latency", latency = { threshold_ms = 1000 } },
-  { name = "some", type = "probabilistic", probabilistic = { sampling_percentage = 10 } },
-]
-"#;
+/// Does not hang on when it is asked, or on what else there is.
+const SHARE: &str = r#"type = "probabilistic", probabilistic = { sampling_percentage = 10 }"#;
 
 async fn sampling(run: &Run) -> anyhow::Result<Outcome> {
     let (one, load) = kept(run, 1).await?;
@@ -47,8 +40,8 @@ async fn sampling(run: &Run) -> anyhow::Result<Outcome> {
 
 /// What so many gateways keep of the run of this seed.
 async fn kept(run: &Run, gateways: usize) -> anyhow::Result<(SeqSet, LoadReport)> {
-    let sampler = |topology: &mut Topology| topology.processors.push(("tail_sampling", SETTINGS.to_owned()));
-    let plan = Plan { gateways, gateway: Box::new(sampler), ..Plan::default() };
+    let samples = |topology: &mut Topology| topology.processors.push(sampler(SHARE));
+    let plan = Plan { gateways, gateway: Box::new(samples), ..Plan::default() };
     let mut fleet = Fleet::start(run, plan).await?;
     let load = fleet.send(run.seed, run.pace.rounds.into()).await;
     ensure!(load.refused_for_good() == 0 && load.unresolved == 0, "{load}");

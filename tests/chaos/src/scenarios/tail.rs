@@ -20,22 +20,30 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |run| Box::pin(kills(run)),
 };
 
-/// What the rate lets through hangs on the moment it is asked in, and so on what is remembered of the answer.
-const SETTINGS: &str = r#"
+/// What it lets through hangs on the moment it is asked in, and so on what is remembered of the answer.
+const RATE: &str = r#"type = "rate_limiting", rate_limiting = { spans_per_second = 200 }"#;
+
+/// A processor that keeps whole traces: those that failed or are slow, and of the others what this policy does.
+pub(super) fn sampler(others: &str) -> (&'static str, String) {
+    let settings = format!(
+        r#"
 decision_wait = "3s"
 num_traces = 1_000_000
 policies = [
-  { name = "failed", type = "status_code", status_code = { status_codes = ["ERROR"] } },
-  { name = "slow", type = "latency", latency = { threshold_ms = 1000 } },
-  { name = "some", type = "rate_limiting", rate_limiting = { spans_per_second = 200 } },
+  {{ name = "failed", type = "status_code", status_code = {{ status_codes = ["ERROR"] }} }},
+  {{ name = "slow", type = "latency", latency = {{ threshold_ms = 1000 }} }},
+  {{ name = "some", {others} }},
 ]
-"#;
+"#
+    );
+    ("tail_sampling", settings)
+}
 
 async fn kills(run: &Run) -> anyhow::Result<Outcome> {
     let mut dice = run.dice();
     let sink = sink().await?;
     let mut topology = run.topology([Branch::new("sink", sink.addr())]);
-    topology.processors.push(("tail_sampling", SETTINGS.to_owned()));
+    topology.processors.push(sampler(RATE));
     let mut agent = crate::agent::Agent::new(&run.program, &topology, None)?.started().await?;
     let load = run.loader(&agent).traces().start();
     for _ in 0..run.pace.rounds {
