@@ -27,9 +27,14 @@ pub const COMPLETION: Duration = Duration::from_millis(75);
 /// The file it reads, in its home.
 const CONFIG: &str = "chaos.toml";
 
+/// What its log says of a reload that is in force.
+const RELOADED: &str = "the configuration was reloaded";
+
 /// A `watershed` that can be killed and started again. Killed when dropped.
 pub struct Agent {
     program: Program,
+    /// What it is configured as, and what a reload makes of it.
+    forms: [Topology; 2],
     home: TempDir,
     data: PathBuf,
     disk: Option<Rc<Disk>>,
@@ -55,9 +60,10 @@ impl Agent {
             None => home.path().join("data"),
         };
         let (program, ports) = (program.clone(), Ports::reserve());
-        let agent = Agent { program, home, data, disk, machine: None, ports, child: None };
+        let forms = [topology.clone(), topology.second()];
+        let agent = Agent { program, forms, home, data, disk, machine: None, ports, child: None };
         fs::create_dir(agent.data())?;
-        agent.configure(topology)?;
+        agent.configure()?;
         Ok(agent)
     }
 
@@ -67,12 +73,13 @@ impl Agent {
         if let Some(machine) = machine {
             agent.ports = Ports::of(machine.address);
             agent.machine = Some(machine);
-            agent.configure(topology)?;
+            agent.configure()?;
         }
         Ok(agent)
     }
 
-    fn configure(&self, topology: &Topology) -> std::io::Result<()> {
+    fn configure(&self) -> std::io::Result<()> {
+        let [topology, _] = &self.forms;
         fs::write(self.home.path().join(CONFIG), topology.toml(&self.ports, &self.data))
     }
 
@@ -80,7 +87,7 @@ impl Agent {
     pub fn rival(&self, topology: &Topology) -> anyhow::Result<Agent> {
         let mut rival = Agent::new(&self.program, topology, None)?;
         rival.data.clone_from(&self.data);
-        rival.configure(topology)?;
+        rival.configure()?;
         Ok(rival)
     }
 
@@ -139,7 +146,23 @@ impl Agent {
         Ok(())
     }
 
-    /// Sends a signal: `TERM`, `STOP`, `CONT`.
+    /// Has it read another configuration in the place of the one in force, by turns; returns when that is in force.
+    pub async fn reload(&mut self) -> anyhow::Result<()> {
+        let before = self.reloads();
+        self.forms.swap(0, 1);
+        self.configure()?;
+        self.signal("HUP")?;
+        let in_force = wait_until(async || self.reloads() > before, PATIENCE).await;
+        ensure!(in_force, "a reload is never in force: {}", self.log());
+        Ok(())
+    }
+
+    /// Reloads that were in force, in all its lives. Its metrics may be out of reach, its log is not.
+    fn reloads(&self) -> usize {
+        self.log().matches(RELOADED).count()
+    }
+
+    /// Sends a signal: `TERM`, `STOP`, `CONT`, `HUP`.
     pub fn signal(&self, name: &str) -> anyhow::Result<()> {
         let id = self.child.as_ref().context("nothing to signal")?.id().to_string();
         let status = Command::new("kill").args(["-s", name, &id]).status()?;

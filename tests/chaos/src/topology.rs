@@ -34,6 +34,9 @@ pub const SMALL_BATCHES: &str = r#"batch = { flush_timeout = "20ms", min_size = 
 /// Items in one of [`SMALL_BATCHES`].
 pub const SMALL_BATCH: u64 = 500;
 
+/// A rate and a burst that nobody here reaches, in requests.
+const UNLIMITED: (u64, u64) = (1_000_000, 1_000_000);
+
 /// Where an agent is spoken to.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
@@ -244,6 +247,17 @@ impl Topology {
         }
     }
 
+    /// What a reload makes of it: other settings of its receiver and of its exporters, and a processor more.
+    pub fn second(&self) -> Topology {
+        let mut second = self.clone();
+        let (rate, burst) = self.rate_limit.unwrap_or(UNLIMITED);
+        second.rate_limit = Some((rate, burst + 1));
+        second.branches.iter_mut().for_each(|branch| branch.timeout_ms += 500);
+        let actions = r#"actions = [{ key = "reloaded", value = "yes", action = "upsert" }]"#;
+        second.processors.push(("attributes", actions.to_owned()));
+        second
+    }
+
     /// The text of a collector that keeps its data under `data`.
     pub fn toml(&self, ports: &Ports, data: &Path) -> String {
         let Ports { grpc, http, health, metrics } = ports;
@@ -299,5 +313,42 @@ exporters = {exporters:?}
 ack = "{ack}"
 "#
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use watershed::engine::config::{Plan, Sources, load};
+
+    use super::*;
+
+    fn plan(topology: &Topology) -> Plan {
+        let here = "127.0.0.1:1".parse().unwrap();
+        let ports = Ports { grpc: here, http: here, health: here, metrics: here };
+        let text = topology.toml(&ports, Path::new("/data"));
+        let sources = Sources { inline: vec![("chaos.toml".to_owned(), text)], ..Sources::default() };
+        load(&sources, &watershed::kinds()).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    #[test]
+    fn a_reload_has_a_part_of_each_kind_to_exchange_under_any_custody() {
+        for custody in [Custody::Accepted, Custody::Delivered, Custody::Journal, Custody::Queues] {
+            let branches = [
+                Branch::new("sink", "127.0.0.1:2".parse().unwrap()),
+                Branch::listed("gateways", "/gateways".into(), "otelcol"),
+            ];
+            let first = Topology::new(custody, branches);
+            let diff = plan(&first).diff(&plan(&first.second()));
+            assert_eq!(diff.obstacles, [""; 0], "{custody}");
+            let told = diff.summary();
+            for part in [
+                "receiver otlp",
+                "processor attributes",
+                "exporter otlp/sink",
+                "exporter load_balancing/gateways",
+            ] {
+                assert!(told.contains(part), "{custody}: no {part} in {told}");
+            }
+        }
     }
 }

@@ -18,9 +18,9 @@ use crate::topology::Custody;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "soak",
     about: "two agents and three to six gateways, and up to three faults at a time: kills and stops of agents and gateways, \
-            destinations that are gone or answer badly, a long way, gateways that come and go, and where each can have a \
-            machine of its own (network namespaces) lost packets, narrow lines, refused connections and pulled cables. \
-            Seconds: how long",
+            destinations that are gone or answer badly, a long way, and where each can have a machine of its own (network \
+            namespaces) lost packets, narrow lines, refused connections and pulled cables; meanwhile gateways come and go, and \
+            who runs reloads. Seconds: how long",
     custodies: &[Custody::Journal, Custody::Queues],
     short: Pace { rounds: 1, seconds: 60.0, rate: 1_000.0 },
     long: Pace { rounds: 1, seconds: 3600.0, rate: 5_000.0 },
@@ -58,7 +58,7 @@ enum Fault {
 enum Change {
     Join,
     Leave,
-    // Reloads of the configuration belong here.
+    Reload,
 }
 
 struct Soak {
@@ -85,7 +85,7 @@ async fn soak(run: &Run) -> anyhow::Result<Outcome> {
     while Instant::now() < end {
         sleep(soak.dice.time(Duration::from_millis(50)..Duration::from_millis(1_000))).await;
         soak.cure(Instant::now()).await?;
-        if soak.dice.one_in(6) {
+        if soak.dice.one_in(4) {
             soak.change(&mut outcome).await?;
         } else if soak.under_way.len() < AT_ONCE {
             soak.befall(&load).await?;
@@ -108,12 +108,20 @@ impl Soak {
         }
     }
 
+    fn everybody(&self) -> impl Iterator<Item = Victim> {
+        let agents = (0..self.fleet.agents.len()).map(Victim::Agent);
+        agents.chain(self.fleet.places().into_iter().map(Victim::Gateway))
+    }
+
+    /// What is happening to somebody.
+    fn suffers(&self, victim: Victim) -> Option<Fault> {
+        let found = self.under_way.iter().find(|(_, other, _)| *other == victim);
+        found.map(|(_, _, fault)| *fault)
+    }
+
     /// Something befalls somebody to whom nothing is happening.
     async fn befall(&mut self, load: &Load) -> anyhow::Result<()> {
-        let agents = (0..self.fleet.agents.len()).map(Victim::Agent);
-        let gateways = self.fleet.places().into_iter().map(Victim::Gateway);
-        let well = |victim: &Victim| self.under_way.iter().all(|(_, other, _)| other != victim);
-        let well: Vec<Victim> = agents.chain(gateways).filter(well).collect();
+        let well: Vec<Victim> = self.everybody().filter(|victim| self.suffers(*victim).is_none()).collect();
         let Some(victim) = self.dice.pick(&well).copied() else { return Ok(()) };
         let Some(fault) = self.fault(victim) else { return Ok(()) };
         *self.counts.entry(fault.name()).or_default() += 1;
@@ -207,11 +215,12 @@ impl Soak {
         }
     }
 
-    /// A gateway joins or leaves.
+    /// A gateway joins or leaves, or somebody reloads.
     async fn change(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
         let places = self.fleet.places();
         let (least, most) = GATEWAYS;
         let change = match places.len() {
+            _ if self.dice.one_in(2) => Change::Reload,
             count if count <= least => Change::Join,
             count if count >= most => Change::Leave,
             _ if self.dice.one_in(2) => Change::Join,
@@ -223,8 +232,7 @@ impl Soak {
                 self.fleet.grow(1).await?;
             }
             Change::Leave => {
-                let well =
-                    |at: &usize| self.under_way.iter().all(|(_, victim, _)| *victim != Victim::Gateway(*at));
+                let well = |at: &usize| self.suffers(Victim::Gateway(*at)).is_none();
                 let well: Vec<usize> = places.into_iter().filter(well).collect();
                 let Some(leaver) = self.dice.pick(&well).copied() else { return Ok(()) };
                 *self.counts.entry("leaves").or_default() += 1;
@@ -234,6 +242,14 @@ impl Soak {
                     *self.counts.entry("records left by leavers").or_default() += left;
                     self.fleet.empty(leaver)?;
                 }
+            }
+            Change::Reload => {
+                let runs =
+                    |victim: &Victim| !matches!(self.suffers(*victim), Some(Fault::Killed | Fault::Stopped));
+                let running: Vec<Victim> = self.everybody().filter(runs).collect();
+                let Some(victim) = self.dice.pick(&running).copied() else { return Ok(()) };
+                *self.counts.entry("reloads").or_default() += 1;
+                self.process(victim).reload().await?;
             }
         }
         Ok(())
