@@ -114,8 +114,7 @@ async fn everything_arrives(peer: &'static str, table: &[(&'static str, &[Way])]
             let begin = Instant::now();
             let client = Peer::spawn(peer, &[], &chain.destination(protocol, way).environment());
             let Some(output) = client.output().await else { return };
-            let sent: Sent =
-                serde_json::from_str(output.trim()).unwrap_or_else(|error| panic!("{error}: {output}"));
+            let sent = Sent::told(&output);
             let what = format!("{peer} {protocol} {way:?}");
             println!("{what}: {sent:?} in {:?}", begin.elapsed());
             chain.check(&what, &sent);

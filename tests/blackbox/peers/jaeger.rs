@@ -1,17 +1,11 @@
 //! Jaeger's clients → our receiver → a sink that counts.
 
-use serde::Deserialize;
 use tokio::time::Instant;
 use watershed_testkit::{Sink, reserve};
 
+use super::Sent;
 use crate::harness::peer::Peer;
 use crate::harness::{PATIENCE, beside_others, drained, start};
-
-#[derive(Debug, Deserialize)]
-struct Sent {
-    spans: u64,
-    failures: u64,
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_jaegers_python_clients_send_arrives() {
@@ -42,8 +36,7 @@ exporters = ["otlp"]
         let begin = Instant::now();
         let environment = [("WATERSHED_ENDPOINT", address), ("WATERSHED_PROTOCOL", protocol.to_owned())];
         let Some(output) = Peer::spawn("python-jaeger", &[], &environment).output().await else { return };
-        let sent: Sent =
-            serde_json::from_str(output.trim()).unwrap_or_else(|error| panic!("{error}: {output}"));
+        let sent = Sent::told(&output);
         println!("{protocol}: {sent:?} in {:?}", begin.elapsed());
         assert_eq!((sent.spans, sent.failures), (500, 0), "{protocol}");
         assert!(sink.wait_until(|counts| counts.spans >= 500, PATIENCE).await);

@@ -28,8 +28,13 @@ struct Sent {
     failures: u64,
 }
 
-/// What every client sends. Some make metrics of their own beside these.
 impl Sent {
+    /// As a client prints it.
+    fn told(output: &str) -> Sent {
+        serde_json::from_str(output.trim()).unwrap_or_else(|error| panic!("{error}: {output}"))
+    }
+
+    /// What every client sends. Some make metrics of their own beside these.
     fn check(&self) {
         assert_eq!((self.spans, self.logs, self.failures), (500, 300, 0), "{self:?}");
         assert!(self.points >= 480 && !self.sdk.is_empty(), "{self:?}");

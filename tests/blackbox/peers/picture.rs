@@ -265,8 +265,7 @@ async fn everything_in_the_picture_is_found_again_in_the_real_backends() {
         let Some(output) = Peer::spawn(client.peer, &[], &client.environment).output().await else {
             continue;
         };
-        let sent: Sent =
-            serde_json::from_str(output.trim()).unwrap_or_else(|error| panic!("{error}: {output}"));
+        let sent = Sent::told(&output);
         assert_eq!((sent.spans, sent.failures), (SPANS as u64, 0), "{sent:?}");
         ran.push(client);
     }

@@ -100,7 +100,7 @@ ack = "delivered"
     let endpoint = format!("http://{}/api/v2/spans", receiver(&engine, "zipkin"));
     let client = Peer::spawn("javascript-zipkin", &[], &[("WATERSHED_ENDPOINT", endpoint)]);
     let Some(output) = client.output().await else { return };
-    let sent: Sent = serde_json::from_str(output.trim()).unwrap_or_else(|error| panic!("{error}: {output}"));
+    let sent = Sent::told(&output);
     assert_eq!((sent.spans, sent.failures), (500, 0), "{sent:?}");
     let arrived = capture.wait(|_| true).await.traces;
     let mut counts = BTreeMap::new();
