@@ -7,22 +7,26 @@
 //! Another plan exchanges ways between two messages ([`Switch`]). Room that was reserved on the old way is sent into on
 //! the old way, and who has reserved holds it for so long: what lies behind it can end once nobody does.
 
+mod ledger;
+mod tail;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
-use watershed_delivery::{Cause, Charge, Guard, Holder, Outcome, Share};
-use watershed_supervise::{Cell, NoRoom, Room, Weight};
-use watershed_telemetry::{Payload, Signal, retain};
+use watershed_delivery::{Cause, Outcome};
+use watershed_supervise::{Cell, NoRoom, Weight};
+use watershed_telemetry::Signal;
 
-use crate::edge::{DISK, Edge, MEMORY, QUEUE_FULL};
-use crate::extension::{DeadLetter, Letters};
-use crate::message::{Context, Message, OVERHEAD, weight_of};
-use crate::metrics::{Counter, Metrics, PerSignal, by_signal};
-use crate::registry::{Env, StageSpec};
+pub(crate) use self::ledger::Custody;
+pub use self::ledger::{LOST_ITEMS, Ledger};
+pub use self::tail::{Ack, Branch, Tail};
+use self::tail::{Branches, Full, down};
+use crate::edge::{Edge, QUEUE_FULL};
+use crate::message::{Message, weight_of};
+use crate::metrics::by_signal;
+use crate::registry::Env;
 use crate::settings::OnFull;
 
 /// What lies behind a stage.
@@ -48,68 +52,6 @@ pub struct Entry {
 #[derive(Default)]
 pub struct Entries([Vec<Entry>; 3]);
 
-/// The end of a pipeline: a fan-out over its exporters, and the point where `ack = "accepted"` says "ok".
-pub struct Tail {
-    /// The exporters.
-    pub branches: Vec<Branch>,
-    /// What an "ok" to the sender means.
-    pub ack: Ack,
-    /// Where losses after an "ok" are booked.
-    pub ledger: Arc<Ledger>,
-}
-
-/// One exporter of a pipeline.
-pub struct Branch {
-    /// Its id.
-    pub id: Arc<str>,
-    /// Its queue on this lane.
-    pub cell: Cell<Message>,
-    /// Its part of the role's memory, beside the bounds of the queue itself.
-    pub share: Arc<Share>,
-    /// Whether the message is refused where this branch can not have it, and whether its outcome counts.
-    pub required: bool,
-    /// What happens when the queue is full.
-    pub on_full: OnFull,
-    /// Items that never reached the queue.
-    pub enqueue_failed: PerSignal,
-    /// What keeps its queue on disk, where that is so.
-    pub store: Option<Arc<dyn StageSpec>>,
-}
-
-/// What "ok" means to the sender of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ack {
-    /// It lies in the memory of every required exporter's queue.
-    Accepted,
-    /// Of every required exporter it is either on disk for it, or its destination said "ok".
-    Journaled,
-    /// Every required exporter's destination said "ok".
-    Delivered,
-}
-
-/// How long a sender is asked to wait for a queue that is full: what one batch takes to leave, more or less.
-const QUEUE_WAIT: Duration = Duration::from_millis(200);
-
-/// The counter of what was lost after its sender had its "ok".
-pub const LOST_ITEMS: &str = "watershed_pipeline_lost_items";
-
-/// A pipeline's losses after an "ok", by cause.
-pub struct Ledger {
-    metrics: Metrics,
-    pipeline: Arc<str>,
-    /// Where that is kept which nobody will ever take.
-    letters: Option<Arc<dyn Letters>>,
-}
-
-/// The holder of a message whose sender has had its "ok".
-pub(crate) struct Custody {
-    ledger: Arc<Ledger>,
-    items: AtomicU64,
-    /// The message, and whom it is for, where dead letters are kept. It has the memory of the message that it is held
-    /// for.
-    letter: Option<(Arc<str>, Payload, Arc<Context>)>,
-}
-
 /// The way on as the stage sees it that it leaves, with the arrows to what lies behind.
 pub struct Way {
     downstream: Downstream,
@@ -122,24 +64,6 @@ pub struct Way {
 pub(crate) struct Rooms {
     way: Arc<Way>,
     branches: Branches,
-}
-
-/// By branch.
-type Branches = SmallVec<[Result<Reserved, &'static str>; 2]>;
-
-/// Room in one queue, and its charge to the queue's share of memory.
-type Reserved = (Room<Message>, Option<Charge>);
-
-/// Why a branch has no room.
-enum Full {
-    /// Its queue is full.
-    Queue,
-    /// Its share of memory is used up.
-    Memory,
-    /// Its disk is.
-    Disk,
-    /// It is down.
-    Down(Outcome),
 }
 
 /// Why there are no rooms.
@@ -163,18 +87,6 @@ pub(crate) async fn by_deadline<T>(
             late();
             Err(Outcome::refused(Cause::Deadline, "no room in its pipeline before the deadline"))
         }),
-    }
-}
-
-// === impl Ack ===
-
-impl std::fmt::Display for Ack {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Accepted => "accepted",
-            Self::Journaled => "journaled",
-            Self::Delivered => "delivered",
-        })
     }
 }
 
@@ -411,197 +323,5 @@ impl Rooms {
     /// Sends a message into the rooms reserved for it.
     pub(crate) fn send(self, message: Message) {
         self.way.send(self.branches, message);
-    }
-}
-
-// === impl Tail ===
-
-impl Tail {
-    fn send(&self, edges: &[Edge], rooms: Branches, message: Message) {
-        for ((branch, edge), room) in self.branches.iter().zip(edges).zip(rooms) {
-            match room {
-                Err(reason) => branch.go_without(edge, &message.payload, reason),
-                Ok(reserved) => {
-                    let guard = match self.ack {
-                        Ack::Delivered | Ack::Journaled if branch.required => message.guard.fork(),
-                        _ => self.ledger.hold_for(&branch.id, &message),
-                    };
-                    branch.send(edge, reserved, &message, guard);
-                }
-            }
-        }
-        // Under `accepted` this is the "ok"; else the forks decide.
-        message.guard.resolve(Outcome::Delivered);
-    }
-}
-
-// === impl Branch ===
-
-impl Branch {
-    /// Whether a message waits for it. Never for an optional one: it must not hold up the others.
-    fn blocks(&self) -> bool {
-        self.required && self.on_full == OnFull::Block
-    }
-
-    /// Sends it a copy of a message, owed to `guard`.
-    fn send(&self, edge: &Edge, (room, charge): Reserved, message: &Message, guard: Guard) {
-        edge.passed(message.payload.items());
-        room.send(Message {
-            payload: message.payload.clone(),
-            context: message.context.clone(),
-            guard,
-            permit: message.permit.clone(),
-            charge,
-        });
-    }
-
-    fn go_without(&self, edge: &Edge, payload: &Payload, reason: &'static str) {
-        self.enqueue_failed.add(payload.signal(), payload.items());
-        edge.dropped(payload.items(), reason);
-    }
-
-    fn try_reserve(&self, weight: Weight) -> Result<Reserved, Full> {
-        if self.store.as_ref().is_some_and(|store| store.is_full()) {
-            return Err(Full::Disk);
-        }
-        match self.cell.try_reserve(weight) {
-            Ok(room) => self.charged(room, weight),
-            Err(NoRoom::Full) => Err(Full::Queue),
-            Err(closed) => Err(Full::Down(down(&self.cell, closed))),
-        }
-    }
-
-    async fn reserve(&self, weight: Weight) -> Result<Reserved, Full> {
-        match self.cell.reserve(weight).await {
-            // Once there is room by count, memory is not waited for: that wait could hold up what would free it.
-            Ok(room) => self.charged(room, weight),
-            Err(closed) => Err(Full::Down(down(&self.cell, closed))),
-        }
-    }
-
-    fn charged(&self, room: Room<Message>, weight: Weight) -> Result<Reserved, Full> {
-        match self.share.try_charge((weight.bytes + OVERHEAD) as u64) {
-            Some(charge) => Ok((room, Some(charge))),
-            None => Err(Full::Memory),
-        }
-    }
-}
-
-// === impl Full ===
-
-impl Full {
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Queue => QUEUE_FULL,
-            Self::Memory => MEMORY,
-            Self::Disk => DISK,
-            Self::Down(Outcome::Refused(refusal)) => refusal.cause.as_str(),
-            Self::Down(_) => Cause::Failure.as_str(),
-        }
-    }
-
-    fn outcome(self) -> Outcome {
-        match self {
-            Self::Queue | Self::Memory => {
-                Outcome::refused_for(Cause::Overload, "sending queue is full", QUEUE_WAIT)
-            }
-            Self::Disk => Outcome::refused(Cause::Overload, "sending queue is full on disk"),
-            Self::Down(outcome) => outcome,
-        }
-    }
-}
-
-fn down(cell: &Cell<Message>, closed: NoRoom) -> Outcome {
-    Outcome::refused(Cause::Failure, format!("{}: {closed}", cell.name()))
-}
-
-// === impl Ledger ===
-
-impl Ledger {
-    /// The ledger of one pipeline.
-    pub fn new(pipeline: Arc<str>, metrics: &Metrics) -> Arc<Self> {
-        Self::with_letters(pipeline, metrics, None)
-    }
-
-    /// The ledger of one pipeline that keeps dead letters.
-    pub fn with_letters(
-        pipeline: Arc<str>,
-        metrics: &Metrics,
-        letters: Option<Arc<dyn Letters>>,
-    ) -> Arc<Self> {
-        let ledger = Self { metrics: metrics.clone(), pipeline, letters };
-        if ledger.letters.is_some() {
-            // There before the first of them, so that whoever watches for one sees that there are none.
-            ledger.dead("rejected");
-        }
-        Arc::new(ledger)
-    }
-
-    /// A guard for `items` items whose sender has had its "ok": what is lost of them is counted here.
-    pub(crate) fn hold(self: &Arc<Self>, items: usize) -> Guard {
-        Guard::held(self.custody(items))
-    }
-
-    /// The same, to be held for a while and [handed over](Custody::hand_over) in parts.
-    pub(crate) fn custody(self: &Arc<Self>, items: usize) -> Arc<Custody> {
-        Arc::new(Custody { ledger: self.clone(), items: AtomicU64::new(items as u64), letter: None })
-    }
-
-    /// The same for a message on its way to the exporter `to`.
-    fn hold_for(self: &Arc<Self>, to: &Arc<str>, message: &Message) -> Guard {
-        let letter = || (to.clone(), message.payload.clone(), message.context.clone());
-        let letter = self.letters.as_ref().map(|_| letter());
-        let items = AtomicU64::new(message.payload.items() as u64);
-        Guard::held(Arc::new(Custody { ledger: self.clone(), items, letter }))
-    }
-
-    fn dead(&self, fault: &str) -> Counter {
-        self.metrics.counter(
-            "watershed_pipeline_dead_letter_items",
-            "Items kept as dead letters, since nobody will ever take them, by cause.",
-            &[("pipeline", &self.pipeline), ("cause", fault)],
-        )
-    }
-
-    /// What is lost for this cause.
-    pub fn lost(&self, cause: &str) -> Counter {
-        self.metrics.counter(
-            LOST_ITEMS,
-            "Items that were lost after their sender had its ok, by cause.",
-            &[("pipeline", &self.pipeline), ("cause", cause)],
-        )
-    }
-}
-
-impl Custody {
-    /// So many items are somebody else's from now on.
-    pub(crate) fn hand_over(&self, items: usize) {
-        self.items.fetch_sub(items as u64, Ordering::Relaxed);
-    }
-}
-
-impl Holder for Custody {
-    fn settled(&self, outcome: Outcome) {
-        match outcome {
-            Outcome::Refused(refusal) => {
-                self.ledger.lost(refusal.cause.as_str()).add(self.items.load(Ordering::Relaxed));
-            }
-            Outcome::Rejected(rejection) => {
-                let (fault, items) = (rejection.fault.as_str(), rejection.items);
-                let kept = match (&self.ledger.letters, self.letter.clone()) {
-                    (Some(letters), Some((to, payload, context))) => {
-                        let payload = match &rejection.which {
-                            Some(which) => retain::only(&payload, which),
-                            None => payload,
-                        };
-                        letters.post(DeadLetter { to, payload, context, rejection: *rejection })
-                    }
-                    _ => false,
-                };
-                if kept { self.ledger.dead(fault) } else { self.ledger.lost(fault) }.add(items);
-            }
-            // A policy's drop is no loss, and is counted where the policy is.
-            Outcome::Dropped { .. } | Outcome::Delivered => {}
-        }
     }
 }
