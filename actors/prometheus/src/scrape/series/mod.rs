@@ -7,6 +7,7 @@
 
 mod compact;
 mod output;
+mod place;
 mod point;
 mod scrape;
 mod shape;
