@@ -27,6 +27,8 @@ pub(crate) struct Root {
     children: BTreeMap<ChildId, Child>,
     drains: Vec<Drain>,
     adopted: u64,
+    /// When it last looked for stalls.
+    sampled: Instant,
 }
 
 /// A cell and how to serve it, whatever it carries.
@@ -118,7 +120,8 @@ tell!(Adopt, Started, Exited, DrainAll);
 
 impl Root {
     pub(crate) fn new(policy: Policy, shared: Arc<Shared>) -> Self {
-        Self { policy, shared, children: BTreeMap::new(), drains: Vec::new(), adopted: 0 }
+        let sampled = Instant::now();
+        Self { policy, shared, children: BTreeMap::new(), drains: Vec::new(), adopted: 0, sampled }
     }
 
     fn launch(&mut self, id: ChildId, ctx: &Context<Self>) {
@@ -290,12 +293,20 @@ impl Root {
 
     fn sample(&mut self) {
         let now = Instant::now();
+        // Where the whole process was stopped nobody has stalled.
+        let late = now.duration_since(self.sampled).saturating_sub(SAMPLE);
+        let absent = if late > SAMPLE { late } else { Duration::ZERO };
+        self.sampled = now;
         for child in self.children.values_mut() {
             // Withdrawal wakes nobody, and what is withdrawn holds room that others wait for elsewhere.
             child.ward.sweep();
             let Phase::Served { running, since, started, stopping, busy } = &mut child.phase else {
                 continue;
             };
+            *since += absent;
+            if let Some((_, since)) = busy {
+                *since += absent;
+            }
             let oldest = child.ward.oldest_busy();
             if busy.map(|(beat, _)| beat) != oldest {
                 *busy = oldest.map(|beat| (beat, now));

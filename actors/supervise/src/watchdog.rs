@@ -105,10 +105,15 @@ async fn turn(turns: Weak<AtomicU64>, beat: Duration) {
 impl Watch {
     fn run(&self, shared: &Shared, beat: Duration, limit: Duration) {
         let mut lanes = self.lanes.lock();
+        let mut last = Instant::now();
         while !lanes.stopped {
             let mut changed = Vec::new();
+            let now = Instant::now();
+            // Where the whole process was stopped, this thread was too: it can say nothing of that time.
+            let absent = now.duration_since(last).saturating_sub(beat);
+            last = now;
             for lane in &mut lanes.watched {
-                if lane.look(Instant::now(), limit) {
+                if lane.look(now, absent, limit) {
                     changed.push((lane.name.clone(), lane.stuck));
                 }
             }
@@ -122,9 +127,10 @@ impl Watch {
 }
 
 impl Watched {
-    /// Whether it became stuck, or is so no longer.
-    fn look(&mut self, now: Instant, limit: Duration) -> bool {
+    /// Whether it became stuck, or is so no longer. Nobody looked for so long before.
+    fn look(&mut self, now: Instant, absent: Duration, limit: Duration) -> bool {
         let turns = self.turns.load(Ordering::Relaxed);
+        self.since += absent;
         if turns != self.seen {
             self.seen = turns;
             self.since = now;
@@ -146,5 +152,28 @@ impl Shared {
         }
         drop(list);
         self.emit(if stuck { Event::LaneStuck { lane } } else { Event::LaneRecovered { lane } });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_is_not_blamed_for_the_time_in_which_nobody_watched() {
+        let (began, limit) = (Instant::now(), Duration::from_secs(10));
+        let turns = Arc::new(AtomicU64::new(1));
+        let mut lane =
+            Watched { name: "lane".into(), turns: turns.clone(), seen: 1, since: began, stuck: false };
+        let mut look = |at: u64, absent: u64| {
+            lane.look(began + Duration::from_secs(at), Duration::from_secs(absent), limit);
+            lane.stuck
+        };
+        // Stopped for a minute, and one beat after.
+        assert_eq!([look(1, 0), look(61, 59), look(62, 0)], [false; 3]);
+        assert_eq!([look(69, 0), look(70, 0)], [false, true]);
+        assert!(look(131, 60), "it was stuck before");
+        turns.fetch_add(1, Ordering::Relaxed);
+        assert!(!look(132, 0));
     }
 }

@@ -450,6 +450,24 @@ fn a_critical_stage_escalates() {
 }
 
 #[test]
+fn nobody_stalls_while_nothing_turns() {
+    paused(async {
+        let supervisor = Supervisor::start(POLICY);
+        let mut events = supervisor.events();
+        let (log, cell) = (Log::default(), cell("busy", 9));
+        let busy = stage(Arc::new(|_| Box::pin(std::future::pending())));
+        supervisor.supervise(cell.clone(), spec(), busy).await.unwrap();
+        send(&cell, log.letter(0));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // As after SIGSTOP and SIGCONT: a minute is gone, and no timer of it has run.
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!((cell.observe().in_hand, cell.observe().generation), (1, 1));
+        event(&mut events, |event| matches!(event, Event::Stalled { .. })).await;
+    });
+}
+
+#[test]
 fn restart_kinds() {
     paused(async {
         let supervisor = Supervisor::start(POLICY);
