@@ -141,7 +141,9 @@ impl Retiring {
     fn begin(site: &Site, running: &Running, retired: Vec<Retired>, deadline: Instant) -> Self {
         let (hurry, hurried) = StopSignal::new();
         let supervisor = site.supervisor.clone();
-        let children = retired.iter().flat_map(Retired::children).collect();
+        let children: Vec<_> = retired.iter().flat_map(Retired::children).collect();
+        // A reload is how one gets rid of what keeps failing: that must not take its successor along.
+        supervisor.disown(&children);
         let owed = retired.iter().filter_map(Retired::owed).min().map(|(_, whose)| whose);
         let scopes: Vec<_> = running.roles.iter().map(|role| role.metrics.clone()).collect();
         let end = async move {

@@ -111,10 +111,13 @@ pub(crate) struct DrainAll {
     pub(crate) reply: oneshot::Sender<DrainReport>,
 }
 
+/// Children whose places others have taken.
+pub(crate) struct Disown(pub(crate) Vec<ChildId>);
+
 macro_rules! tell {
     ($($message:ty),*) => { $(impl Message for $message { type Result = (); })* };
 }
-tell!(Adopt, Started, Exited, DrainAll);
+tell!(Adopt, Started, Exited, DrainAll, Disown);
 
 // === impl Root ===
 
@@ -418,6 +421,18 @@ impl Handler<DrainAll> for Root {
         ctx.run_later(deadline.saturating_duration_since(Instant::now()), move |root, ctx| {
             root.abort(&ids, ctx);
         });
+    }
+}
+
+impl Handler<Disown> for Root {
+    type Result = ();
+
+    fn handle(&mut self, Disown(children): Disown, _: &mut Self::Context) {
+        for id in children {
+            if let Some(child) = self.children.get_mut(&id) {
+                (child.spec.group, child.spec.critical) = (None, false);
+            }
+        }
     }
 }
 

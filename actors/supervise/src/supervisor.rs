@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::Instant;
 
-use crate::root::{Adopt, DrainAll, Kept, Root, Ward};
+use crate::root::{Adopt, Disown, DrainAll, Kept, Root, Ward};
 use crate::{Cell, Exit, Failure, Launch, Mail, Observation, Policy, Restart, State};
 
 /// How many events a slow subscriber may be behind before it misses some.
@@ -189,6 +189,16 @@ impl Supervisor {
         self.root.do_send(DrainAll { children: children.to_vec(), deadline, reply });
         // Without an answer none of them is known to have ended in order.
         drained.await.unwrap_or(DrainReport { drained: 0, aborted: names })
+    }
+
+    /// Leaves children to themselves, since others have taken their places under the same names: none of them is critical
+    /// any more, and none is restarted or given up with its group, or its group with it.
+    pub fn disown(&self, children: &[ChildId]) {
+        let mut register = self.shared.register.lock();
+        let disowned = register.iter_mut().filter(|registered| children.contains(&registered.child));
+        disowned.for_each(|registered| registered.group = None);
+        drop(register);
+        self.root.do_send(Disown(children.to_vec()));
     }
 
     /// Everything that happens from now on.

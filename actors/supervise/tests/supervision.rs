@@ -468,6 +468,29 @@ fn nobody_stalls_while_nothing_turns() {
 }
 
 #[test]
+fn who_is_disowned_fails_alone() {
+    paused(async {
+        let supervisor = Supervisor::start(POLICY);
+        let mut events = supervisor.events();
+        let group = || ChildSpec { group: Some("traces".into()), critical: true, ..spec() };
+        let (before, after) = (cell("before", 9), cell("after", 9));
+        let fails = launch(|lease| async move {
+            lease.started();
+            Err(Failure::new("always"))
+        });
+        let child = supervisor.supervise(before.clone(), group(), fails).await.unwrap();
+        supervisor.supervise(after.clone(), group(), allergic(99)).await.unwrap();
+        supervisor.disown(&[child]);
+        let failed = |event: &Event| matches!(event, Event::GroupFailed { .. } | Event::Escalated { .. });
+        let alone =
+            Event::GroupFailed { group: "before".into(), name: "before".into(), message: "always".into() };
+        assert_eq!(event(&mut events, failed).await, alone);
+        assert_eq!((after.state(), after.observe().generation), (State::Running, 1));
+        assert_eq!((supervisor.escalated(), supervisor.health().failed), (None, vec!["before".into()]));
+    });
+}
+
+#[test]
 fn restart_kinds() {
     paused(async {
         let supervisor = Supervisor::start(POLICY);
