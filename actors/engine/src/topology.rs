@@ -93,6 +93,8 @@ pub(crate) struct Draft<'a> {
     next: Role,
     extensions: Extensions,
     bound: Vec<Bound>,
+    /// The addresses whose sockets it has asked for.
+    asked: Vec<String>,
     /// Actors of a part that is not whole yet.
     loose: Vec<Child>,
     /// What is done once everything stands.
@@ -182,6 +184,7 @@ impl<'a> Draft<'a> {
             next,
             extensions: Extensions::default(),
             bound: Vec::new(),
+            asked: Vec::new(),
             loose: Vec::new(),
             exchanges: Vec::new(),
             shows: Vec::new(),
@@ -260,8 +263,8 @@ impl<'a> Draft<'a> {
         let served = |address: &str| {
             running.iter().any(|role| role.served.iter().any(|served| served.address == address))
         };
-        for bound in self.bound.iter().filter(|bound| !served(bound.address())) {
-            self.site.sockets.close(bound.address());
+        for address in self.asked.iter().filter(|address| !served(address)) {
+            self.site.sockets.close(address);
         }
         let Some(old) = self.old else { return };
         let loose: Vec<_> = self.loose.iter().map(|child| child.id).collect();

@@ -72,6 +72,7 @@ impl Draft<'_> {
             self.next.served.push(served);
             return Ok(());
         }
+        self.asked.push(address.clone());
         let socket = match self.held(class, id, key, &address) {
             Some(socket @ Held::Stream(_)) => Ok(socket),
             _ => self.site.sockets.bind(&address).map(Held::Stream),
@@ -94,6 +95,7 @@ impl Draft<'_> {
             self.next.served.push(served);
             return Ok(());
         }
+        self.asked.push(address.clone());
         let socket = match self.held(class, id, key, &address) {
             Some(socket @ Held::Datagrams(_)) => Ok(socket),
             _ => self.site.sockets.bind_datagrams(&address).map(Held::Datagrams),
@@ -151,11 +153,6 @@ impl Site {
 // === impl Bound ===
 
 impl Bound {
-    /// Its address as it is written.
-    pub(super) fn address(&self) -> &str {
-        &self.address
-    }
-
     fn serve(self, site: &Site, role: &Role) -> Served {
         let Self { class, component, key, address, transport, serving, socket } = self;
         let (signal, stop) = StopSignal::new();
