@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_rt::{Arbiter, ArbiterHandle, System};
-use futures_util::future::join_all;
+use futures_util::future::{join_all, pending};
 use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -225,7 +225,7 @@ async fn root(
         metrics: metrics.clone(),
         claims: RefCell::default(),
     };
-    let built = site.build(&plan, &[], None).await;
+    let built = site.build(&plan, &[], None, pending()).await;
     let begin = |drafts: Vec<Draft<'_>>| drafts.into_iter().map(|draft| draft.commit().0).collect::<Vec<_>>();
     let roles = match built.map(begin) {
         Ok(roles) => roles,
@@ -259,9 +259,15 @@ async fn root(
             Some(Reload { plan, reply }) = reloads.recv(), if running.takes_plan() => {
                 // Whoever asked may have stopped waiting while the one before ended.
                 if !reply.is_closed() {
-                    let outcome = reload::reload(&site, &mut running, *plan).await;
+                    // Who is to end must not wait for what is slow to start.
+                    let mut told = None;
+                    let end = async { told = Some(commands.recv().await) };
+                    let outcome = reload::reload(&site, &mut running, *plan, end).await;
                     show(&addresses, &running.roles);
                     let _ = reply.send(outcome);
+                    if let Some(command) = told {
+                        break (None, command.map_or(timeout, |command| command.timeout));
+                    }
                 }
             }
             () = reload::retired(&mut running.retiring) => {}

@@ -55,8 +55,13 @@ pub(crate) struct Retiring {
     owed: Option<String>,
 }
 
-/// Puts `plan` in force, or says why not.
-pub(crate) async fn reload(site: &Site, running: &mut Running, plan: Plan) -> Result<Diff, ReloadError> {
+/// Puts `plan` in force, or says why not. `end` is ready when everything is to end, and nothing new is wanted any more.
+pub(crate) async fn reload(
+    site: &Site,
+    running: &mut Running,
+    plan: Plan,
+    end: impl Future<Output = ()>,
+) -> Result<Diff, ReloadError> {
     if let Some(retiring) = &running.retiring {
         let owed = retiring.owed.clone().unwrap_or_else(|| "its actors are still draining".to_owned());
         return Err(ReloadError::Busy(owed));
@@ -68,7 +73,10 @@ pub(crate) async fn reload(site: &Site, running: &mut Running, plan: Plan) -> Re
     if diff.is_empty() {
         return Ok(diff);
     }
-    let drafts = site.build(&plan, &running.roles, Some(&diff)).await?;
+    let drafts = match site.build(&plan, &running.roles, Some(&diff), end).await {
+        Err(StartError::Ended) => return Err(ReloadError::Draining),
+        built => built?,
+    };
     let stale: Vec<String> = drafts.iter().filter_map(stale).collect();
     if !stale.is_empty() {
         for draft in drafts {

@@ -73,6 +73,9 @@ pub enum StartError {
     /// The engine's own thread could not be started.
     #[error("the engine's thread did not start: {0}")]
     Thread(String),
+    /// It was told to end meanwhile.
+    #[error("it was told to end before everything had started")]
+    Ended,
 }
 
 /// What topologies are built with, and on.
@@ -109,12 +112,13 @@ type Exchange = Box<dyn FnOnce() -> InUse>;
 
 impl Site {
     /// Builds all roles of a plan, beside those that run. Of what runs nothing has changed when this returns, and nothing
-    /// is served; what was started for a plan that could not be built has ended.
+    /// is served; what was started for a plan that could not be built, or before `end` was ready, has ended.
     pub(crate) async fn build<'a>(
         &'a self,
         plan: &Plan,
         running: &'a [Role],
         diff: Option<&'a Diff>,
+        end: impl Future<Output = ()>,
     ) -> Result<Vec<Draft<'a>>, StartError> {
         self.claims.borrow_mut().clear();
         let mut drafts = Vec::new();
@@ -123,7 +127,12 @@ impl Site {
             let diff = diff.and_then(|diff| diff.roles.iter().find(|diff| diff.name == role.name));
             drafts.push(Draft::new(self, plan.roles.len() > 1, role, old, diff));
         }
-        match build(&mut drafts).await {
+        let built = tokio::select! {
+            biased;
+            built = build(&mut drafts) => built,
+            () = end => Err(StartError::Ended),
+        };
+        match built {
             Ok(()) => Ok(drafts),
             Err(error) => {
                 for draft in drafts {

@@ -55,3 +55,19 @@ async fn a_listener_that_can_not_be_made_ready_leaves_no_socket() {
     TcpStream::connect(at).unwrap();
     assert_eq!(engine.drain(PATIENCE).await, Ended::Drained);
 }
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_what_a_reload_starts() {
+    let engine = Engine::start(plan("")).await.unwrap();
+    let began = Instant::now();
+    let drained = async {
+        while engine.observe().iter().all(|actor| !actor.name.contains("never")) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        engine.drain(PATIENCE).await
+    };
+    let (reloaded, ended) = tokio::join!(engine.reload(plan(&with("never"))), drained);
+    assert!(matches!(reloaded, Err(ReloadError::Draining)), "{reloaded:?}");
+    assert_eq!(ended, Ended::Drained);
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+}
