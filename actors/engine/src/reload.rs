@@ -135,11 +135,23 @@ pub(crate) async fn hurry(
     supervisor: &Supervisor,
     deadline: Instant,
 ) -> Vec<Arc<str>> {
-    let Some(Retiring { end, children, hurry, .. }) = retiring else { return Vec::new() };
+    let Some(Retiring { mut end, children, hurry, owed, .. }) = retiring else { return Vec::new() };
+    if owed.is_some() {
+        // No later start reads what is left of it, so half of the time is for that.
+        let now = Instant::now();
+        let patience = now + deadline.saturating_duration_since(now) / 2;
+        if let Ok(unfinished) = timeout_at(patience, &mut end).await {
+            return unfinished;
+        }
+    }
     hurry.stop();
     match timeout_at(deadline, end).await {
         Ok(unfinished) => unfinished,
-        Err(_) => supervisor.drain(&children, deadline).await.aborted,
+        Err(_) => {
+            let mut unfinished = supervisor.drain(&children, deadline).await.aborted;
+            unfinished.extend(owed.map(Arc::from));
+            unfinished
+        }
     }
 }
 

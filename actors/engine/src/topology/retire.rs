@@ -7,13 +7,19 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout_at};
 use watershed_net::{Sockets, Stop};
-use watershed_stage::{Letters, Metrics, StageSpec};
-use watershed_supervise::{ChildId, Supervisor};
+use watershed_stage::{Letters, Message, Metrics, StageSpec};
+use watershed_supervise::{Cell, ChildId, Supervisor};
 
 use super::parts::{Child, QueuePart, Role, Served, StagePart};
 
 /// How often it is asked whether something is still in use.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// What actors have to end at the least once a journal was waited for, which has no deadline.
+const LEAST: Duration = Duration::from_secs(2);
+
+/// How long it may take until a journal has noted what its exporters had last.
+const NOTED: Duration = Duration::from_millis(500);
 
 /// Parts that end, in the order in which they do.
 #[derive(Default)]
@@ -29,6 +35,8 @@ pub(crate) struct Retired {
     pub(crate) in_use: Vec<InUse>,
     /// Actors and exporters that nothing takes the place of, by the labels they are shown under.
     forgotten: Vec<(&'static str, Arc<str>)>,
+    /// Another plan is in force, so that what is left on disk is read by no later start.
+    for_good: bool,
 }
 
 /// Whether what was exchanged is still in use.
@@ -45,6 +53,7 @@ struct Tier {
 struct Keeper {
     stage: Arc<dyn StageSpec>,
     pipeline: Option<Arc<str>>,
+    cells: Vec<Cell<Message>>,
 }
 
 // === impl Retired ===
@@ -52,7 +61,7 @@ struct Keeper {
 impl Retired {
     /// What is in `role` and not in `beside`.
     pub(crate) fn of(role: &Role, beside: Option<&Role>) -> Self {
-        let mut retired = Self::default();
+        let mut retired = Self { for_good: beside.is_some(), ..Self::default() };
         let served = |served: &&Arc<Served>| {
             beside.is_none_or(|beside| beside.served.iter().all(|other| !Arc::ptr_eq(served, other)))
         };
@@ -147,13 +156,15 @@ impl Retired {
         let mut drain = async |children: &[Child]| {
             let ids: Vec<ChildId> = children.iter().map(|child| child.id).collect();
             if !ids.is_empty() {
-                unfinished.extend(supervisor.drain(&ids, deadline).await.aborted);
+                let least = Instant::now() + LEAST;
+                let by = if self.for_good && !hurry.is_stopped() { deadline.max(least) } else { deadline };
+                unfinished.extend(supervisor.drain(&ids, by).await.aborted);
             }
         };
         drain(&self.receivers).await;
         for Tier { dealers, children, keepers } in &self.tiers {
             let empty = async {
-                while keepers.iter().any(|keeper| keeper.oldest().is_some()) {
+                while !keepers.iter().all(Keeper::is_empty) {
                     sleep(LOOK * 10).await;
                 }
             };
@@ -166,8 +177,12 @@ impl Retired {
             drain(children).await;
         }
         drain(&self.exporters).await;
-        let keepers = self.tiers.iter().flat_map(|tier| &tier.keepers);
-        keepers.for_each(|Keeper { stage, pipeline }| stage.close(pipeline.as_ref()));
+        for keeper in self.tiers.iter().flat_map(|tier| &tier.keepers) {
+            if self.for_good && !keeper.is_noted_empty().await {
+                unfinished.push(keeper.name().into());
+            }
+            keeper.stage.close(keeper.pipeline.as_ref());
+        }
         self.letters.iter().for_each(|letters| letters.close());
         unfinished
     }
@@ -197,13 +212,15 @@ impl Tier {
         self.dealers.extend(part.dealers.iter().cloned());
         self.children.extend(part.children.iter().cloned());
         if part.stage.keeps() {
-            self.keepers.push(Keeper { stage: part.stage.clone(), pipeline: Some(pipeline) });
+            let (stage, cells) = (part.stage.clone(), part.by_lane.clone());
+            self.keepers.push(Keeper { stage, pipeline: Some(pipeline), cells });
         }
     }
 
     fn queue(&mut self, part: &QueuePart) {
         self.children.extend(part.children.iter().cloned());
-        self.keepers.push(Keeper { stage: part.stage.clone(), pipeline: None });
+        let (stage, cells) = (part.stage.clone(), part.by_lane.clone());
+        self.keepers.push(Keeper { stage, pipeline: None, cells });
     }
 }
 
@@ -214,10 +231,85 @@ impl Keeper {
         self.stage.owes(self.pipeline.as_ref())
     }
 
+    /// Whether it has nothing, be it on disk or on its way there. What has left its mailbox is known to be on disk.
+    fn is_empty(&self) -> bool {
+        self.cells.iter().all(|cell| cell.depth() == 0) && self.oldest().is_none()
+    }
+
+    /// Whether nothing is left on disk, once what ended last is noted.
+    async fn is_noted_empty(&self) -> bool {
+        let empty = async {
+            while self.oldest().is_some() {
+                sleep(LOOK).await;
+            }
+        };
+        timeout_at(Instant::now() + NOTED, empty).await.is_ok()
+    }
+
     fn name(&self) -> String {
         match &self.pipeline {
             Some(pipeline) => format!("the journal of pipeline `{pipeline}`"),
             None => "the stored queue of an exporter".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use watershed_delivery::{Budget, Guard, Outcome};
+    use watershed_stage::{Context, Env, Placement, Switch, Way};
+    use watershed_supervise::{Launch, Limits, Mail as _, Next, Quota};
+    use watershed_telemetry::{Payload, Signal};
+
+    use super::*;
+
+    /// A journal that has nothing on disk.
+    struct Journal;
+
+    impl StageSpec for Journal {
+        fn signals(&self) -> &'static [Signal] {
+            &Signal::ALL
+        }
+
+        fn placement(&self) -> Placement {
+            Placement::Lane
+        }
+
+        fn holds(&self) -> bool {
+            false
+        }
+
+        fn launch(self: Arc<Self>, _: Env, _: Switch<Way>) -> Launch<Message> {
+            Arc::new(|_| async { Ok(()) }.boxed_local())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_to_a_journal_is_not_overlooked() {
+        let cell = Cell::new("journal", Quota::new(Limits::default()));
+        let keeper = Keeper { stage: Arc::new(Journal), pipeline: None, cells: vec![cell.clone()] };
+        assert!(keeper.is_empty());
+        let (guard, _receipt) = Guard::awaited(None);
+        let context = Context {
+            receiver: "otlp".into(),
+            pipeline: "traces".into(),
+            origin: Default::default(),
+            arrived: 0,
+        };
+        let message = Message {
+            payload: Payload::validate(Signal::Traces, bytes::Bytes::new()).unwrap(),
+            context: Arc::new(context),
+            guard,
+            permit: Budget::new(1).overdraw(0),
+            charge: None,
+        };
+        cell.try_reserve(message.weight()).unwrap().send(message);
+        assert!(!keeper.is_empty(), "it waits");
+        let mut lease = cell.lend();
+        let Next::Mail(ticket) = lease.next().await else { panic!("mail") };
+        assert!(!keeper.is_empty(), "it is written");
+        lease.finish(ticket, Outcome::Delivered);
+        assert!(keeper.is_empty());
     }
 }

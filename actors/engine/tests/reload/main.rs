@@ -71,3 +71,26 @@ async fn a_drain_does_not_wait_for_what_a_reload_starts() {
     assert_eq!(ended, Ended::Drained);
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
 }
+
+#[tokio::test]
+async fn what_a_journal_has_left_that_no_plan_names_is_told_at_the_end() {
+    let _turn = KEEPS.alone().await;
+    for (keeps, expected) in [
+        (false, Ended::Drained),
+        (
+            true,
+            Ended::Incomplete { unfinished: vec!["the journal of pipeline `traces/more`".into()], lost: 0 },
+        ),
+    ] {
+        let engine = Engine::start(plan(&with("keeper"))).await.unwrap();
+        KEEPS.set(keeps);
+        engine.reload(plan("")).await.unwrap();
+        // As long as a plan names it the next start goes on with it, and nothing is amiss.
+        assert_eq!(engine.drain(Duration::from_secs(4)).await, expected);
+        KEEPS.set(false);
+    }
+    let engine = Engine::start(plan(&with("keeper"))).await.unwrap();
+    KEEPS.set(true);
+    assert_eq!(engine.drain(PATIENCE).await, Ended::Drained);
+    KEEPS.set(false);
+}
