@@ -1,6 +1,7 @@
 //! The end of what a plan no longer has: along the stream, so that what could still be sent to a stage has ended before
 //! the stage is told to.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub(crate) struct Retired {
     letters: Vec<Arc<dyn Letters>>,
     /// What was exchanged, and who may still send on it.
     pub(crate) in_use: Vec<InUse>,
-    /// Actors and exporters that nothing takes the place of, by the labels they are shown under.
+    /// What nothing takes the place of, by the labels it is shown under.
     forgotten: Vec<(&'static str, Arc<str>)>,
     /// Another plan is in force, so that what is left on disk is read by no later start.
     for_good: bool,
@@ -91,19 +92,13 @@ impl Retired {
             if let Some(queue) = part.queue.as_ref().filter(|queue| !is(kept, queue)) {
                 retired.tier(last).queue(queue);
             }
-            if next.is_none() {
-                retired.forgotten.push(("exporter", id.clone()));
-            }
         }
         for (id, post) in &role.posts {
             if !beside.is_some_and(|beside| is(beside.posts.get(id), post)) {
                 retired.letters.extend(post.letters.clone());
             }
         }
-        let gone =
-            |name: &Arc<str>| beside.is_none_or(|beside| beside.children().all(|other| other.name != *name));
-        let names = role.children().map(|child| &child.name).filter(|name| gone(name));
-        retired.forgotten.extend(names.map(|name| ("actor", name.clone())));
+        retired.forgotten = beside.map(|beside| vanished(role, beside)).unwrap_or_default();
         retired
     }
 
@@ -198,6 +193,25 @@ impl Retired {
     pub(crate) fn forget(&self, metrics: &Metrics) {
         self.forgotten.iter().for_each(|(label, value)| metrics.forget_read(label, value));
     }
+}
+
+/// What of `role` has no successor in `beside`, by the labels it is shown under.
+fn vanished(role: &Role, beside: &Role) -> Vec<(&'static str, Arc<str>)> {
+    let still: HashSet<&Arc<str>> = beside.children().map(|child| &child.name).collect();
+    let actors = role.children().map(|child| &child.name).filter(|name| !still.contains(name)).cloned();
+    let receivers = role.receivers.keys().filter(|id| !beside.receivers.contains_key(*id)).cloned();
+    let pipelines = role.posts.keys().filter(|id| !beside.posts.contains_key(*id)).cloned();
+    let exporters = role.exporters.keys().filter(|id| !beside.exporters.contains_key(*id)).cloned();
+    // A journal is known by its id and that of its pipeline, a stored queue by that of its exporter.
+    let journals =
+        role.stages.iter().filter(|(key, part)| part.stage.keeps() && !beside.stages.contains_key(*key));
+    let journals = journals.map(|((pipeline, id), _)| format!("{id}/{pipeline}").into());
+    let stored = |role: &Role, id: &Arc<str>| role.exporters.get(id).is_some_and(|part| part.queue.is_some());
+    let queues = role.exporters.keys().filter(|id| stored(role, id) && !stored(beside, id)).cloned();
+    let labelled = actors.map(|name| ("actor", name)).chain(receivers.map(|id| ("receiver", id)));
+    let labelled = labelled.chain(pipelines.map(|id| ("pipeline", id)));
+    let labelled = labelled.chain(exporters.map(|id| ("exporter", id)));
+    labelled.chain(journals.chain(queues).map(|name| ("journal", name))).collect()
 }
 
 /// Whether a part is the one in another plan.

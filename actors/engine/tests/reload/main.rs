@@ -94,3 +94,18 @@ async fn what_a_journal_has_left_that_no_plan_names_is_told_at_the_end() {
     assert_eq!(engine.drain(PATIENCE).await, Ended::Drained);
     KEEPS.set(false);
 }
+
+#[tokio::test]
+async fn what_has_ended_is_shown_no_more() {
+    let _turn = KEEPS.alone().await;
+    let engine = Engine::start(plan(&with("keeper"))).await.unwrap();
+    let shown = || engine.metrics().render().contains("held{");
+    assert!(engine.metrics().render().contains("held{journal=\"keeper/traces/more\"} 1\n"));
+    engine.reload(plan("")).await.unwrap();
+    let began = Instant::now();
+    while shown() && began.elapsed() < PATIENCE {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!shown(), "{}", engine.metrics().render());
+    assert_eq!(engine.drain(PATIENCE).await, Ended::Drained);
+}
