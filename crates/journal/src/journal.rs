@@ -211,7 +211,7 @@ impl<F: Files> Journal<F> {
         let follows = |one: &Segment, next: &Segment| one.range().end == next.range().start;
         let both = |one: &Segment, next: &Segment| one.marks.live() > 0 && next.marks.live() > 0;
         for run in self.segments.chunk_by(|one, next| both(one, next) && follows(one, next)) {
-            let arrived = run.iter().filter(|it| it.marks.live() > 0).filter_map(|it| it.arrived);
+            let arrived = run.iter().filter_map(Segment::unfinished);
             let all = arrived.reduce(|all, it| (all.0.min(it.0), all.1.max(it.1)));
             usage.unfinished.extend(all);
         }

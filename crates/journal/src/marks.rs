@@ -95,6 +95,11 @@ impl Marks {
         self.done.iter().enumerate().fold(0, |mask, (branch, done)| mask | u64::from(!done.get(at)) << branch)
     }
 
+    /// The first record that is owed to somebody.
+    pub fn next_live(&self) -> Option<u32> {
+        (0..self.done.len()).filter_map(|branch| self.next_owed(branch, 0)).min()
+    }
+
     /// The first record from `from` on that `branch` is owed.
     pub fn next_owed(&self, branch: usize, from: u32) -> Option<u32> {
         // A branch that has everything is not searched, however often it is asked.

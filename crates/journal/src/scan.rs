@@ -16,9 +16,20 @@ const STEP: u64 = 64 << 10;
 /// How much is searched at once for the next record, in bytes.
 const SEARCH: usize = 64 << 10;
 
-/// Where some of a segment's records are: enough to be near any of them.
+/// How far apart those are by when records arrived, in nanoseconds: of what came slowly more is known than where it is.
+const APART: u64 = 4_000_000_000;
+
+/// Where some of a segment's records are, and when those arrived from there on: enough to be near any of them.
 #[derive(Debug, Default)]
-pub(crate) struct Index(Vec<(u32, u64)>);
+pub(crate) struct Index(Vec<Near>);
+
+#[derive(Debug)]
+struct Near {
+    at: u32,
+    offset: u64,
+    /// When the first arrived of the records from here to the next that is noted, in Unix nanoseconds.
+    arrived: u64,
+}
 
 /// Bytes that are part of no readable record, and the records that are missing because of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,20 +71,34 @@ pub(crate) enum Unread {
 impl Index {
     /// Notes where record `at` is, if nothing near is noted or it `must` be: what is before it is damaged, so that
     /// nothing can be found by walking through that.
-    pub fn push(&mut self, at: u32, offset: u64, must: bool) {
-        if must || self.0.last().is_none_or(|(_, last)| offset - last >= STEP) {
-            self.0.push((at, offset));
+    pub fn push(&mut self, at: u32, offset: u64, must: bool, arrived: u64) {
+        let near = self.0.last_mut().filter(|last| {
+            !must && offset - last.offset < STEP && arrived.saturating_sub(last.arrived) < APART
+        });
+        match near {
+            Some(last) => last.arrived = last.arrived.min(arrived),
+            None => self.0.push(Near { at, offset, arrived }),
         }
     }
 
     /// The last noted record that is not after `at`.
     pub fn before(&self, at: u32) -> Option<(u32, u64)> {
-        self.0[..self.0.partition_point(|(noted, _)| *noted <= at)].last().copied()
+        self.0[..self.up_to(at)].last().map(|near| (near.at, near.offset))
+    }
+
+    /// When the first arrived of `at` and those after it, or of those not far before.
+    pub fn arrived(&self, at: u32) -> Option<u64> {
+        self.0[self.up_to(at).saturating_sub(1)..].iter().map(|near| near.arrived).min()
     }
 
     /// Forgets the records from `at` on.
     pub fn truncate(&mut self, at: u32) {
-        self.0.truncate(self.0.partition_point(|(noted, _)| *noted < at));
+        self.0.truncate(self.0.partition_point(|near| near.at < at));
+    }
+
+    /// How many noted records are not after `at`.
+    fn up_to(&self, at: u32) -> usize {
+        self.0.partition_point(|near| near.at <= at)
     }
 }
 
@@ -124,7 +149,7 @@ impl Scan {
         if damaged {
             self.damage.push(Damage { bytes: self.end..offset, records: self.count..place });
         }
-        self.index.push(place, offset, damaged);
+        self.index.push(place, offset, damaged, header.arrived);
         self.count = place.saturating_add(1);
         self.end = offset + header.total();
         let (first, last) = self.arrived.unwrap_or((header.arrived, header.arrived));

@@ -50,7 +50,7 @@ impl Segment {
 
     /// One more record at `offset`.
     pub fn push(&mut self, offset: u64, arrived: u64) {
-        self.index.push(self.marks.count(), offset, false);
+        self.index.push(self.marks.count(), offset, false, arrived);
         self.marks.push();
         self.came(arrived);
     }
@@ -63,11 +63,17 @@ impl Segment {
     /// The record at `offset`, of which more than that may be known.
     pub fn push_known(&mut self, offset: u64, header: &Header) {
         if let Some(at) = self.place(header.sequence) {
-            self.index.push(at, offset, false);
+            self.index.push(at, offset, false, header.arrived);
             self.came(header.arrived);
         } else {
             self.push(offset, header.arrived);
         }
+    }
+
+    /// From when to when those arrived that are not done, or that lie near them or after them; none where all are done.
+    pub fn unfinished(&self) -> Option<(u64, u64)> {
+        let (first, last) = self.arrived?;
+        Some((self.index.arrived(self.marks.next_live()?).unwrap_or(first), last))
     }
 
     /// Everything known of its records is to be written beside it.

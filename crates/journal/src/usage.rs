@@ -13,8 +13,9 @@ pub struct Usage {
     pub records: u64,
     /// Records owed to each branch, in the order of `Options::branches`.
     pub owed: Vec<u64>,
-    /// From when to when records arrived that lie in segments with something to give, in Unix nanoseconds and in the
-    /// order of the segments: nothing that is not done arrived at any other time.
+    /// From when to when records arrived that are not done, that lie near the first of these in its segment or that
+    /// follow it there, in Unix nanoseconds and in the order of the segments: nothing that is not done arrived at any
+    /// other time.
     pub unfinished: Vec<(u64, u64)>,
     /// Written or held, and not known to be on the disk, in bytes.
     pub unsynced: u64,

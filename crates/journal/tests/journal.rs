@@ -164,6 +164,28 @@ fn it_is_known_when_that_arrived_which_is_not_done() -> Result {
 }
 
 #[test]
+fn what_is_done_does_not_make_that_old_which_follows_it_in_a_segment() -> Result {
+    let place = tempfile::tempdir()?;
+    let (mut journal, _) = open(place.path(), &Options::new(["a", "b"]))?;
+    let second = |number: u64| number * 1_000_000_000;
+    for number in 0..100 {
+        journal.append(&Record { arrived: second(number), ..Record::default() })?;
+    }
+    journal.commit(true)?;
+    (1..=90).for_each(|sequence| journal.complete_all(sequence));
+    journal.complete(91, 0);
+    journal.flush()?;
+    let usage = journal.usage();
+    assert_eq!((usage.segments, usage.unfinished.len()), (1, 1));
+    let (from, to) = usage.unfinished[0];
+    assert!((second(85)..=second(90)).contains(&from) && to == second(99), "{from} to {to}");
+    drop(journal);
+    let (journal, _) = open(place.path(), &Options::new(["a", "b"]))?;
+    assert_eq!(journal.usage().unfinished, usage.unfinished);
+    Ok(())
+}
+
+#[test]
 fn a_full_journal_refuses_until_something_is_done() -> Result {
     let place = tempfile::tempdir()?;
     let options = Options { max_bytes: 64 << 10, ..Options::new(["a"]) };
