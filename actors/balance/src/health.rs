@@ -197,7 +197,11 @@ impl Health {
                     return self.back(now);
                 }
             }
-            (Some(out), _) => out.answered = 0,
+            (Some(out), Probed::Refused) => {
+                // Under load exports may fail faster than a probe tells why: it is not there, so it need not rest, either.
+                (out.answered, out.until) = (0, now);
+            }
+            (Some(out), Probed::Silent(_)) => out.answered = 0,
         }
         None
     }
@@ -308,6 +312,22 @@ mod tests {
         assert_eq!(health.probed(&settings, now + 10 * SECOND, Probed::Answered), Some(Change::Returned));
         // It begins anew.
         assert_eq!(health.exported(&settings, now + 11 * SECOND, SECOND, false), None);
+    }
+
+    /// Under much load exports fail faster than the first of them is looked into.
+    #[test]
+    fn one_that_was_killed_is_back_with_its_first_answer_however_many_exports_failed_before_a_probe_did() {
+        let (mut health, settings, now) = fresh();
+        let failed = |health: &mut Health| health.exported(&settings, now, Duration::ZERO, false);
+        let ejected = (0..settings.failures).filter_map(|_| failed(&mut health)).last();
+        assert_eq!(ejected, Some(Change::Ejected("failures")));
+        assert_eq!(
+            health.probed(&settings, now + SECOND, Probed::Answered),
+            None,
+            "it works, and fails all the same"
+        );
+        assert_eq!(health.probed(&settings, now + SECOND, Probed::Refused), None);
+        assert_eq!(health.probed(&settings, now + 2 * SECOND, Probed::Answered), Some(Change::Returned));
     }
 
     #[test]
