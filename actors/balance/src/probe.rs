@@ -51,6 +51,9 @@ type Under = LocalBoxFuture<'static, (Probed, Option<Caller>)>;
 /// Probes a backend for as long as a resolver knows it.
 pub(crate) async fn watch(pool: Arc<Pool>, backend: Arc<Backend>, env: Env) {
     let settings = &pool.plan.health;
+    // The connection that the last probe was answered over. A new one each time would cost a handshake, and say less: that
+    // somebody accepts, and not that those who are connected are answered. One that is dead costs a single `timeout`: the
+    // next probe does not wait for it, and opens its own.
     let mut caller = None;
     let mut under_way: FuturesUnordered<Under> = FuturesUnordered::new();
     let mut random = u64::from(std::process::id()) ^ crate::ring::hash(0, backend.name.as_bytes());
@@ -218,6 +221,10 @@ fn judge_http(answer: Result<HttpAnswer, HttpError>) -> Option<Probed> {
         },
     }
 }
+
+#[cfg(test)]
+#[path = "probe_tests.rs"]
+mod http_tests;
 
 #[cfg(test)]
 mod tests {
