@@ -246,9 +246,9 @@ impl Router {
         cell.on_ended(exporter_ended(env));
         let tried = {
             let (pool, backend) = (self.pool.clone(), Arc::downgrade(backend));
-            move |took, result: &_, fair| {
+            move |took, result: &_, works| {
                 if let Some(backend) = backend.upgrade() {
-                    pool.tried(&backend, took, result, fair);
+                    pool.tried(&backend, took, result, works);
                 }
             }
         };

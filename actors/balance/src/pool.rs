@@ -172,24 +172,20 @@ impl Pool {
         self.judge(backend, |health, settings, now| health.probed(settings, now, probed));
     }
 
-    /// An attempt has ended; `fair` if it says something of the backend.
+    /// An attempt has ended, and says perhaps whether the backend works.
     pub(crate) fn tried(
         &self,
         backend: &Backend,
         took: Duration,
         result: &Result<Partial, ExportError>,
-        fair: bool,
+        works: Option<bool>,
     ) {
         backend.meters.tried(took, result.is_ok());
-        if !fair || !self.plan.health.enabled {
-            return;
-        }
-        // One that says anything but "not now" works, and so does one that asks for time.
-        let ok = !matches!(result, Err(ExportError::Retryable { retry_after: None, .. }));
-        if !ok {
+        let Some(works) = works.filter(|_| self.plan.health.enabled) else { return };
+        if !works {
             backend.suspected.notify_one();
         }
-        self.judge(backend, |health, settings, now| health.exported(settings, now, took, ok));
+        self.judge(backend, |health, settings, now| health.exported(settings, now, took, works));
     }
 
     /// A backend's exporter can not be started.

@@ -111,8 +111,9 @@ impl<E: Exporter> Lane<E> {
             Err(_) => Trip::Mute,
         };
         if let Some(seat) = &self.parts.seat {
-            let fair = trip != Trip::Mute || failure.is_none();
-            (seat.tried)(now.duration_since(began), result, fair);
+            let works = failure.is_none_or(|(_, wish)| wish.is_some());
+            let is_said = trip != Trip::Mute || failure.is_none();
+            (seat.tried)(now.duration_since(began), result, is_said.then_some(works));
         }
         self.concurrency.ends(began, now, trip);
         self.show_concurrency();

@@ -47,9 +47,9 @@ pub enum Seating {
     Lost,
 }
 
-/// Told how long an attempt took, what came of it, and whether it was given the time that it may take: one that its
-/// senders cut short says nothing of the destination.
-pub type Tried = Arc<dyn Fn(Duration, &Result<Partial, ExportError>, bool) + Send + Sync>;
+/// Told how long an attempt took, what came of it, and whether that says that the destination works. It does if it took
+/// something, said anything but "not now", or asks for time; an attempt that its senders cut short says nothing.
+pub type Tried = Arc<dyn Fn(Duration, &Result<Partial, ExportError>, Option<bool>) + Send + Sync>;
 
 /// When the exporter has left its place, or has taken it again, or has an heir; never, where it has neither.
 pub(super) async fn reseated(seat: &mut Option<Seat>, heir: &mut watch::Receiver<Option<Cell<Message>>>) {

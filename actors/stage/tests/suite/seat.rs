@@ -6,20 +6,22 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use watershed_delivery::Outcome;
-use watershed_stage::{Message, Partial, Seat, Seating};
+use watershed_stage::{ExportError, Message, Partial, Seat, Seating};
 use watershed_supervise::Cell;
 
 use crate::common::{Bench, End, paused, secs, spans, until};
-use crate::kinds::{batches, on_export, retryable};
+use crate::kinds::{batches, on_export, permanent, retryable};
 
 /// An exporter with a seat.
 struct Seated {
     cell: Cell<Message>,
     back: End,
     seating: watch::Sender<Seating>,
-    /// Of every attempt, how long it took, whether it succeeded, and whether it was fair.
-    tried: Arc<Mutex<Vec<(Duration, bool, bool)>>>,
+    tried: Arc<Mutex<Vec<Attempt>>>,
 }
+
+/// How long an attempt took, whether it succeeded, and whether the destination works by it.
+type Attempt = (Duration, bool, Option<bool>);
 
 impl Seated {
     async fn new(bench: &Bench, settings: &str) -> Self {
@@ -66,7 +68,7 @@ fn who_leaves_gives_back_all_that_is_not_on_the_wire_and_what_fails_there() {
         })
         .await;
         assert_eq!(batches(), [[1], [2]]);
-        assert_eq!(*seated.tried.lock(), [(secs(5), false, true), (secs(5), true, true)]);
+        assert_eq!(*seated.tried.lock(), [(secs(5), false, Some(false)), (secs(5), true, Some(true))]);
         assert_eq!(bench.metric("returned"), 4);
         seated.seating.send_replace(Seating::Taken);
         let again = bench.held(&seated.cell, spans([6]));
@@ -151,9 +153,41 @@ fn an_attempt_that_had_no_time_is_not_held_against_the_destination() {
         });
         let _ = bench.awaited(&seated.cell, spans([1]), Duration::from_millis(100)).await;
         until("it comes to that", || seated.tried.lock().len() == 1).await;
-        let (_, ok, fair) = seated.tried.lock()[0];
-        assert!(!ok && !fair);
+        let (_, ok, works) = seated.tried.lock()[0];
+        assert_eq!((ok, works), (false, None));
         drop(seated);
         bench.end().await;
     });
+}
+
+/// An exporter that tries by itself gives up in the end, and that is as good as any other failure.
+#[test]
+fn whoever_took_nothing_does_not_work_however_the_exporter_says_so() {
+    let exhausted = |left: &[u32], retry_after| {
+        Err(ExportError::Exhausted {
+            reason: "busy".into(),
+            retry_after,
+            left: left.into(),
+            rejected: vec![],
+        })
+    };
+    for (answer, works) in [
+        (retryable(None), false),
+        (retryable(Some(secs(1))), true),
+        (permanent(), true),
+        (exhausted(&[0, 1], None), false),
+        (exhausted(&[0, 1], Some(secs(1))), true),
+        (exhausted(&[1], None), true),
+    ] {
+        paused(async move {
+            let bench = Bench::new();
+            let seated = Seated::new(&bench, "retry_on_failure.enabled = false").await;
+            let said = answer.clone();
+            on_export(move |_| std::future::ready(said.clone()));
+            bench.held(&seated.cell, spans([1, 2])).end().await;
+            assert_eq!(*seated.tried.lock(), [(Duration::ZERO, false, Some(works))], "{answer:?}");
+            drop(seated);
+            bench.end().await;
+        });
+    }
 }
