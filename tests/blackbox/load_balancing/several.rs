@@ -54,7 +54,13 @@ async fn acknowledges(engine: &Engine, load: &Running, spans: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exporter_with_several_endpoints_loses_nothing_when_one_is_killed_under_load() {
     let _turn = alone().await;
-    for (kind, policy) in [("otlp", "round_robin"), ("otlp", "least_loaded"), ("otlp", "failover")] {
+    for (kind, policy) in [
+        ("otlp", "round_robin"),
+        ("otlp", "least_loaded"),
+        ("otlp", "failover"),
+        ("otlphttp", "round_robin"),
+        ("otlphttp", "failover"),
+    ] {
         let [a, b, c] = sinks().await;
         let all = [&a, &b, &c];
         let engine = several(kind, policy, &all).await;
@@ -71,7 +77,8 @@ async fn an_exporter_with_several_endpoints_loses_nothing_when_one_is_killed_und
         let before = load.acknowledged();
         acknowledges(&engine, &load, before + 4_000).await;
         a.restart().await.unwrap();
-        becomes(&engine, &used(&a), 1.0).await;
+        let took = becomes(&engine, &used(&a), 1.0).await;
+        assert!(took <= Duration::from_secs(1), "{kind}, {policy}: back after {took:?}");
         let (had, before) = (share(&a, load.progress().run), load.acknowledged());
         acknowledges(&engine, &load, before + 2_000).await;
         load.stop();

@@ -152,6 +152,17 @@ async fn a_rejection_in_json_is_no_acknowledgement() {
     }
 }
 
+/// As a balancer does that probes it.
+#[tokio::test]
+async fn who_asks_whether_anybody_is_here_is_answered_over_a_connection_that_stays() {
+    let sink = sink().await;
+    let mut web = WebClient::connect(sink.addr()).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(web.send("GET", "/", &[], &[]).await.unwrap().status, 404);
+    }
+    assert_eq!((sink.snapshot().accepted, sink.snapshot().requests), (1, 0));
+}
+
 #[tokio::test]
 async fn what_is_missing_is_named_for_any_signal() {
     for signal in SIGNALS {

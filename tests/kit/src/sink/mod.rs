@@ -199,7 +199,8 @@ async fn connection(shared: Arc<Shared>, tcp: TcpStream) {
         None => {
             let mut start = [0; 3];
             let read = tcp.peek(&mut start).await;
-            (read.is_err() || start != *b"POS", Box::new(tcp))
+            // HTTP/2's preface; whatever else begins a request is HTTP/1.1, a probe's `GET` as well as a `POST`.
+            (read.is_err() || start == *b"PRI", Box::new(tcp))
         }
         Some(acceptor) => {
             let Ok(tls) = acceptor.accept(tcp).await else { return };
