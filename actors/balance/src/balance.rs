@@ -256,6 +256,7 @@ impl Router {
             seating: backend.seating.subscribe(),
             back: own.clone(),
             tried: Arc::new(tried),
+            rate: self.pool.rate.clone(),
             returned: self.pool.meters(env).rerouted.clone(),
         };
         let (batching, nursery) = (batching.clone(), nursery.clone());

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use watershed_stage::{Env, ExportError, ExporterSpec, Message, Partial, Seating};
+use watershed_stage::{Env, ExportError, ExporterSpec, Message, Partial, Rate, Seating};
 use watershed_supervise::{Cell, ChildId};
 
 use crate::health::{Change, Health, HealthSettings, Probed};
@@ -28,6 +28,8 @@ pub(crate) struct Pool {
     version: watch::Sender<u64>,
     state: Mutex<State>,
     meters: OnceLock<Meters>,
+    /// What all backends together may be sent in a second.
+    pub(crate) rate: Arc<Rate>,
     /// Held by every router.
     pub(crate) presence: Arc<()>,
 }
@@ -102,6 +104,7 @@ struct Group {
 impl Pool {
     pub(crate) fn new(plan: Plan) -> Self {
         Self {
+            rate: Arc::new(Rate::new(plan.backends.sending().queue.items_per_second)),
             plan,
             table: ArcSwap::default(),
             version: watch::Sender::new(0),

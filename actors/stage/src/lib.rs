@@ -36,8 +36,8 @@ pub use calls::Calls;
 pub use deal::{deal, shard_of};
 pub use edge::exporter_ended;
 pub use exporter::{
-    Batch, ExportError, Exporter, ExporterParts, Nursery, Partial, PipelineBatch, Seat, Seating, Sending,
-    Tried, configured,
+    Batch, ExportError, Exporter, ExporterParts, Nursery, Partial, PipelineBatch, Rate, Seat, Seating,
+    Sending, Tried, configured,
 };
 pub use extension::{
     AuthError, AuthSettings, ClientAuth, DeadLetter, Dependence, Extension, ExtensionSpec, Extensions,

@@ -1,21 +1,23 @@
 //! Several endpoints of one exporter.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use watershed::engine::Engine;
 use watershed_net::{Client, ClientOptions, Code};
-use watershed_testkit::{Loader, Running, Sink};
+use watershed_testkit::{Answer, Loader, Running, Sink};
 
-use super::{becomes, lost, share, sinks};
+use super::{all_arrive, becomes, lost, share, sinks};
 use crate::harness::{
     PATIENCE, addresses, alone, beside_others, both_protocols, drained, http as web, metric, otlp, start,
 };
 
-/// A collector with several endpoints of one exporter.
-async fn several(kind: &str, policy: &str, sinks: &[&Sink]) -> Engine {
+/// A collector with several endpoints of one exporter, which has these settings beside others.
+async fn several(kind: &str, settings: &str, sinks: &[&Sink]) -> Engine {
     let scheme = if kind == "otlphttp" { "http://" } else { "" };
     let endpoints: Vec<String> = sinks.iter().map(|sink| format!("{scheme}{}", sink.addr())).collect();
     start(&format!(
@@ -24,7 +26,7 @@ async fn several(kind: &str, policy: &str, sinks: &[&Sink]) -> Engine {
 endpoint = "127.0.0.1:0"
 [exporters.{kind}]
 endpoints = {endpoints:?}
-policy = "{policy}"
+{settings}
 health_check.slow_start = "0s"
 tls.insecure = true
 compression = "none"
@@ -63,7 +65,7 @@ async fn an_exporter_with_several_endpoints_loses_nothing_when_one_is_killed_und
     ] {
         let [a, b, c] = sinks().await;
         let all = [&a, &b, &c];
-        let engine = several(kind, policy, &all).await;
+        let engine = several(kind, &format!("policy = {policy:?}"), &all).await;
         let scheme = if kind == "otlphttp" { "http://" } else { "" };
         let used = |sink: &Sink| {
             let labels = format!("exporter=\"{kind}\",endpoint=\"{scheme}{}\"", sink.addr());
@@ -96,6 +98,38 @@ async fn an_exporter_with_several_endpoints_loses_nothing_when_one_is_killed_und
             ),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_gathered_while_nobody_was_there_goes_out_no_faster_than_the_exporter_is_told() {
+    const RATE: usize = 2_000;
+    let _turn = beside_others().await;
+    let [a, b] = sinks().await;
+    a.stop().await;
+    b.stop().await;
+    let settings = format!(
+        "sending_queue.items_per_second = {RATE}\nretry_on_failure = {{ initial_interval = '50ms', max_interval = '50ms' }}"
+    );
+    let engine = several("otlp", &settings, &[&a, &b]).await;
+    let load = Loader::new(otlp(&engine)).spans_per_request(20).closed(2, 4).requests(300).run().await;
+    assert_eq!(load.acknowledged.len() as usize, 3 * RATE, "{load}");
+    let times = Arc::<Mutex<Vec<Instant>>>::default();
+    for sink in [&a, &b] {
+        let times = times.clone();
+        sink.answer_by(move |_| {
+            times.lock().push(Instant::now());
+            Answer::Ok
+        });
+        sink.restart().await.unwrap();
+    }
+    all_arrive(&load, &[&a, &b]).await;
+    drained(&engine).await;
+    let times = std::mem::take(&mut *times.lock());
+    let took = *times.iter().max().unwrap() - *times.iter().min().unwrap();
+    // Three seconds' worth, but for what may go at once and what the first of them was late by.
+    assert!(took > Duration::from_millis(2_500), "{took:?}");
+    assert!(metric(&engine.metrics().render(), "watershed_exporter_held_back") > 100.0);
+    assert!(share(&a, load.run) > 0 && share(&b, load.run) > 0);
 }
 
 /// What balancers ask is no telemetry, and nothing that was turned away.

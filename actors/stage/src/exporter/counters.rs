@@ -32,6 +32,7 @@ pub(super) struct Counters {
     given_up: [Counter; 4],
     pub(super) retries: Counter,
     pub(super) requests: Counter,
+    pub(super) held_back: Counter,
     pub(super) in_flight: Level,
     concurrency: Level,
     /// As many as may be in flight on this lane.
@@ -149,6 +150,11 @@ impl Counters {
             given_up,
             retries: metrics.counter("watershed_exporter_retries", "Attempts that are tried again.", &labels),
             requests: metrics.counter("watershed_exporter_requests", "Attempts.", &labels),
+            held_back: metrics.counter(
+                "watershed_exporter_held_back",
+                "Requests that had to wait since `items_per_second` had been sent already.",
+                &labels,
+            ),
             in_flight: metrics.level(
                 "otelcol_exporter_in_flight_requests",
                 "Requests that wait for the destination's answer.",

@@ -16,7 +16,7 @@ use super::circuit::{Circuit, Stance, State};
 use super::concurrency::Concurrency;
 use super::counters::{Counters, Random, Trigger};
 use super::seat::{lost, reseated};
-use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Sending, Shared};
+use super::{Batch, ExportError, Exporter, ExporterParts, Partial, Rate, Sending, Shared};
 use crate::extension::Dependence;
 use crate::message::Message;
 use crate::own::{Ended, Hush};
@@ -34,6 +34,9 @@ pub(super) struct Lane<E> {
     pub(super) concurrency: Concurrency,
     pub(super) circuit: Arc<Circuit>,
     changes: watch::Receiver<State>,
+    pub(super) rate: Arc<Rate>,
+    /// When what is ready next may be sent, as far as that goes.
+    pub(super) turn: Option<Instant>,
     depends: Dependence,
     pub(super) pending: Vec<Pending>,
     /// Jobs that are formed and wait for their turn.
@@ -71,7 +74,7 @@ impl<E: Exporter> Lane<E> {
         sending: Sending,
         parts: ExporterParts,
         lease: Lease<Message>,
-        Shared { circuit, consumers }: Shared,
+        Shared { circuit, rate, consumers }: Shared,
     ) -> Self {
         let counters = Counters::new(&parts, &sending, &circuit);
         let mut lane = Self {
@@ -82,6 +85,8 @@ impl<E: Exporter> Lane<E> {
             concurrency: Concurrency::new(sending.queue.num_consumers, sending.queue.adaptive_concurrency),
             changes: circuit.changes(),
             circuit,
+            rate: parts.seat.as_ref().map_or(rate, |seat| seat.rate.clone()),
+            turn: None,
             sending,
             random: Random::seeded(&parts.env.id, parts.env.lane),
             parts,
@@ -108,9 +113,13 @@ impl<E: Exporter> Lane<E> {
             if vacant {
                 self.leave_seat();
             }
-            self.dispatch();
+            let now = Instant::now();
+            self.dispatch(now);
+            // By the same clock, or a turn that comes in between is waited for by nobody.
+            let held_back = self.held_back(now);
             // It was waited for on behalf of what is here, not of what may come.
             if self.spare.is_some()
+                && held_back.is_none()
                 && let Some(ticket) = self.lease.try_next()
             {
                 self.take(ticket);
@@ -118,12 +127,14 @@ impl<E: Exporter> Lane<E> {
             }
             self.spare = None;
             let stance = self.stance(Instant::now());
-            let sends = self.may_send(stance);
-            let wants_consumer = !matches!(stance, Stance::Resting(_)) && !sends && self.has_room();
+            let sends = self.may_send(stance) && held_back.is_none();
+            let wants_consumer =
+                !matches!(stance, Stance::Resting(_)) && !sends && held_back.is_none() && self.has_room();
             // While nothing is sent, there still are those who wait, to be told.
             let takes = sends || stance != Stance::Closed || vacant;
             let wake_at = match stance {
                 Stance::Resting(until) => Some(until),
+                _ if held_back.is_some() => held_back,
                 _ => self.pending.iter().map(Pending::flush_at).min().filter(|_| sends),
             };
             // The queue was empty once, but is still open: jobs may run for long after that.
@@ -225,8 +236,7 @@ impl<E: Exporter> Lane<E> {
     }
 
     /// Starts what is ready, as far as it may be sent.
-    fn dispatch(&mut self) {
-        let now = Instant::now();
+    fn dispatch(&mut self, now: Instant) {
         if self.may_send(self.stance(now)) && self.ready.is_empty() && !self.pending.is_empty() {
             let idle = self.concurrency.in_flight() == 0;
             let draining = self.drain_deadline().is_some();
@@ -247,6 +257,9 @@ impl<E: Exporter> Lane<E> {
             }
         }
         while self.may_send(self.stance(now)) {
+            if self.has_to_wait(now) {
+                break;
+            }
             let Some(mut job) = self.ready.pop_front() else { break };
             job.consumer = self.spare.take().or_else(|| self.consumers.clone().try_acquire_owned().ok());
             if job.consumer.is_none() && self.stance(now) == Stance::Closed {
@@ -254,7 +267,12 @@ impl<E: Exporter> Lane<E> {
                 self.ready.push_front(job);
                 break;
             }
+            let before = self.concurrency.in_flight();
             self.attempt(job);
+            // Where nobody wanted it any more, the turn is that of the next.
+            if self.concurrency.in_flight() > before {
+                self.turn = None;
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod counters;
 mod ends;
 mod lane;
 mod pace;
+mod rate;
 mod seat;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ use watershed_supervise::{Cell, Failure, Launch};
 use watershed_telemetry::{Payload, Signal};
 
 use self::circuit::Circuit;
+pub use self::rate::Rate;
 pub use self::seat::{Nursery, Seat, Seating, Tried};
 use crate::extension::{Dependence, Reference, Role};
 use crate::message::{Context, Message};
@@ -194,6 +196,8 @@ pub(crate) struct Configured<E: Exporter> {
 struct Shared {
     /// What one of them learns of it holds for all.
     circuit: Arc<Circuit>,
+    /// What it may be sent in a second, where it has no [`Seat`].
+    rate: Arc<Rate>,
     /// As many as `num_consumers`. Whoever has something to send takes one, so that none rests on a lane where little
     /// comes in while another lane's messages wait; who waits for one is served in turn.
     consumers: Arc<Semaphore>,
@@ -212,6 +216,7 @@ impl<E: Exporter> Configured<E> {
         let consumers = sending.queue.num_consumers.min(Semaphore::MAX_PERMITS);
         let shared = Shared {
             circuit: Arc::new(Circuit::new(&sending.retry)),
+            rate: Arc::new(Rate::new(sending.queue.items_per_second)),
             consumers: Arc::new(Semaphore::new(consumers)),
         };
         Self { settings: Arc::new(settings), shared }

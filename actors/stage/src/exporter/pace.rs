@@ -40,6 +40,24 @@ impl<E: Exporter> Lane<E> {
         self.drain_deadline().is_some() || self.concurrency.has_room()
     }
 
+    /// Whether what is ready next has to wait for its turn under `items_per_second`.
+    pub(super) fn has_to_wait(&mut self, now: Instant) -> bool {
+        if let (None, Some(job)) = (self.turn, self.ready.front()) {
+            let at = self.rate.book(job.items(), now);
+            self.turn = Some(at);
+            if at > now {
+                self.counters.held_back.add(1);
+            }
+        }
+        self.held_back(now).is_some()
+    }
+
+    /// Until when it has to. What is left of a drain is for trying.
+    pub(super) fn held_back(&self, now: Instant) -> Option<Instant> {
+        let waits = !self.ready.is_empty() && self.drain_deadline().is_none();
+        self.turn.filter(|at| waits && *at > now)
+    }
+
     /// Whether this very attempt may begin.
     pub(super) fn is_admitted(&mut self, now: Instant) -> bool {
         let (random, retry) = (self.random.next(), &self.sending.retry);

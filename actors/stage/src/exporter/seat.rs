@@ -10,7 +10,7 @@ use watershed_telemetry::Payload;
 
 use super::batch::Job;
 use super::lane::Lane;
-use super::{ExportError, Exporter, Partial};
+use super::{ExportError, Exporter, Partial, Rate};
 use crate::message::Message;
 use crate::metrics::Counter;
 
@@ -32,6 +32,8 @@ pub struct Seat {
     pub back: Cell<Message>,
     /// Told of every attempt.
     pub tried: Tried,
+    /// What all of them together may be sent in a second.
+    pub rate: Arc<Rate>,
     /// Counts the items that go back.
     pub returned: Counter,
 }

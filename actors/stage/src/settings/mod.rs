@@ -33,6 +33,9 @@ pub struct QueueSettings {
     pub num_consumers: usize,
     /// Whether fewer are in flight while the destination fails or slows down.
     pub adaptive_concurrency: bool,
+    /// How many items are sent in a second at most, over all lanes and to all of several destinations together: what has
+    /// gathered while a destination was away comes to it no faster. Any number unless told.
+    pub items_per_second: Option<u64>,
     /// The bound, in units of `sizer`. Where messages are merged, a request is a batch of the least size.
     pub queue_size: usize,
     /// What `queue_size` counts.
@@ -301,6 +304,7 @@ impl Default for QueueSettings {
             enabled: true,
             num_consumers: 10,
             adaptive_concurrency: true,
+            items_per_second: None,
             queue_size: 1000,
             sizer: Sizer::Requests,
             block_on_overflow: false,
@@ -320,6 +324,9 @@ impl Settings for QueueSettings {
         }
         if self.queue_size == 0 {
             errors.push(KeyError::new("queue_size", "must be positive"));
+        }
+        if self.items_per_second == Some(0) {
+            errors.push(KeyError::new("items_per_second", "must be positive; leave it out for any number"));
         }
         if self.block_on_overflow && self.on_full.is_some_and(|on_full| on_full != OnFull::Block) {
             errors.push(KeyError::new(

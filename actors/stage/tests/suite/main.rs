@@ -14,6 +14,7 @@ mod kinds;
 mod metrics;
 mod panics;
 mod processor;
+mod rate;
 mod receiver;
 mod registry;
 mod reload;

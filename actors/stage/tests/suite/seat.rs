@@ -33,7 +33,8 @@ impl Seated {
         let seat = Seat {
             seating: seating.subscribe(),
             back: back.cell.clone(),
-            tried: Arc::new(move |took, result, fair| seen.lock().push((took, result.is_ok(), fair))),
+            tried: Arc::new(move |took, result, works| seen.lock().push((took, result.is_ok(), works))),
+            rate: Arc::default(),
             returned: bench.metrics.counter("returned", "", &[]),
         };
         let mut parts = bench.parts(bench.env("sink"));

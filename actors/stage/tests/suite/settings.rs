@@ -149,6 +149,7 @@ fn queues_are_checked_with_what_is_in_them() {
     let queue = |text: &str| toml::from_str::<QueueSettings>(text).unwrap().check();
     assert_eq!(queue(""), []);
     assert_eq!(keys(&queue("num_consumers = 0\nqueue_size = 0")), ["num_consumers", "queue_size"]);
+    assert_eq!(keys(&queue("items_per_second = 0")), ["items_per_second"]);
     assert_eq!(keys(&queue("block_on_overflow = true\non_full = 'drop'")), ["on_full"]);
     assert_eq!(queue("block_on_overflow = true\non_full = 'block'"), []);
     assert_eq!(keys(&queue("required = true\non_full = 'drop'")), ["on_full"]);
