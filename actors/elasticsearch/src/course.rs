@@ -105,7 +105,7 @@ impl<'e> Course<'e> {
 
     /// The request that a document of the body belongs to.
     fn part(&mut self, document: usize) -> Option<&mut Part> {
-        let (part, _) = self.inside.iter().find(|(_, end)| document < *end)?;
+        let (part, _) = self.inside.get(self.inside.partition_point(|(_, end)| *end <= document))?;
         self.parts.get_mut(*part)
     }
 

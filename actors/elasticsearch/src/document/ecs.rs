@@ -4,12 +4,12 @@
 
 use watershed_telemetry::view::{Attributes, LogRecordView, SpanView, Value};
 
-use super::Place;
 use super::entries::{Entries, Field, Rendered};
 use super::json::{self, Out};
 use super::layout::{Layouts, Shape};
 use super::otel;
 use super::route::Route;
+use super::{Common, Place};
 
 /// Resource attributes that have another name; those that are said otherwise have none.
 fn resource(key: &str) -> Option<&str> {
@@ -64,11 +64,11 @@ fn item(key: &str) -> Option<&str> {
 pub(super) fn log(
     out: &mut Out,
     layouts: &mut Layouts,
-    place: &Place<'_>,
+    common: &Common,
     route: &Route,
     log: LogRecordView<'_>,
 ) -> bool {
-    let (mut entries, controls) = common(route, log.attributes());
+    let (mut entries, controls) = entries(route, log.attributes());
     let time = match log.time_unix_nano() {
         0 => log.observed_time_unix_nano(),
         time => time,
@@ -85,19 +85,19 @@ pub(super) fn log(
         Value::Str(message) => entries.add("message", Field::Text(message)),
         body => entries.add("body", Field::Value(body)),
     }
-    layouts.write(Shape::Nested, &place.shared, &entries, out);
+    layouts.write(Shape::Nested, &common.shared, &entries, out);
     controls
 }
 
 pub(super) fn span(
     out: &mut Out,
     layouts: &mut Layouts,
-    place: &Place<'_>,
+    common: &Common,
     route: &Route,
     span: SpanView<'_>,
 ) -> bool {
     let outline = span.outline();
-    let (mut entries, controls) = common(route, span.attributes());
+    let (mut entries, controls) = entries(route, span.attributes());
     entries.add("@timestamp", Field::Time(outline.start_time_unix_nano));
     entries.add("trace.id", Field::Hex(outline.trace_id));
     entries.add("span.id", Field::Hex(span.span_id()));
@@ -127,26 +127,35 @@ pub(super) fn span(
         links.push(b']');
         entries.add("span.links", Field::Json(links));
     }
-    layouts.write(Shape::Nested, &place.shared, &entries, out);
+    layouts.write(Shape::Nested, &common.shared, &entries, out);
     controls
 }
 
 /// What all documents of a scope have: who sent them, and from where.
 pub(super) fn shared(place: &Place<'_>) -> Rendered {
+    let [first, last] = place.around.ecs.get_or_init(|| of_resource(place.around.resource.attributes()));
     let mut entries = Entries::default();
-    let of = place.resource.attributes();
-    entries.attributes("", of, resource);
+    entries.attributes("", place.scope.attributes(), Some);
+    let mut shared = first.clone();
+    shared.append(&entries.rendered());
+    shared.append(last);
+    shared
+}
+
+/// What a resource says, and what is made of that.
+fn of_resource(of: Attributes<'_>) -> [Rendered; 2] {
+    let (mut first, mut last) = (Entries::default(), Entries::default());
+    first.attributes("", of, resource);
     let text = |key| of.find(key).and_then(|value| value.as_str()).unwrap_or_default();
     // The name is both what the host calls itself and what it is called.
-    entries.add("host.hostname", Field::Text(text("host.name")));
-    entries.attributes("", place.scope.attributes(), Some);
-    agent(&mut entries, text);
-    entries.add("host.os.type", Field::Text(os(text("os.type"), text("os.name"))));
-    entries.rendered()
+    first.add("host.hostname", Field::Text(text("host.name")));
+    agent(&mut last, text);
+    last.add("host.os.type", Field::Text(os(text("os.type"), text("os.name"))));
+    [first.rendered(), last.rendered()]
 }
 
 /// An item's attributes, and the stream that its document goes to.
-fn common<'a>(route: &'a Route, attributes: Attributes<'a>) -> (Entries<'a>, bool) {
+fn entries<'a>(route: &'a Route, attributes: Attributes<'a>) -> (Entries<'a>, bool) {
     let mut entries = Entries::default();
     let controls = entries.attributes("", attributes, item);
     let [kind, dataset, namespace] = &route.parts;
@@ -190,7 +199,7 @@ fn os(kind: &str, name: &str) -> &'static str {
 
 /// The fields of one document of metrics, of which the values are added by the caller.
 pub(super) fn metrics<'a>(route: &'a Route, attributes: Attributes<'a>, time: u64) -> Entries<'a> {
-    let (mut entries, _) = common(route, attributes);
+    let (mut entries, _) = entries(route, attributes);
     entries.add("@timestamp", Field::Time(time));
     entries
 }

@@ -41,7 +41,7 @@ pub(super) enum Field<'a> {
 }
 
 /// Fields that are written already.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Rendered {
     keys: Keys,
     json: Out,
@@ -163,21 +163,29 @@ impl<'a> Entries<'a> {
         controls
     }
 
-    /// The same fields, written.
+    /// The same fields, written: the last of each key. What comes twice would cost every document, and be in none.
     pub(super) fn rendered(self) -> Rendered {
-        let mut json = Out::new();
-        let written = |value: &Field<'_>| {
-            value.write(&mut json);
-            json.len()
-        };
-        let ends = self.values.iter().map(written).collect();
-        Rendered { keys: self.keys, json, ends }
+        let mut rendered = Rendered::default();
+        for (key, number) in self.keys.last_of_each() {
+            rendered.keys.add(key);
+            self.write(number, &mut rendered.json);
+            rendered.ends.push(rendered.json.len());
+        }
+        rendered
     }
 }
 
 // === impl Rendered ===
 
 impl Rendered {
+    /// Adds the fields of another, which take the place of those here that have the same key.
+    pub(super) fn append(&mut self, other: &Self) {
+        let end = self.json.len();
+        self.keys.append(&other.keys);
+        self.json.extend_from_slice(&other.json);
+        self.ends.extend(other.ends.iter().map(|other| end + other));
+    }
+
     pub(super) fn keys(&self) -> &Keys {
         &self.keys
     }

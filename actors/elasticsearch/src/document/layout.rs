@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use hashbrown::HashMap;
+
 use super::entries::{Entries, Rendered};
 use super::json::{self, Out};
 
@@ -77,6 +79,25 @@ impl Keys {
     /// Takes a key that was made for the next field's.
     pub(super) fn push(&mut self, key: (usize, usize)) {
         self.list.push(key);
+    }
+
+    /// Adds a key.
+    pub(super) fn add(&mut self, key: &str) {
+        let key = self.path("", key);
+        self.push(key);
+    }
+
+    /// Adds the keys of another list.
+    pub(super) fn append(&mut self, other: &Self) {
+        let end = self.text.len();
+        self.text.push_str(&other.text);
+        self.list.extend(other.list.iter().map(|(from, to)| (end + from, end + to)));
+    }
+
+    /// Each key once, with the number of the last field that has it, in the order of these.
+    pub(super) fn last_of_each(&self) -> impl Iterator<Item = (&str, usize)> {
+        let last: HashMap<&str, usize> = self.iter().zip(0..).collect();
+        self.iter().zip(0..).filter(move |(key, number)| last.get(key) == Some(number))
     }
 
     fn iter(&self) -> impl Iterator<Item = &str> {

@@ -15,7 +15,7 @@ use super::entries::Field;
 use super::json::{self, Maps, Out};
 use super::layout::{Layouts, Shape};
 use super::route::{self, Route};
-use super::{Flaw, Full, Items, Mode, Page, Place, Scribe, ecs};
+use super::{Common, Flaw, Full, Items, Mode, Page, Place, Scribe, ecs};
 
 /// `AGGREGATION_TEMPORALITY_CUMULATIVE`.
 const CUMULATIVE: i32 = 2;
@@ -127,13 +127,14 @@ impl Scribe<'_> {
         groups: &Groups<'_>,
         group: &Group<'_>,
     ) {
-        let own = group.controls.then(|| {
-            let mode = place.mode.unwrap_or_default();
-            Route::of(self, mode, Signal::Metrics, place.says(Some(group.attributes)))
-        });
-        let route = own.as_ref().unwrap_or(&place.route);
+        let mode = place.mode.unwrap_or_default();
+        let common = self.common(place, mode);
+        let own = group
+            .controls
+            .then(|| Route::of(self, mode, Signal::Metrics, place.says(Some(group.attributes))));
+        let route = own.as_ref().unwrap_or(&common.route);
         out.extend_from_slice(&route.action);
-        if place.mode == Ok(Mode::Ecs) {
+        if mode == Mode::Ecs {
             json::raw(out, "}}\n");
             let mut entries = ecs::metrics(route, group.attributes, group.time);
             for point in groups.of(group) {
@@ -141,14 +142,14 @@ impl Scribe<'_> {
                 point.value.write(&mut value, has_sum_only(group.attributes));
                 entries.add(point.name, Field::Json(value));
             }
-            layouts.write(Shape::Nested, &place.shared, &entries, out);
+            layouts.write(Shape::Nested, &common.shared, &entries, out);
         } else {
-            self.otel(out, place, route, groups, group);
+            self.otel(out, common, route, groups, group);
         }
         json::raw(out, "}\n");
     }
 
-    fn otel(&self, out: &mut Out, place: &Place<'_>, route: &Route, groups: &Groups<'_>, group: &Group<'_>) {
+    fn otel(&self, out: &mut Out, common: &Common, route: &Route, groups: &Groups<'_>, group: &Group<'_>) {
         let sum_only = has_sum_only(group.attributes);
         if !self.plan.opensearch {
             let mut mark = ",\"dynamic_templates\":{";
@@ -181,7 +182,7 @@ impl Scribe<'_> {
         {
             json::integer_field(out, ",\"_doc_count\":", count);
         }
-        out.extend_from_slice(&place.tail);
+        out.extend_from_slice(&common.tail);
     }
 }
 

@@ -13,6 +13,9 @@ mod otel;
 mod plain;
 mod route;
 
+use std::cell::OnceCell;
+use std::rc::Rc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -25,7 +28,7 @@ pub use self::bulk::{Bulk, Document, Flaw};
 use self::bulk::{Full, Items, Page};
 use self::entries::Rendered;
 use self::json::Out;
-use self::route::{Route, Says};
+use self::route::{Hints, Route, Says};
 
 /// Year, month and day, in UTC, of a time in nanoseconds since 1970.
 pub fn date(nanos: u64) -> (u64, u64, u64) {
@@ -84,13 +87,33 @@ pub struct Scribe<'p> {
     pub max_bytes: usize,
 }
 
-/// What the items of a scope have in common.
-struct Place<'a> {
-    mode: Result<Mode, Flaw>,
+/// What the scopes of a resource have in common. There may be a resource as large as a request, and very many scopes that
+/// write nothing: so whatever is made of it is made once, and only for a document.
+struct Around<'a> {
     group: ResourceGroup<'a>,
     resource: ResourceView<'a>,
+    hints: OnceCell<Hints<'a>>,
+    /// `,"resource":{...}` in mode `otel`.
+    tail: OnceCell<Out>,
+    /// What it says in mode `ecs`: what a scope may say otherwise, and what it may not.
+    ecs: OnceCell<[Rendered; 2]>,
+    /// The same in modes `none` and `raw`.
+    plain: OnceCell<Rendered>,
+}
+
+/// What the items of a scope have in common.
+struct Place<'a> {
+    signal: Signal,
+    mode: Result<Mode, Flaw>,
+    around: Rc<Around<'a>>,
     scopes: ScopeGroup<'a>,
     scope: ScopeView<'a>,
+    hints: OnceCell<Hints<'a>>,
+    common: OnceCell<Common>,
+}
+
+/// What all documents of a scope have.
+struct Common {
     route: Route,
     /// Where events of spans go.
     event_route: Route,
@@ -160,9 +183,9 @@ impl Scribe<'_> {
     fn request(&self, part: &Payload, page: &mut Page<'_>) -> Result<(), Full> {
         let signal = part.signal();
         for group in part.resources() {
-            let resource = group.resource();
+            let around = Rc::new(Around::new(group));
             for scopes in group.scopes() {
-                let place = self.place(signal, group, resource, scopes);
+                let place = self.place(signal, around.clone(), scopes);
                 match signal {
                     Signal::Logs => scopes.log_records().try_for_each(|log| self.log(&place, log, page))?,
                     Signal::Traces => scopes.spans().try_for_each(|span| self.span(&place, span, page))?,
@@ -173,13 +196,7 @@ impl Scribe<'_> {
         Ok(())
     }
 
-    fn place<'a>(
-        &self,
-        signal: Signal,
-        group: ResourceGroup<'a>,
-        resource: ResourceView<'a>,
-        scopes: ScopeGroup<'a>,
-    ) -> Place<'a> {
+    fn place<'a>(&self, signal: Signal, around: Rc<Around<'a>>, scopes: ScopeGroup<'a>) -> Place<'a> {
         let scope = scopes.scope();
         let mode = match scope.attributes().find(route::MODE).and_then(|mode| mode.as_str()) {
             None => Ok(self.mode),
@@ -194,32 +211,26 @@ impl Scribe<'_> {
             }
             _ => Err(Flaw::Signal),
         });
-        let mut place = Place {
-            mode,
-            group,
-            resource,
-            scopes,
-            scope,
-            route: Route::default(),
-            event_route: Route::default(),
-            tail: Out::new(),
-            shared: Rendered::default(),
-        };
-        if let Ok(mode) = mode {
-            place.route = Route::of(self, mode, signal, place.says(None));
-            place.shared = match mode {
-                Mode::Ecs => ecs::shared(&place),
-                Mode::None | Mode::Raw => plain::shared(&place),
-                Mode::Otel | Mode::Bodymap => Rendered::default(),
-            };
-            if mode == Mode::Otel {
-                place.tail = otel::tail(&place, signal);
-                if signal == Signal::Traces {
-                    place.event_route = Route::of(self, mode, Signal::Logs, place.says(None));
-                }
+        Place { signal, mode, around, scopes, scope, hints: OnceCell::new(), common: OnceCell::new() }
+    }
+
+    /// What all documents of a scope have, of which this is one, in that mode.
+    fn common<'p>(&self, place: &'p Place<'_>, mode: Mode) -> &'p Common {
+        place.common.get_or_init(|| {
+            let is_otel = mode == Mode::Otel;
+            let has_events = is_otel && place.signal == Signal::Traces;
+            let route = |signal| Route::of(self, mode, signal, place.says(None));
+            Common {
+                route: route(place.signal),
+                event_route: if has_events { route(Signal::Logs) } else { Route::default() },
+                tail: if is_otel { otel::tail(place) } else { Out::new() },
+                shared: match mode {
+                    Mode::Ecs => ecs::shared(place),
+                    Mode::None | Mode::Raw => plain::shared(place),
+                    Mode::Otel | Mode::Bodymap => Rendered::default(),
+                },
             }
-        }
-        place
+        })
     }
 
     fn log(&self, place: &Place<'_>, log: LogRecordView<'_>, page: &mut Page<'_>) -> Result<(), Full> {
@@ -227,17 +238,17 @@ impl Scribe<'_> {
         page.put(Items::One(item), |out, layouts| {
             let attributes = log.attributes();
             match place.mode? {
-                Mode::Otel => self.create(out, place, Signal::Logs, attributes, |out, route| {
-                    Ok(otel::log(out, place, route, log))
+                Mode::Otel => self.create(out, place, Signal::Logs, attributes, |out, common, route| {
+                    Ok(otel::log(out, common, route, log))
                 }),
-                Mode::Ecs => self.create(out, place, Signal::Logs, attributes, |out, route| {
-                    Ok(ecs::log(out, layouts, place, route, log))
+                Mode::Ecs => self.create(out, place, Signal::Logs, attributes, |out, common, route| {
+                    Ok(ecs::log(out, layouts, common, route, log))
                 }),
                 Mode::Bodymap => {
-                    self.create(out, place, Signal::Logs, attributes, |out, _| plain::body(out, log))
+                    self.create(out, place, Signal::Logs, attributes, |out, _, _| plain::body(out, log))
                 }
-                mode => self.create(out, place, Signal::Logs, attributes, |out, _| {
-                    Ok(plain::log(out, layouts, place, log, mode))
+                mode => self.create(out, place, Signal::Logs, attributes, |out, common, _| {
+                    Ok(plain::log(out, layouts, common, log, mode))
                 }),
             }
         })
@@ -249,14 +260,14 @@ impl Scribe<'_> {
         page.put(Items::One(item), |out, layouts| {
             let attributes = span.attributes();
             match place.mode? {
-                Mode::Otel => self.create(out, place, Signal::Traces, attributes, |out, route| {
-                    Ok(otel::span(out, place, route, span))
+                Mode::Otel => self.create(out, place, Signal::Traces, attributes, |out, common, route| {
+                    Ok(otel::span(out, common, route, span))
                 }),
-                Mode::Ecs => self.create(out, place, Signal::Traces, attributes, |out, route| {
-                    Ok(ecs::span(out, layouts, place, route, span))
+                Mode::Ecs => self.create(out, place, Signal::Traces, attributes, |out, common, route| {
+                    Ok(ecs::span(out, layouts, common, route, span))
                 }),
-                mode => self.create(out, place, Signal::Traces, attributes, |out, _| {
-                    Ok(plain::span(out, layouts, place, span, mode))
+                mode => self.create(out, place, Signal::Traces, attributes, |out, common, _| {
+                    Ok(plain::span(out, layouts, common, span, mode))
                 }),
             }
         })?;
@@ -265,8 +276,8 @@ impl Scribe<'_> {
         }
         span.events().try_for_each(|event| {
             page.put(Items::One(item), |out, _| {
-                self.create(out, place, Signal::Logs, event.attributes(), |out, route| {
-                    Ok(otel::event(out, place, route, span, event))
+                self.create(out, place, Signal::Logs, event.attributes(), |out, common, route| {
+                    Ok(otel::event(out, common, route, span, event))
                 })
             })
         })
@@ -282,20 +293,20 @@ impl Scribe<'_> {
         place: &Place<'_>,
         signal: Signal,
         attributes: Attributes<'_>,
-        mut write: impl FnMut(&mut Out, &Route) -> Result<bool, Flaw>,
+        mut write: impl FnMut(&mut Out, &Common, &Route) -> Result<bool, Flaw>,
     ) -> Result<bool, Flaw> {
         let mode = place.mode?;
-        let is_event = signal == Signal::Logs && !place.event_route.action.is_empty();
-        let common = if is_event { &place.event_route } else { &place.route };
+        let common = self.common(place, mode);
+        let route = if signal == place.signal { &common.route } else { &common.event_route };
         let start = out.len();
-        let mut has_id = self.open(out, common, None);
+        let mut has_id = self.open(out, route, None);
         let mut source = out.len();
-        if write(out, common)? {
+        if write(out, common, route)? {
             out.truncate(start);
             let route = Route::of(self, mode, signal, place.says(Some(attributes)));
             has_id = self.open(out, &route, Some((signal, attributes)));
             source = out.len();
-            write(out, &route)?;
+            write(out, common, &route)?;
         }
         out.extend_from_slice(b"}\n");
         if has_id == Id::Content {
@@ -354,15 +365,31 @@ fn sign(out: &mut Out, source: usize) {
     }
 }
 
+// === impl Around ===
+
+impl<'a> Around<'a> {
+    fn new(group: ResourceGroup<'a>) -> Self {
+        Self {
+            group,
+            resource: group.resource(),
+            hints: OnceCell::new(),
+            tail: OnceCell::new(),
+            ecs: OnceCell::new(),
+            plain: OnceCell::new(),
+        }
+    }
+}
+
 // === impl Place ===
 
 impl<'a> Place<'a> {
-    fn says(&self, item: Option<Attributes<'a>>) -> Says<'a> {
-        Says {
-            item,
-            scope: self.scope.attributes(),
-            resource: self.resource.attributes(),
-            scope_name: self.scope.name(),
-        }
+    /// Who may say where a document goes: its item, if it has anything to say, then whoever it is of.
+    fn says<'s>(&'s self, item: Option<Attributes<'s>>) -> Says<'s> {
+        let hints = *self.hints.get_or_init(|| {
+            let of_resource = || Hints::of(self.around.resource.attributes(), Hints::default());
+            let below = *self.around.hints.get_or_init(of_resource);
+            Hints::of(self.scope.attributes(), below).or_of_scope(self.scope.name())
+        });
+        Says { item, hints }
     }
 }

@@ -8,20 +8,24 @@ use watershed_telemetry::view::{
     AnyValueView, Attributes, EventView, LinkView, LogRecordView, SpanView, Value,
 };
 
-use super::Place;
 use super::json::{self, Maps, Out};
 use super::route::Route;
+use super::{Common, Place};
 
 /// `,"resource":{...},"scope":{...}`.
-pub(super) fn tail(place: &Place<'_>, signal: Signal) -> Out {
-    let mut out = Out::new();
-    let maps = if signal == Signal::Metrics { Maps::Text } else { Maps::Objects };
-    let (resource, scope) = (place.resource, place.scope);
-    object(&mut out, ",\"resource\":{", |out| {
-        json::text_field(out, ",\"schema_url\":", place.group.schema_url());
-        json::attributes(out, resource.attributes(), maps);
-        dropped(out, resource.dropped_attributes_count());
-    });
+pub(super) fn tail(place: &Place<'_>) -> Out {
+    let maps = if place.signal == Signal::Metrics { Maps::Text } else { Maps::Objects };
+    let (around, scope) = (&place.around, place.scope);
+    let of_resource = || {
+        let mut out = Out::new();
+        object(&mut out, ",\"resource\":{", |out| {
+            json::text_field(out, ",\"schema_url\":", around.group.schema_url());
+            json::attributes(out, around.resource.attributes(), maps);
+            dropped(out, around.resource.dropped_attributes_count());
+        });
+        out
+    };
+    let mut out = around.tail.get_or_init(of_resource).clone();
     object(&mut out, ",\"scope\":{", |out| {
         json::text_field(out, ",\"name\":", scope.name());
         json::text_field(out, ",\"version\":", scope.version());
@@ -52,7 +56,7 @@ fn dropped(out: &mut Out, count: u32) {
 
 // Each writes a document but for its last brace, and says whether the item has attributes that are addressed to us.
 
-pub(super) fn log(out: &mut Out, place: &Place<'_>, route: &Route, log: LogRecordView<'_>) -> bool {
+pub(super) fn log(out: &mut Out, common: &Common, route: &Route, log: LogRecordView<'_>) -> bool {
     let (time, observed) = (log.time_unix_nano(), log.observed_time_unix_nano());
     json::raw(out, "{\"@timestamp\":");
     json::epoch_millis(out, if time == 0 { observed } else { time });
@@ -74,7 +78,7 @@ pub(super) fn log(out: &mut Out, place: &Place<'_>, route: &Route, log: LogRecor
     body(out, log.body());
     let controls = json::attributes(out, attributes, Maps::Objects);
     dropped(out, log.dropped_attributes_count());
-    out.extend_from_slice(&place.tail);
+    out.extend_from_slice(&common.tail);
     controls
 }
 
@@ -105,7 +109,7 @@ fn body(out: &mut Out, body: AnyValueView<'_>) {
     out.push(b'}');
 }
 
-pub(super) fn span(out: &mut Out, place: &Place<'_>, route: &Route, span: SpanView<'_>) -> bool {
+pub(super) fn span(out: &mut Out, common: &Common, route: &Route, span: SpanView<'_>) -> bool {
     let outline = span.outline();
     json::raw(out, "{\"@timestamp\":");
     json::epoch_millis(out, outline.start_time_unix_nano);
@@ -134,7 +138,7 @@ pub(super) fn span(out: &mut Out, place: &Place<'_>, route: &Route, span: SpanVi
     );
     json::text_field(out, ",\"message\":", outline.status.message());
     out.push(b'}');
-    out.extend_from_slice(&place.tail);
+    out.extend_from_slice(&common.tail);
     controls
 }
 
@@ -172,7 +176,7 @@ fn link(out: &mut Out, link: LinkView<'_>) {
 
 pub(super) fn event(
     out: &mut Out,
-    place: &Place<'_>,
+    common: &Common,
     route: &Route,
     span: SpanView<'_>,
     event: EventView<'_>,
@@ -187,7 +191,7 @@ pub(super) fn event(
     let controls = json::attributes(out, event.attributes(), Maps::Objects);
     name(out, start, event.name(), event.attributes());
     dropped(out, event.dropped_attributes_count());
-    out.extend_from_slice(&place.tail);
+    out.extend_from_slice(&common.tail);
     controls
 }
 

@@ -8,12 +8,12 @@ use super::entries::{Entries, Field, Rendered};
 use super::json::{self, Maps, Out};
 use super::layout::{Layouts, Shape};
 use super::route::is_control;
-use super::{Flaw, Mode, Place};
+use super::{Common, Flaw, Mode, Place};
 
 pub(super) fn log(
     out: &mut Out,
     layouts: &mut Layouts,
-    place: &Place<'_>,
+    common: &Common,
     log: LogRecordView<'_>,
     mode: Mode,
 ) -> bool {
@@ -31,14 +31,14 @@ pub(super) fn log(
     entries.add("SeverityNumber", Field::Integer(log.severity_number().into()));
     entries.add("EventName", Field::Text(log.event_name()));
     entries.add("Body", Field::value(log.body()));
-    layouts.write(Shape::Flat, &place.shared, &entries, out);
+    layouts.write(Shape::Flat, &common.shared, &entries, out);
     controls
 }
 
 pub(super) fn span(
     out: &mut Out,
     layouts: &mut Layouts,
-    place: &Place<'_>,
+    common: &Common,
     span: SpanView<'_>,
     mode: Mode,
 ) -> bool {
@@ -77,7 +77,7 @@ pub(super) fn span(
     entries.add("TraceStatusDescription", Field::Text(outline.status.message()));
     entries.add("Link", Field::Json(links(span)));
     entries.add("Duration", Field::Integer(i64::try_from(outline.duration() / 1000).unwrap_or(i64::MAX)));
-    layouts.write(Shape::Flat, &place.shared, &entries, out);
+    layouts.write(Shape::Flat, &common.shared, &entries, out);
     controls
 }
 
@@ -88,12 +88,18 @@ fn top(name: &'static str, mode: Mode) -> &'static str {
 
 /// What all documents of a scope have.
 pub(super) fn shared(place: &Place<'_>) -> Rendered {
+    let of_resource = || {
+        let mut entries = Entries::default();
+        entries.attributes("Resource", place.around.resource.attributes(), Some);
+        entries.rendered()
+    };
     let mut entries = Entries::default();
-    entries.attributes("Resource", place.resource.attributes(), Some);
     entries.attributes("Scope", place.scope.attributes(), Some);
     entries.add("Scope.name", Field::Text(place.scope.name()));
     entries.add("Scope.version", Field::Text(place.scope.version()));
-    entries.rendered()
+    let mut shared = place.around.plain.get_or_init(of_resource).clone();
+    shared.append(&entries.rendered());
+    shared
 }
 
 /// The links, as one text.

@@ -36,10 +36,15 @@ pub(super) fn is_control(key: &str) -> bool {
 #[derive(Clone, Copy)]
 pub(super) struct Says<'a> {
     pub(super) item: Option<Attributes<'a>>,
-    pub(super) scope: Attributes<'a>,
-    pub(super) resource: Attributes<'a>,
-    pub(super) scope_name: &'a str,
+    /// What scope and resource say.
+    pub(super) hints: Hints<'a>,
 }
+
+/// What is said of where documents go, in the order of [`KEYS`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct Hints<'a>([Option<&'a str>; KEYS.len()]);
+
+const KEYS: [&str; 4] = [TYPE, DATASET, NAMESPACE, INDEX];
 
 /// Where documents go.
 #[derive(Clone, Default, Debug)]
@@ -55,12 +60,36 @@ pub(super) struct Route {
 // === impl Says ===
 
 impl<'a> Says<'a> {
-    /// The first non-empty text under this key.
+    /// The first non-empty text under one of [`KEYS`].
     fn find(&self, key: &str) -> Option<&'a str> {
-        let all = [self.item, Some(self.scope), Some(self.resource)];
-        let text =
-            |attributes: Attributes<'a>| attributes.find(key)?.as_str().filter(|text| !text.is_empty());
-        all.into_iter().flatten().find_map(text)
+        let hint =
+            || KEYS.into_iter().zip(self.hints.0).find_map(|(known, hint)| hint.filter(|_| known == key));
+        self.item.and_then(|item| text(item, key)).or_else(hint)
+    }
+}
+
+/// The text under a key, unless it is empty.
+fn text<'a>(attributes: Attributes<'a>, key: &str) -> Option<&'a str> {
+    attributes.find(key)?.as_str().filter(|text| !text.is_empty())
+}
+
+// === impl Hints ===
+
+impl<'a> Hints<'a> {
+    /// What these attributes say; of what they do not, what `below` says.
+    pub(super) fn of(attributes: Attributes<'a>, below: Self) -> Self {
+        let mut hints = below;
+        for (key, hint) in KEYS.into_iter().zip(&mut hints.0) {
+            *hint = text(attributes, key).or(*hint);
+        }
+        hints
+    }
+
+    /// Where nobody says of which dataset they are, the name of the scope may.
+    pub(super) fn or_of_scope(mut self, name: &'a str) -> Self {
+        let [_, dataset, ..] = &mut self.0;
+        *dataset = dataset.or_else(|| receiver(name));
+        self
     }
 }
 
@@ -93,7 +122,7 @@ impl Route {
         // Only of documents that are all body it is not known what they are.
         let kind = says.find(TYPE).filter(|_| mode == Mode::Bodymap).unwrap_or(kind);
         let suffix = if mode == Mode::Otel { ".otel" } else { "" };
-        let dataset = says.find(DATASET).or_else(|| receiver(says.scope_name)).unwrap_or("generic");
+        let dataset = says.find(DATASET).unwrap_or("generic");
         let namespace = says.find(NAMESPACE).unwrap_or("default");
         let parts = [part(kind, "", "-"), part(dataset, suffix, "-"), part(namespace, "", "")];
         let [kind, dataset, namespace] = &parts;

@@ -10,6 +10,7 @@ mod generate;
 #[path = "../../../../crates/telemetry/tests/suite/oracle.rs"]
 mod oracle;
 
+mod cost;
 mod golden;
 mod property;
 
