@@ -3,6 +3,7 @@
 //! Source: OpenTelemetry specification, "OpenTelemetry to Zipkin Transformation" and "Mapping to non-OTLP"; where they
 //! say nothing, otelcol's names, so that what was read comes back.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use watershed_telemetry::Payload;
@@ -41,33 +42,52 @@ const ADDRESSES: [(&str, &str); 4] = [
     ("net.peer.ip", "net.peer.port"),
 ];
 
-/// Hands out the spans of a payload one by one, and says how many were left out: Zipkin has none without ids.
-pub(super) fn each(payload: &Payload, default_service_name: &str, mut put: impl FnMut(&Span<'_>)) -> u64 {
+/// Hands out the spans of a payload one by one, until `put` says that there is an end. Says how many were left out: Zipkin
+/// has none without ids.
+pub(super) fn each(
+    payload: &Payload,
+    default_service_name: &str,
+    mut put: impl FnMut(&Span<'_>) -> bool,
+) -> Option<u64> {
     let mut left_out = 0;
     let mut writer = Writer::default();
     for group in payload.resources() {
         let resource = group.resource().attributes();
         let service = resource.find(names::SERVICE_NAME).and_then(|name| name.as_str());
         let service = service.filter(|name| !name.is_empty()).unwrap_or(default_service_name);
+        // There may be very many scopes to one resource.
+        let of_resource = tags(resource);
         for scope in group.scopes() {
-            let around = Around::new(service, scope.scope(), resource);
+            let around = Around::new(service, scope.scope(), &of_resource);
             for span in scope.spans() {
                 match writer.span(&span, &around) {
-                    Some(span) => put(span),
+                    Some(span) if put(span) => {}
+                    Some(_) => return None,
                     None => left_out += 1,
                 }
             }
         }
     }
-    left_out
+    Some(left_out)
 }
 
+/// Attributes that each span repeats, each key once: one that comes again would cost all of them, and be in none.
+fn tags<'a>(attributes: Attributes<'a>) -> Tags<'a> {
+    let mut seen = Seen::default();
+    let tags = attributes.filter(|attribute| {
+        ![names::SERVICE_NAME, names::ERROR].contains(&attribute.key()) && seen.insert(attribute.key())
+    });
+    tags.map(|attribute| (attribute.key(), text::value(attribute.value()))).collect()
+}
+
+type Tags<'a> = Vec<(&'a str, Value<'a>)>;
+
 /// What a span is of.
-struct Around<'a> {
+struct Around<'r, 'a> {
     service: &'a str,
     scope: [(&'static str, &'a str); 2],
-    /// Attributes of scope and resource, which each span repeats.
-    tags: Vec<(&'a str, Value<'a>)>,
+    /// Of the scope, and of the resource.
+    tags: [Cow<'r, [(&'a str, Value<'a>)]>; 2],
 }
 
 /// The span at hand, in places that are used again.
@@ -87,19 +107,16 @@ struct Ends<'a> {
     has_no_start: bool,
 }
 
-impl<'a> Around<'a> {
-    fn new(service: &'a str, scope: ScopeView<'a>, resource: Attributes<'a>) -> Self {
-        let attributes = scope.attributes().chain(resource);
-        let attributes =
-            attributes.filter(|attribute| ![names::SERVICE_NAME, names::ERROR].contains(&attribute.key()));
-        let tags = attributes.map(|attribute| (attribute.key(), text::value(attribute.value()))).collect();
+impl<'r, 'a> Around<'r, 'a> {
+    fn new(service: &'a str, scope: ScopeView<'a>, of_resource: &'r [(&'a str, Value<'a>)]) -> Self {
+        let tags = [tags(scope.attributes()).into(), of_resource.into()];
         let scope = [(names::SCOPE_NAME, scope.name()), (names::SCOPE_VERSION, scope.version())];
         Self { service, scope, tags }
     }
 }
 
 impl<'a> Writer<'a> {
-    fn span(&mut self, view: &SpanView<'a>, around: &Around<'a>) -> Option<&Span<'a>> {
+    fn span(&mut self, view: &SpanView<'a>, around: &Around<'_, 'a>) -> Option<&Span<'a>> {
         self.span.clear();
         self.seen.clear();
         self.attributes.clear();
@@ -156,7 +173,7 @@ impl<'a> Writer<'a> {
             }
         }
         self.attributes = attributes;
-        for (key, value) in &around.tags {
+        for (key, value) in around.tags.iter().flat_map(|tags| tags.iter()) {
             self.tag(key, value.clone());
         }
         let links = has_links.then(|| view.links()).into_iter().flatten();
