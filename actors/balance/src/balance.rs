@@ -447,6 +447,9 @@ fn keep(pool: Arc<Pool>, parts: &ExporterParts) -> Result<LocalBoxFuture<'static
 /// Sends the parts of a message, each with its part of the debt, the room and the memory. There is at least one.
 fn send(mut message: Message, mut grant: Grant, dealt: Dealt) {
     let last = dealt.len().saturating_sub(1);
+    if last > 0 {
+        message.guard = message.guard.cut();
+    }
     for (index, (cell, payload)) in dealt.into_iter().enumerate() {
         if index == last {
             if last > 0 {

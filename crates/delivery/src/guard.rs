@@ -23,7 +23,7 @@ use crate::{Cause, Outcome};
 pub struct Guard {
     /// One entry per message; more than one only after a merge. Empty once resolved.
     roots: SmallVec<[Arc<Root>; 1]>,
-    /// It stands for some of the requests of a message alone.
+    /// It stands for a part of a message alone, which knows its items by other numbers.
     cut: bool,
 }
 
@@ -118,9 +118,16 @@ impl Guard {
     }
 
     /// The guards of the two halves of a message whose requests are handled on their own.
-    pub fn bisect(mut self) -> (Self, Self) {
+    pub fn bisect(self) -> (Self, Self) {
+        let part = self.cut();
+        (part.fork(), part)
+    }
+
+    /// The debt of what goes on of a message in pieces. What is [said](crate::Rejection::which) of the items of a piece is
+    /// of no use to who has the whole.
+    pub fn cut(mut self) -> Self {
         self.cut = true;
-        (self.fork(), self)
+        self
     }
 
     /// The debt of one branch of a fan-out, as each holder [claims](Claim) it; `None` where nobody does.
@@ -166,7 +173,12 @@ impl Guard {
     }
 
     /// Pays the debt. A merged guard pays the same to each of its messages.
-    pub fn resolve(mut self, outcome: Outcome) {
+    pub fn resolve(mut self, mut outcome: Outcome) {
+        if let Outcome::Rejected(rejection) = &mut outcome
+            && self.cut
+        {
+            rejection.which = None;
+        }
         self.pay(&outcome);
     }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use watershed_delivery::{Cause, Claim, Fault, Guard, Holder, Outcome, Receipt};
+use watershed_delivery::{Cause, Claim, Fault, Guard, Holder, Outcome, Receipt, Rejection};
 
 /// Counts how often it is told, and keeps what it was told last.
 #[derive(Default)]
@@ -267,6 +267,32 @@ fn a_message_has_a_number_in_all_its_parts_and_none_among_others_or_in_halves() 
     let (awaited, receipt) = Guard::awaited(None);
     assert_eq!((awaited.number(), awaited.branches()), (None, u64::MAX));
     drop(receipt);
+}
+
+#[test]
+fn what_is_said_of_the_items_of_a_piece_is_not_said_of_the_whole() {
+    let told = |guard: Guard, book: &Book| {
+        let rejection = Rejection { fault: Fault::Invalid, reason: "bad".into(), items: 1, which: None };
+        guard.resolve(rejection.of([0]).into());
+        match book.outcome.lock().take() {
+            Some(Outcome::Rejected(rejection)) => {
+                (rejection.items, rejection.which.map(|which| which.to_vec()))
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let new = || {
+        let book = Arc::new(Book::default());
+        (Guard::held(book.clone()), book)
+    };
+    let (whole, book) = new();
+    assert_eq!(told(whole, &book), (1, Some(vec![0])));
+    let (whole, book) = new();
+    let (first, second) = whole.bisect();
+    first.resolve(Outcome::Delivered);
+    assert_eq!(told(second, &book), (1, None));
+    let (whole, book) = new();
+    assert_eq!(told(whole.cut(), &book), (1, None));
 }
 
 /// Keeps a message that two branches are owed, the first of which has paid before.

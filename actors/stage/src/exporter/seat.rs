@@ -146,6 +146,9 @@ impl<E: Exporter> Lane<E> {
                 message.guard.fork().resolve(job.outcome.clone());
                 message.payload = rest.clone();
             }
+            if job.past > 0 {
+                message.guard = message.guard.cut();
+            }
             if let Some(seat) = seat {
                 seat.returned.add(message.payload.items() as u64);
             }

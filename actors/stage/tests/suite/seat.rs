@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use watershed_delivery::Outcome;
+use watershed_delivery::{Fault, Outcome, Rejection};
 use watershed_stage::{ExportError, Message, Partial, Seat, Seating};
 use watershed_supervise::Cell;
 
@@ -137,6 +137,28 @@ fn of_a_message_of_which_a_part_is_through_only_the_rest_goes_back() {
         seated.seating.send_replace(Seating::Vacant);
         assert_eq!(seated.back.finish(Outcome::Delivered).await, [3]);
         assert_eq!(fate.outcome(), Some(Outcome::Delivered));
+        drop(seated);
+        bench.end().await;
+    });
+}
+
+#[test]
+fn what_is_said_of_the_items_of_a_rest_is_not_said_of_the_message() {
+    paused(async {
+        let bench = Bench::new();
+        let mut seated =
+            Seated::new(&bench, "sending_queue = { batch = { min_size = 2, max_size = 2 } }").await;
+        on_export(
+            |seen| async move { if seen.ids == [1, 2] { Ok(Partial::default()) } else { retryable(None) } },
+        );
+        let fate = bench.held(&seated.cell, spans([1, 2, 3]));
+        until("it comes to that", || batches().len() == 2).await;
+        seated.seating.send_replace(Seating::Vacant);
+        let fault = Fault::Destination(3);
+        let rejection = Rejection { fault, reason: "bad".into(), items: 1, which: None };
+        assert_eq!(seated.back.finish(rejection.clone().of([0]).into()).await, [3]);
+        // Its first item is another.
+        assert_eq!(fate.outcome(), Some(rejection.into()));
         drop(seated);
         bench.end().await;
     });
