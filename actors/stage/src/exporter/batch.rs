@@ -50,6 +50,8 @@ pub(super) struct Job {
     pub(super) members: Vec<Member>,
     /// One request, or several where a single message is larger than a request may be.
     pub(super) parts: VecDeque<Payload>,
+    /// The most items and bytes of a request.
+    bounds: Option<(usize, usize)>,
     /// How often the first of the parts has been tried.
     pub(super) attempts: u32,
     /// When the first attempt at the first of the parts began.
@@ -175,6 +177,7 @@ impl Job {
         let mut job = Self {
             members,
             parts,
+            bounds,
             attempts: 0,
             started: None,
             outcome: Outcome::Delivered,
@@ -182,18 +185,27 @@ impl Job {
             consumer: None,
         };
         job.assemble();
-        // Only a single message can exceed the bounds; the batch was closed before.
-        if let (Some((items, bytes)), Some(whole)) = (bounds, job.parts.front())
-            && (whole.items() > items || whole.bytes() > bytes)
-        {
-            job.parts = whole
-                .clone()
-                .split_by_items(items)
-                .into_iter()
-                .flat_map(|part| if part.bytes() > bytes { part.split_by_bytes(bytes) } else { vec![part] })
-                .collect();
-        }
         job
+    }
+
+    /// Cuts the first of the parts down to what a request may be. Only a single message can exceed that; the batch was
+    /// closed before. Not all parts at once: each repeats its resource, and all of them may be more than there is memory.
+    pub(super) fn carve(&mut self) {
+        let Some((items, bytes)) = self.bounds else { return };
+        while let Some(first) = self.parts.front().filter(|first| first.items() > items) {
+            // As many as are full requests.
+            let half = first.items().div_ceil(items).div_ceil(2) * items;
+            self.cut_first(|first| first.split_by_items(half));
+        }
+        if self.parts.front().is_some_and(|first| first.bytes() > bytes) {
+            self.cut_first(|first| first.split_by_bytes(bytes));
+        }
+    }
+
+    /// Cuts the first of the parts.
+    pub(super) fn cut_first(&mut self, cut: impl FnOnce(Payload) -> Vec<Payload>) {
+        let cut = self.parts.pop_front().map(cut).unwrap_or_default();
+        cut.into_iter().rev().for_each(|part| self.parts.push_front(part));
     }
 
     /// Forms the request anew of the members that are left.
@@ -227,5 +239,36 @@ impl Job {
     /// How many items are still to be sent.
     pub(super) fn items(&self) -> usize {
         self.parts.iter().map(Payload::items).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use watershed_telemetry::{Signal, json};
+
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_many_requests_is_not_all_of_them_at_once() {
+        let spans: Vec<String> = (1..=999).map(|id| format!("{{\"spanId\":\"{id:016x}\"}}")).collect();
+        let text = format!(
+            "{{\"resourceSpans\":[{{\"schemaUrl\":\"{}\",\"scopeSpans\":[{{\"spans\":[{}]}}]}}]}}",
+            "x".repeat(100_000),
+            spans.join(",")
+        );
+        let request = json::decode(Signal::Traces, text.as_bytes(), &mut |_| true).unwrap();
+        let whole = Payload::validate(Signal::Traces, request.into()).unwrap();
+        let most = 12 * whole.bytes();
+        let mut job = Job::new(Vec::new(), Some((2, usize::MAX)));
+        job.parts.push_back(whole);
+        let mut sizes = Vec::new();
+        loop {
+            job.carve();
+            let held: usize = job.parts.iter().map(Payload::bytes).sum();
+            assert!(held < most, "{held} bytes in {} parts", job.parts.len());
+            let Some(part) = job.parts.pop_front() else { break };
+            sizes.push(part.items());
+        }
+        assert_eq!(sizes, [&[2; 499][..], &[1]].concat());
     }
 }

@@ -228,12 +228,10 @@ impl<E: Exporter> Lane<E> {
         if job.parts.front().is_none_or(|part| part.items() < 2) {
             return self.rejected(job, GivenUp::TooLarge, code, reason);
         }
-        if let Some(part) = job.parts.pop_front() {
+        job.cut_first(|part| {
             let half = part.items().div_ceil(2);
-            for half in part.split_by_items(half).into_iter().rev() {
-                job.parts.push_front(half);
-            }
-        }
+            part.split_by_items(half)
+        });
         self.proceed(job);
     }
 

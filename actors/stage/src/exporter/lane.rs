@@ -301,6 +301,7 @@ impl<E: Exporter> Lane<E> {
         if self.circuit.is_open() {
             self.leave(&mut job);
         }
+        job.carve();
         let Some(payload) = job.parts.front().cloned() else { return self.settle(job) };
         if !self.is_admitted(now) {
             return self.again(job);
