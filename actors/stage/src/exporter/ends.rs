@@ -222,8 +222,7 @@ impl<E: Exporter> Lane<E> {
     fn cut_up(&mut self, mut job: Job, code: i32, reason: Cow<'static, str>) {
         if job.members.len() > 1 {
             let rest = job.members.split_off(job.members.len() / 2);
-            self.ready.extend([Job::unbounded(job.members), Job::unbounded(rest)]);
-            return;
+            return self.instead([Job::unbounded(job.members), Job::unbounded(rest)]);
         }
         if job.parts.front().is_none_or(|part| part.items() < 2) {
             return self.rejected(job, GivenUp::TooLarge, code, reason);
@@ -235,11 +234,15 @@ impl<E: Exporter> Lane<E> {
         self.proceed(job);
     }
 
+    /// Puts jobs in the place of one that they were made of: before whatever came after it, where order may matter.
+    fn instead(&mut self, jobs: impl IntoIterator<Item = Job, IntoIter: DoubleEndedIterator>) {
+        jobs.into_iter().rev().for_each(|job| self.ready.push_front(job));
+    }
+
     fn rejected(&mut self, mut job: Job, why: GivenUp, code: i32, reason: Cow<'static, str>) {
         if job.members.len() > 1 {
             // One of them may be to blame; the others are not to suffer for it.
-            self.ready.extend(job.members.drain(..).map(Job::single));
-            return;
+            return self.instead(job.members.into_iter().map(Job::single));
         }
         if let Some(part) = job.parts.pop_front() {
             let items = part.items();

@@ -229,6 +229,27 @@ fn what_is_too_large_is_sent_in_halves() {
 }
 
 #[test]
+fn what_a_batch_is_sent_in_instead_goes_before_what_came_later() {
+    paused(async {
+        for error in [ExportError::TooLarge { code: 8, reason: "".into() }, permanent().unwrap_err()] {
+            let bench = Bench::new();
+            let settings = "[sending_queue]\nnum_consumers = 1\nbatch = { min_size = 3, max_size = 3, flush_timeout = '1h' }";
+            let (cell, before) = (exporter(&bench, settings).await, batches().len());
+            on_export(move |seen| {
+                let result = if seen.ids == [1, 2] { Err(error.clone()) } else { Ok(Partial::default()) };
+                async { result }
+            });
+            let fates = [&[1][..], &[2], &[3, 4, 5]].map(|ids| bench.held(&cell, spans(ids.iter().copied())));
+            for fate in fates {
+                assert_eq!(fate.end().await, Outcome::Delivered);
+            }
+            assert_eq!(batches()[before..], [vec![1, 2], vec![1], vec![2], vec![3, 4, 5]]);
+            bench.end().await;
+        }
+    });
+}
+
+#[test]
 fn a_part_that_was_rejected_takes_nothing_else_with_it() {
     paused(async {
         let bench = Bench::new();
