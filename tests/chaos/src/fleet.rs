@@ -37,7 +37,7 @@ pub struct Plan {
     /// How long an attempt may take that an agent makes.
     pub timeout_ms: u64,
     /// A line for the queues of agents: how they merge.
-    pub queue: &'static str,
+    pub queue: String,
     /// What else is to be so in an agent.
     pub agent: Setting,
     /// What else is to be so in a gateway.
@@ -86,7 +86,7 @@ impl Default for Plan {
             gateways: 3,
             ring: Ring::Otelcol,
             timeout_ms: 5_000,
-            queue: SMALL_BATCHES,
+            queue: SMALL_BATCHES.into(),
             agent: Box::new(|_| {}),
             gateway: Box::new(|_| {}),
             machines: false,
@@ -115,7 +115,7 @@ impl Fleet {
         fleet.grow(gateways).await?;
         for _ in 0..AGENTS {
             let branch = Branch::listed("gateways", fleet.file(), fleet.plan.ring.name());
-            let branch = branch.timeout_ms(fleet.plan.timeout_ms).queue(fleet.plan.queue);
+            let branch = branch.timeout_ms(fleet.plan.timeout_ms).queue(&fleet.plan.queue);
             let mut topology = fleet.run.topology([branch]);
             (fleet.plan.agent)(&mut topology);
             let machine = fleet.machine()?;

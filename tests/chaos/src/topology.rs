@@ -56,7 +56,7 @@ pub struct Branch {
     name: &'static str,
     to: To,
     timeout_ms: u64,
-    queue: Vec<&'static str>,
+    queue: Vec<String>,
 }
 
 /// Who is at the end of a branch.
@@ -175,8 +175,8 @@ impl Branch {
     }
 
     /// A line more for its `sending_queue`.
-    pub fn queue(mut self, line: &'static str) -> Branch {
-        self.queue.push(line);
+    pub fn queue(mut self, line: impl Into<String>) -> Branch {
+        self.queue.push(line.into());
         self
     }
 
@@ -216,7 +216,7 @@ tls.insecure = true"#
         };
         let mut queue = self.queue.clone();
         if custody == Custody::Queues {
-            queue.push("storage = \"file_storage\"");
+            queue.push("storage = \"file_storage\"".into());
         }
         format!(
             r#"

@@ -10,13 +10,13 @@ use crate::fleet::{Fleet, Plan};
 use crate::net::Trouble;
 use crate::outcome::Outcome;
 use crate::scenario::{Pace, Run, Scenario};
-use crate::topology::{Custody, Topology};
+use crate::topology::{Custody, SMALL_BATCHES, Topology};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "partition",
     about: "every packet between two agents and three gateways is lost, each on a machine of its own (network namespaces); \
             the agents go on taking, within their memory and their disk, and then get rid of it at twice the usual rate at the \
-            most, where gateways limit what one agent may send (every second round: as fast as it goes). Seconds: how long",
+            most, as each is told (every second round: as fast as it goes). Seconds: how long",
     custodies: &[Custody::Journal, Custody::Queues],
     short: Pace { rounds: 1, seconds: 10.0, rate: 4_000.0 },
     long: Pace { rounds: 2, seconds: 600.0, rate: 20_000.0 },
@@ -29,9 +29,6 @@ const BESIDE_MIB: u64 = 64;
 
 /// What an agent may have on disk, as a setting and in bytes.
 const MAX_SIZE: (&str, u64) = ("1GiB", 1 << 30);
-
-/// Spans of a request.
-const SPANS: f64 = 100.0;
 
 /// How much more than usual gateways may be sent.
 const PEAK: f64 = 2.0;
@@ -92,7 +89,7 @@ async fn partition(run: &Run, limited: bool) -> anyhow::Result<Outcome> {
     outcome.note(format!(
         "{}: {taken} spans taken in {:.0} s without a gateway, {refused} requests refused; {resident} MiB resident of \
          {LIMIT_MIB}, {} MiB on disk at the most; usual {usual:.0} spans/s, afterwards {peak:.0} at the most; caught up in {recovered:.1?}",
-        if limited { "limited" } else { "as fast as it goes" },
+        if limited { "at a rate of its own" } else { "as fast as it goes" },
         run.pace.seconds,
         watch.disk >> 20,
     ));
@@ -102,12 +99,9 @@ async fn partition(run: &Run, limited: bool) -> anyhow::Result<Outcome> {
 }
 
 fn plan(run: &Run, limited: bool) -> Plan {
-    // Not merged, so that requests are as large as ever: they are what is limited. A burst counts in its second.
-    let requests = run.pace.rate / SPANS / 2.0;
-    let most = ((PEAK - 0.3) * requests, 0.2 * requests);
-    let gateway = move |topology: &mut Topology| {
-        topology.rate_limit = limited.then_some((most.0 as u64, most.1.ceil() as u64));
-    };
+    // Half of the load to each agent; the rest is for what is under way when a second is looked at.
+    let most = ((PEAK - 0.3) * run.pace.rate / 2.0) as u64;
+    let queue = if limited { format!("items_per_second = {most}") } else { String::new() };
     let agent = |topology: &mut Topology| {
         topology.merges = false;
         topology.limit_mib = LIMIT_MIB;
@@ -115,9 +109,8 @@ fn plan(run: &Run, limited: bool) -> Plan {
         topology.compression = "none";
     };
     Plan {
-        queue: "",
+        queue: format!("{SMALL_BATCHES}\n{queue}"),
         agent: Box::new(agent),
-        gateway: Box::new(gateway),
         machines: true,
         timeout_ms: 2_000,
         ..Plan::default()
