@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::notify;
 use super::signals::Hangups;
 use super::source::Choice;
-use crate::engine::Engine;
 use crate::engine::config::{Diff, Plan};
+use crate::engine::{Engine, ReloadError};
 use crate::stage::{Counter, Held, Level, Registry};
 
 /// How often files are looked at. What is found twice alike is taken, so that a file is not read half written.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// When a file that has changed is tried again, where the reload before had not ended.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Reads the configuration again, one request after another.
 pub(crate) struct Reloader {
@@ -41,6 +44,8 @@ pub(crate) enum Reloaded {
     Wrong(String),
     /// It is right, but can not be put in force now. Nothing has changed.
     Refused(String),
+    /// The same, because the reload before has not ended.
+    Busy(String),
 }
 
 /// Reloads by outcome.
@@ -105,7 +110,7 @@ impl Reloader {
                 self.counts.wrong.add(1);
                 tracing::error!(because, "the configuration was not reloaded:\n{why}");
             }
-            Reloaded::Refused(why) => {
+            Reloaded::Refused(why) | Reloaded::Busy(why) => {
                 self.counts.refused.add(1);
                 tracing::error!(
                     because,
@@ -131,41 +136,74 @@ impl Reloader {
                 }
                 Reloaded::Applied(diff)
             }
+            Err(error @ ReloadError::Busy(_)) => Reloaded::Busy(error.to_string()),
             Err(error) => Reloaded::Refused(error.to_string()),
         }
     }
 
     /// Reloads on every SIGHUP, and when files change if they are to be watched. Never ends.
-    pub(crate) async fn run(&self, mut hangups: Hangups, watch: bool) {
+    pub(crate) async fn run(&self, mut hangups: Hangups, watched: Option<Seen>) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = Seen::now(&self.choice);
-        let mut before = seen.clone();
+        let watches = watched.is_some();
+        let mut watch = Watch::of(watched.unwrap_or_default());
         loop {
-            tokio::select! {
+            let because = tokio::select! {
                 () = hangups.next() => {
-                    seen = Seen::now(&self.choice);
-                    self.reload("SIGHUP").await;
+                    watch = Watch::of(Seen::now(&self.choice));
+                    "SIGHUP"
                 }
-                _ = ticks.tick(), if watch => {
-                    let now = Seen::now(&self.choice);
-                    if now != seen && now == before {
-                        seen = now.clone();
-                        self.reload("a file has changed").await;
+                _ = ticks.tick(), if watches => {
+                    if !watch.finds(Seen::now(&self.choice), Instant::now()) {
+                        continue;
                     }
-                    before = now;
+                    "a file has changed"
                 }
+            };
+            if let Reloaded::Busy(_) = self.reload(because).await {
+                watch.again = Some(Instant::now() + AGAIN);
             }
         }
     }
 }
 
+/// Files that are looked at now and then.
+struct Watch {
+    /// What they said when they were read.
+    read: Seen,
+    /// What they said at the last look.
+    last: Seen,
+    /// They are read again then, whether they have changed or not.
+    again: Option<Instant>,
+}
+
 /// What the files of a configuration say, those that its `${file:…}` name included; `None` for one that is not there.
-#[derive(Clone, PartialEq)]
-struct Seen(Vec<(PathBuf, Option<Vec<u8>>)>);
+#[derive(Clone, Default, PartialEq)]
+pub(crate) struct Seen(Vec<(PathBuf, Option<Vec<u8>>)>);
+
+// === impl Watch ===
+
+impl Watch {
+    fn of(read: Seen) -> Self {
+        Self { last: read.clone(), read, again: None }
+    }
+
+    /// Whether the files are to be read.
+    fn finds(&mut self, now: Seen, at: Instant) -> bool {
+        let last = std::mem::replace(&mut self.last, now);
+        let is_due = self.again.is_some_and(|again| at >= again);
+        let finds = self.last == last && (self.last != self.read || is_due);
+        if finds {
+            *self = Self::of(last);
+        }
+        finds
+    }
+}
+
+// === impl Seen ===
 
 impl Seen {
-    fn now(choice: &Choice) -> Self {
+    pub(crate) fn now(choice: &Choice) -> Self {
         let mut seen = Vec::new();
         for path in choice.files() {
             let content = std::fs::read(&path).ok();
@@ -190,6 +228,20 @@ fn named(text: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_changed_is_read_once_and_again_where_it_could_not_be_put_in_force() {
+        let (seen, now) = (|text: &str| Seen(vec![("f".into(), Some(text.into()))]), Instant::now());
+        let mut watch = Watch::of(seen("as it was read"));
+        let found = |watch: &mut Watch, text: &str, after: u64| {
+            watch.finds(seen(text), now + Duration::from_secs(after))
+        };
+        assert!(!found(&mut watch, "as it was read", 0));
+        assert!(!found(&mut watch, "ha", 1), "it may be half written");
+        assert_eq!([2, 3, 4].map(|after| found(&mut watch, "half", after)), [false, true, false]);
+        watch.again = Some(now + Duration::from_secs(6));
+        assert_eq!([5, 6, 7].map(|after| found(&mut watch, "half", after)), [false, true, false]);
+    }
 
     #[test]
     fn the_files_that_a_text_names_are_found() {

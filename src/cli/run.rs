@@ -8,7 +8,7 @@ use crate::engine::{Ended, Engine};
 use tokio::runtime::Builder;
 
 use super::inspect::refuse;
-use super::reload::Reloader;
+use super::reload::{Reloader, Seen};
 use super::signals::{Hangups, Signals};
 use super::source::Choice;
 use super::{Exit, LogArgs, logs, notify};
@@ -20,6 +20,8 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Loads, starts, waits, drains.
 pub(crate) fn run(choice: &Choice, watch: bool, args: &LogArgs, kinds: &Registry) -> Exit {
+    // Before it is read: what is written from now on is another one.
+    let watched = watch.then(|| Seen::now(choice));
     let plan = match choice.load(kinds) {
         Ok(plan) => plan,
         Err(errors) => return refuse(&errors),
@@ -35,7 +37,7 @@ pub(crate) fn run(choice: &Choice, watch: bool, args: &LogArgs, kinds: &Registry
     }
     // This thread only waits for signals and for the end; the engine and the endpoints have their own.
     match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(serve(plan, choice, watch, kinds)),
+        Ok(runtime) => runtime.block_on(serve(plan, choice, watched, kinds)),
         Err(error) => {
             tracing::error!(%error, "could not start");
             Exit::Start
@@ -43,7 +45,7 @@ pub(crate) fn run(choice: &Choice, watch: bool, args: &LogArgs, kinds: &Registry
     }
 }
 
-async fn serve(plan: Plan, choice: &Choice, watch: bool, kinds: &Registry) -> Exit {
+async fn serve(plan: Plan, choice: &Choice, watched_files: Option<Seen>, kinds: &Registry) -> Exit {
     let (mut signals, hangups) = match Signals::catch().and_then(|signals| Ok((signals, Hangups::catch()?))) {
         Ok(caught) => caught,
         Err(error) => return could_not_start(&error),
@@ -85,7 +87,7 @@ async fn serve(plan: Plan, choice: &Choice, watch: bool, kinds: &Registry) -> Ex
                 notify::stopping(timeout.saturating_add(GRACE));
                 drain(&engine, timeout, &mut signals).await
             }
-            () = reloader.run(hangups, watch) => engine.ended().await,
+            () = reloader.run(hangups, watched_files) => engine.ended().await,
         }
     };
     let ended = tokio::select! {
