@@ -23,7 +23,9 @@ pub(super) async fn reload(request: HttpRequest, watched: web::Data<Watched>) ->
         Reloaded::Applied(diff) => text(StatusCode::OK, &format!("reloaded\n{diff}")),
         Reloaded::Unchanged => text(StatusCode::OK, "unchanged"),
         Reloaded::Wrong(why) => text(StatusCode::UNPROCESSABLE_ENTITY, &why),
-        Reloaded::Refused(why) | Reloaded::Busy(why) => text(StatusCode::CONFLICT, &format!("nothing has changed: {why}")),
+        Reloaded::Refused(why) | Reloaded::Busy(why) => {
+            text(StatusCode::CONFLICT, &format!("nothing has changed: {why}"))
+        }
     }
 }
 

@@ -152,7 +152,7 @@ impl Retired {
             let ids: Vec<ChildId> = children.iter().map(|child| child.id).collect();
             if !ids.is_empty() {
                 let least = Instant::now() + LEAST;
-                let by = if self.for_good && !hurry.is_stopped() { deadline.max(least) } else { deadline };
+                let by = if self.for_good { deadline.max(least) } else { deadline };
                 unfinished.extend(supervisor.drain(&ids, by).await.aborted);
             }
         };
