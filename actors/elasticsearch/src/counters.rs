@@ -9,6 +9,9 @@ use watershed_stage::{Counter, Env, Histogram, Metrics};
 /// Kinds of errors that are told apart. They are the destination's words, so their number is bounded.
 const KINDS: usize = 64;
 
+/// All kinds beyond those.
+const OTHER: &str = "other";
+
 /// Bounds of the time to an answer, in milliseconds.
 const MILLIS: &[u64] = &[5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000];
 
@@ -29,6 +32,10 @@ pub(crate) struct Counters {
     pub(crate) returned: Counter,
     reasons: RefCell<HashMap<Box<str>, Counter>>,
 }
+
+/// Documents by what kind of error they were rejected for.
+#[derive(Debug, Default)]
+pub(crate) struct Kinds(Vec<(Box<str>, u64)>);
 
 /// What became of a request.
 #[derive(Clone, Copy)]
@@ -97,10 +104,12 @@ impl Counters {
         }
     }
 
-    /// Counts a document that will never be taken.
-    pub(crate) fn rejected(&self, kind: &str) {
-        self.rejected.add(1);
-        self.reason(kind).add(1);
+    /// Counts documents that will never be taken.
+    pub(crate) fn rejected(&self, Kinds(kinds): &Kinds) {
+        for (kind, documents) in kinds {
+            self.rejected.add(*documents);
+            self.reason(kind).add(*documents);
+        }
     }
 
     fn reason(&self, kind: &str) -> Counter {
@@ -108,7 +117,7 @@ impl Counters {
         if let Some(counter) = reasons.get(kind) {
             return counter.clone();
         }
-        let kind = if reasons.len() < KINDS { kind } else { "other" };
+        let kind = if reasons.len() < KINDS { kind } else { OTHER };
         let counter = self.metrics.counter(
             "watershed_elasticsearch_rejected_documents",
             "Documents that will never be taken, by what kind of error that is.",
@@ -116,5 +125,22 @@ impl Counters {
         );
         reasons.insert(kind.into(), counter.clone());
         counter
+    }
+}
+
+// === impl Kinds ===
+
+impl Kinds {
+    pub(crate) fn add(&mut self, kind: &str) {
+        let Self(kinds) = self;
+        let place = |kind: &str| kinds.iter().position(|(known, _)| **known == *kind);
+        let (kind, at) = match place(kind) {
+            None if kinds.len() >= KINDS => (OTHER, place(OTHER)),
+            at => (kind, at),
+        };
+        match at.and_then(|at| kinds.get_mut(at)) {
+            Some((_, documents)) => *documents += 1,
+            None => kinds.push((kind.into(), 1)),
+        }
     }
 }

@@ -129,7 +129,7 @@ impl<'e> Course<'e> {
                     part.progress.rejected.insert(*item);
                 });
                 part.progress.reason.get_or_insert_with(|| reason.to_owned());
-                self.exporter.counters.rejected(kind);
+                part.progress.kinds.add(kind);
             }
         }
     }
@@ -213,7 +213,7 @@ impl<'e> Course<'e> {
                 self.exporter.counters.exhausted.add(1);
             }
         }
-        self.ended = true;
+        self.through();
         let left = self.items(|part, item| part.left.contains(item));
         let rejected =
             self.items(|part, item| part.progress.rejected.contains(item) && !part.left.contains(item));
@@ -231,9 +231,22 @@ impl<'e> Course<'e> {
         items
     }
 
+    /// Nothing is left to be sent. Only now it is certain that what was rejected is not sent again, and so it is counted.
+    fn through(&mut self) {
+        self.ended = true;
+        for part in &mut self.parts {
+            self.exporter.counters.rejected(&part.progress.kinds);
+        }
+    }
+
+    /// None of it was taken, and all of it will be sent again, each of its messages alone.
+    pub(crate) fn forget(mut self) {
+        self.ended = true;
+    }
+
     /// The batch is through: what was rejected of it.
     pub(crate) fn end(mut self) -> Partial {
-        self.ended = true;
+        self.through();
         let which = self.items(|part, item| part.progress.rejected.contains(item));
         let message = self.parts.iter_mut().find_map(|part| part.progress.reason.take()).unwrap_or_default();
         Partial { rejected: which.len() as u64, which: Some(which), message }

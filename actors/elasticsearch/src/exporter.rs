@@ -137,7 +137,11 @@ impl Exporter for Elasticsearch {
             {
                 Ok(()) => return Ok(course.end()),
                 Err(Stop::Never(status, reason)) => {
-                    drop(course.end());
+                    if batch.merged {
+                        course.forget()
+                    } else {
+                        drop(course.end())
+                    }
                     return Err(ExportError::Permanent { code: code(status), reason: reason.into() });
                 }
                 Err(Stop::Later(reason, retry_after)) => (reason, retry_after),

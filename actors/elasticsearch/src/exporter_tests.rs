@@ -57,7 +57,7 @@ fn merged(requests: impl IntoIterator<Item = Payload>) -> Batch {
     let payload = Payload::concat(requests).unwrap();
     let context =
         Context { receiver: "r".into(), pipeline: "p".into(), origin: Origin::default(), arrived: 0 };
-    Batch { payload, context: Arc::new(context), trace: None, timeout: None }
+    Batch { payload, context: Arc::new(context), trace: None, timeout: None, merged: false }
 }
 
 /// The exporter in front of listeners, with these settings beside.
@@ -136,6 +136,23 @@ async fn what_is_left_when_there_are_no_more_retries_is_told_apart_from_what_was
     };
     let (reason, retry_after) = reason(exported(1, &most(0), &[(503, "{}")]).await.unwrap_err());
     assert!(reason.contains("503") && retry_after.is_none(), "{reason}");
+}
+
+#[tokio::test]
+async fn what_is_refused_with_others_and_then_alone_is_counted_once() {
+    let listener = listener().await;
+    let (exporter, refused) = (exporter(&[&listener], ""), (400, "{}"));
+    let [one, other] = [request(2), request(1)];
+    let merged = Batch { merged: true, ..merged([one.clone(), other.clone()]) };
+    let counted = || exporter.env.metrics.total("watershed_elasticsearch_rejected_documents");
+    for (batch, answer, count) in
+        [(merged, refused, 0), (self::merged([one]), refused, 2), (self::merged([other]), TAKEN, 2)]
+    {
+        let (result, ()) = future::join(exporter.export(&batch), serve(&listener, &[answer])).await;
+        let is_refused = matches!(result, Err(ExportError::Permanent { .. }));
+        assert_eq!((is_refused, counted()), (answer == refused, count));
+    }
+    assert_eq!(exporter.counters.rejected.get(), 2);
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use watershed_delivery::{Budget, Permit};
 
+use crate::counters::Kinds;
+
 /// A growing set of small numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Numbers(Vec<u64>);
@@ -23,6 +25,8 @@ pub(crate) struct Progress {
     pub(crate) done: Numbers,
     /// The items of those that were rejected.
     pub(crate) rejected: Numbers,
+    /// What was wrong with those.
+    pub(crate) kinds: Kinds,
     /// Whether any document was taken.
     pub(crate) taken: bool,
     /// An attempt ended without an answer: what was in it may have been taken.

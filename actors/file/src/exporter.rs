@@ -111,7 +111,7 @@ mod tests {
         let payload = Payload::concat(names.iter().map(part)).unwrap();
         let context =
             Context { receiver: "r".into(), pipeline: "p".into(), origin: Origin::default(), arrived: 0 };
-        Batch { payload, context: Arc::new(context), trace: None, timeout: None }
+        Batch { payload, context: Arc::new(context), trace: None, timeout: None, merged: false }
     }
 
     /// The names in each record of a file.

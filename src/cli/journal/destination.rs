@@ -107,7 +107,7 @@ impl<E: Exporter> Ready<E> {
 
     async fn send(&self, payload: Payload, context: Arc<Context>) -> Result<Partial, ExportError> {
         let trace = context.origin.trace.clone();
-        let batch = Batch { payload, context, trace, timeout: self.timeout };
+        let batch = Batch { payload, context, trace, timeout: self.timeout, merged: false };
         let export = self.exporter.export(&batch);
         match self.timeout {
             None => export.await,

@@ -577,5 +577,6 @@ fn batch(mut resource: otlp::ResourceMetrics, metrics: Vec<otlp::Metric>) -> Bat
     }
     let context =
         Context { receiver: "r".into(), pipeline: "p".into(), origin: Origin::default(), arrived: 0 };
-    Batch { payload: payload(vec![resource]), context: Arc::new(context), trace: None, timeout: None }
+    let (payload, context) = (payload(vec![resource]), Arc::new(context));
+    Batch { payload, context, trace: None, timeout: None, merged: false }
 }

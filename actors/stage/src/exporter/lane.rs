@@ -315,7 +315,8 @@ impl<E: Exporter> Lane<E> {
         let id = &self.parts.env.id;
         let span = self.parts.env.tracing.attempt(id, payload.signal(), job.traces());
         let trace = span.as_ref().map(|span| span.context()).or_else(|| job.trace()).cloned();
-        let batch = Batch { payload, context: first.context.clone(), trace, timeout };
+        let (context, merged) = (first.context.clone(), job.members.len() > 1);
+        let batch = Batch { payload, context, trace, timeout, merged };
         if job.started.is_none() {
             job.started = Some(now);
             self.counters.first_sent(&batch.payload);

@@ -105,6 +105,8 @@ pub struct Batch {
     pub trace: Option<TraceContext>,
     /// What is left for this attempt, to be passed on to the destination.
     pub timeout: Option<Duration>,
+    /// It is several messages. If it is rejected, each of them is sent again alone, before anyone is blamed.
+    pub merged: bool,
 }
 
 /// What a destination that took a batch said of parts of it. The default is that it took everything.
