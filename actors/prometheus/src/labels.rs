@@ -58,6 +58,11 @@ impl Labels {
         Mark { text: self.text.len(), entries: self.entries.len() }
     }
 
+    /// What all of them take, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.rewind(Mark { text: 0, entries: 0 });

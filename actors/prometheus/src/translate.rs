@@ -6,7 +6,8 @@ use std::hash::BuildHasher as _;
 use std::rc::Rc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
-use watershed_stage::{Counter, Env, Payload};
+use watershed_net::Code;
+use watershed_stage::{Counter, Env, ExportError, Payload};
 use watershed_telemetry::view::{
     AnyValueView, ExemplarView, HistogramPointView, MetricData, MetricView, Number, PointView, ResourceView,
     ScopeGroup,
@@ -106,8 +107,24 @@ pub(crate) struct Drops([u64; Reason::ALL.len()]);
 /// Counters of them.
 pub(crate) struct DropCounters([Counter; Reason::ALL.len()]);
 
+/// Each point is made with the labels of its resource, which may be as large as all points together: payloads may become
+/// so many times as large, and this large in any case, but not larger than that, in bytes.
+const GROWTH: usize = 64;
+const LARGE: usize = 64 << 20;
+const LARGEST: usize = 256 << 20;
+
+/// Labels that were made of a payload.
+#[derive(Debug)]
+pub(crate) struct Measure {
+    bytes: usize,
+    most: usize,
+}
+
 /// What is made of the points.
 pub(crate) trait Visitor {
+    /// What was made so far.
+    fn made(&mut self) -> &mut Measure;
+
     /// The next points are of this metric.
     fn metric(&mut self, metric: &Metric<'_>);
 
@@ -143,7 +160,7 @@ struct Made {
 // === impl Translation ===
 
 impl Translation {
-    /// Shows a visitor every point. What it does not take is counted.
+    /// Shows a visitor every point, unless too much is [made](Visitor::made) of them. What it does not take is counted.
     pub(crate) fn walk(&self, payload: &Payload, scratch: &mut Scratch, visitor: &mut impl Visitor) -> Drops {
         let Scratch { labels, names } = scratch;
         let mut drops = Drops::default();
@@ -243,6 +260,10 @@ impl Translation {
         }
         let mark = labels.mark();
         each(&data, |point| {
+            visitor.made().add(labels.bytes());
+            if visitor.made().is_too_much() {
+                return;
+            }
             let taken = match refused {
                 Some(reason) => Err(reason),
                 None => {
@@ -414,6 +435,30 @@ pub(crate) fn buckets<'a>(
     // An infinite bound of the sender's own is the same bucket.
     let finite = finite.filter(|(bound, _)| bound.is_finite());
     Ok(finite.chain(std::iter::once((f64::INFINITY, count))))
+}
+
+// === impl Measure ===
+
+impl Measure {
+    /// Nothing so far.
+    pub(crate) fn of(payload: &Payload) -> Self {
+        Self { bytes: 0, most: payload.bytes().saturating_mul(GROWTH).clamp(LARGE, LARGEST) }
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Whether it is more than may be. Then nothing more is made.
+    pub(crate) fn is_too_much(&self) -> bool {
+        self.bytes > self.most
+    }
+
+    /// What a payload is of which it is.
+    pub(crate) fn too_large() -> ExportError {
+        let reason = "its points repeat too much of their resource".into();
+        ExportError::TooLarge { code: Code::ResourceExhausted as i32, reason }
+    }
 }
 
 // === impl Names ===

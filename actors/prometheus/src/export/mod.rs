@@ -84,7 +84,7 @@ impl Exporter for Prometheus {
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
         let Self { settings, env, translation, bounds, scratch, drops } = self;
         let scratch = &mut scratch.borrow_mut();
-        let left_out = settings.store.fill(&batch.payload, translation, scratch, *bounds, &env.budget);
+        let left_out = settings.store.fill(&batch.payload, translation, scratch, *bounds, &env.budget)?;
         drops.count(&left_out);
         Ok(Partial { rejected: left_out.lost(), message: left_out.text(), ..Partial::default() })
     }

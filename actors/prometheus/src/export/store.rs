@@ -9,14 +9,14 @@ use std::time::Duration;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use watershed_stage::Payload;
 use watershed_stage::delivery::{Budget, Permit};
+use watershed_stage::{ExportError, Payload};
 use watershed_telemetry::view::PointView;
 
 use super::series::{Series, State};
 use crate::labels::{Labels, pack};
 use crate::translate::{
-    Drops, Kind, Metric, Reason, Scratch, TARGET_HELP, TARGET_INFO, Translation, Visitor, is_stale,
+    Drops, Kind, Measure, Metric, Reason, Scratch, TARGET_HELP, TARGET_INFO, Translation, Visitor, is_stale,
 };
 
 /// How much is asked of the budget at once, in bytes.
@@ -70,12 +70,14 @@ struct Filling<'s> {
     exemplar: Labels,
     /// The family of the metric whose points come, if there is one; an error where its name is another kind's.
     family: Result<Option<u32>, Reason>,
+    made: Measure,
 }
 
 // === impl Store ===
 
 impl Store {
-    /// Takes every point of a payload; what it does not take, by reason.
+    /// Takes every point of a payload; what it does not take, by reason. An error where that is too much at once: some are
+    /// taken then, and may be again.
     pub(super) fn fill(
         &self,
         payload: &Payload,
@@ -83,15 +85,16 @@ impl Store {
         scratch: &mut Scratch,
         bounds: Bounds,
         budget: &Arc<Budget>,
-    ) -> Drops {
+    ) -> Result<Drops, ExportError> {
         let mut inner = self.0.lock();
         let now = Instant::now();
         inner.sweep(bounds.expiration, now);
         let inner = &mut *inner;
-        let (key, exemplar) = (Vec::new(), Labels::default());
+        let (key, exemplar, made) = (Vec::new(), Labels::default(), Measure::of(payload));
         let mut filling =
-            Filling { inner, translation, bounds, budget, now, key, exemplar, family: Ok(None) };
-        translation.walk(payload, scratch, &mut filling)
+            Filling { inner, translation, bounds, budget, now, key, exemplar, family: Ok(None), made };
+        let drops = translation.walk(payload, scratch, &mut filling);
+        if filling.made.is_too_much() { Err(Measure::too_large()) } else { Ok(drops) }
     }
 
     /// The names of all families, sorted, without those that nothing has come for lately.
@@ -361,6 +364,10 @@ impl Point<'_, '_> {
 }
 
 impl Visitor for Filling<'_> {
+    fn made(&mut self) -> &mut Measure {
+        &mut self.made
+    }
+
     fn metric(&mut self, metric: &Metric<'_>) {
         self.family = self.inner.family(metric);
     }

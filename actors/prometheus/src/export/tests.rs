@@ -570,6 +570,33 @@ proptest! {
     }
 }
 
+#[tokio::test]
+async fn points_that_repeat_a_large_resource_are_taken_in_pieces() {
+    let rig = Rig::new("");
+    let points = (1..=1_000).map(|time| number(time as f64, 0, time)).collect();
+    let whole =
+        batch(resource(&[("service.name", &"x".repeat(400_000))]), vec![metric("m", "", "", gauge(points))]);
+    let (mut todo, mut pieces) = (vec![whole.payload.clone()], 0);
+    while let Some(payload) = todo.pop() {
+        let piece =
+            Batch { payload, context: whole.context.clone(), trace: None, timeout: None, merged: false };
+        match rig.exporter.export(&piece).await {
+            Ok(partial) => {
+                assert_eq!(partial.rejected, 0);
+                pieces += 1;
+            }
+            // Each pass holds the store and the lane.
+            Err(ExportError::TooLarge { .. }) => {
+                let half = piece.payload.items().div_ceil(2);
+                todo.extend(piece.payload.split_by_items(half).into_iter().rev());
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(pieces > 4);
+    assert_eq!(rig.exporter.settings.store.size().0, 1);
+}
+
 fn batch(mut resource: otlp::ResourceMetrics, metrics: Vec<otlp::Metric>) -> Batch {
     match resource.scope_metrics.first_mut() {
         Some(scope) => scope.metrics = metrics,

@@ -16,7 +16,7 @@ use crate::naming::Naming;
 use crate::native::{FINEST, Sparse, ZERO_THRESHOLD, put_sint, shift};
 use crate::proto::put_double;
 use crate::translate::{
-    Drops, Kind, Metric, Reason, Scratch, TARGET_HELP, TARGET_INFO, Translation, Visitor, buckets,
+    Drops, Kind, Measure, Metric, Reason, Scratch, TARGET_HELP, TARGET_INFO, Translation, Visitor, buckets,
     exemplar_labels, float, is_stale, millis,
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Collected {
     /// In the order of the batch.
     pub(super) samples: Vec<Sample>,
     pub(super) metrics: Vec<Described>,
+    /// There is more in the payload, and it is too much.
+    pub(super) is_cut: bool,
     /// Packed labels, texts, and histograms as they are sent.
     bytes: Vec<u8>,
     table: HashTable<u32>,
@@ -89,6 +91,7 @@ struct Collector<'c> {
     bounds: Vec<(f64, String)>,
     sparse: Sparse,
     metric: u32,
+    made: Measure,
 }
 
 /// Names of the series of a metric that has several.
@@ -130,8 +133,10 @@ impl Collected {
             bounds: Vec::new(),
             sparse: Sparse::default(),
             metric: 0,
+            made: Measure::of(payload),
         };
         let drops = translation.walk(payload, scratch, &mut collector);
+        collected.is_cut = collector.made.is_too_much();
         (collected, drops)
     }
 
@@ -218,6 +223,7 @@ impl Collector<'_> {
         let extra = [("__name__", name), more.unwrap_or_default()];
         let extra = if more.is_some() { &extra[..] } else { &extra[..1] };
         pack(place.labels.with(extra), &mut self.key);
+        self.made.add(self.key.len());
         self.collected.series(&self.key, self.metric, shard)
     }
 
@@ -303,6 +309,9 @@ impl Collector<'_> {
         let exemplars = if stale { Vec::new() } else { by_value(point.exemplars()) };
         let mut exemplars = exemplars.into_iter().peekable();
         for (index, (bound, count)) in all.chain(counts.into_iter().flatten()).enumerate() {
+            if self.made.is_too_much() {
+                return Err(Reason::Memory);
+            }
             let text = self.bound(index, bound);
             let (series, _) = self.series(place, &names.bucket, Some(("le", &text)), Some(shard));
             self.bounds[index].1 = text;
@@ -381,6 +390,9 @@ impl Collector<'_> {
         self.sample(place, &names.sum, None, value(point.sum()), Some(shard));
         let mut text = String::new();
         for quantile in point.quantile_values() {
+            if self.made.is_too_much() {
+                break;
+            }
             put_bound(&mut text, quantile.quantile());
             let more = Some(("quantile", &*text));
             self.sample(place, metric.name, more, value(quantile.value()), Some(shard));
@@ -392,6 +404,10 @@ impl Collector<'_> {
 }
 
 impl Visitor for Collector<'_> {
+    fn made(&mut self) -> &mut Measure {
+        &mut self.made
+    }
+
     fn metric(&mut self, metric: &Metric<'_>) {
         let base = metric.name.strip_suffix("_total").unwrap_or(metric.name);
         let Names { bucket, sum, count, created } = &mut self.names;

@@ -5,6 +5,8 @@
 //! again with the rest of it, also when some of its members have left: a series is sent as a whole, or not yet.
 
 mod collect;
+#[cfg(test)]
+mod repeated;
 mod request;
 mod settings;
 #[cfg(test)]
@@ -30,7 +32,7 @@ use watershed_stage::{
 use self::collect::Collected;
 use self::request::{Counts, Request, Version, requests};
 pub(crate) use self::settings::Settings;
-use crate::translate::{DropCounters, Drops, Reason, Scratch, Translation};
+use crate::translate::{DropCounters, Drops, Measure, Reason, Scratch, Translation};
 
 const VERSION: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
 
@@ -72,6 +74,8 @@ struct Pending {
     /// What it was made of.
     of: Payload,
     version: Version,
+    /// It is too much at once, and so there are no requests.
+    is_too_large: bool,
     /// By shard, in order; a request leaves when its fate is known.
     shards: Vec<RefCell<VecDeque<Request>>>,
     tally: RefCell<Tally>,
@@ -160,6 +164,10 @@ impl Exporter for RemoteWrite {
 
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
         let pending = self.pending(&batch.payload);
+        if pending.is_too_large {
+            self.pending.take();
+            return Err(Measure::too_large());
+        }
         let headers = self.credentials.headers(batch).await?;
         let headers = self.headers(headers, pending.version);
         let shards = pending.shards.iter();
@@ -191,7 +199,10 @@ impl RemoteWrite {
         }
         let before = known.as_ref().map(|known| known.tally.take());
         let done = before.iter().flat_map(|before| before.done.iter().copied()).collect();
-        let (shards, left_out, permit) = self.make(payload, version, &done);
+        let made = self.make(payload, version, &done);
+        let is_too_large = made.is_none();
+        let (shards, left_out, permit) =
+            made.unwrap_or_else(|| (Vec::new(), Drops::default(), self.env.budget.overdraw(0)));
         let tally = match before {
             // What it counts is counted.
             Some(before) => Tally { left_out, ..before },
@@ -206,22 +217,26 @@ impl RemoteWrite {
         };
         let shards = shards.into_iter().map(RefCell::new).collect();
         let tally = RefCell::new(tally);
-        let pending = Rc::new(Pending { of: payload.clone(), version, shards, tally, _permit: permit });
+        let pending =
+            Rc::new(Pending { of: payload.clone(), version, is_too_large, shards, tally, _permit: permit });
         self.pending.replace(Some(pending.clone()));
         pending
     }
 
-    /// Makes requests of a batch, but for the series that are done.
+    /// Makes requests of a batch, but for the series that are done; none where that is too much at once.
     fn make(
         &self,
         payload: &Payload,
         version: Version,
         done: &HashSet<u64>,
-    ) -> (Vec<VecDeque<Request>>, Drops, Permit) {
+    ) -> Option<(Vec<VecDeque<Request>>, Drops, Permit)> {
         let Self { settings, translation, scratch, .. } = self;
         let created = settings.export_created_metric.enabled;
         let (collected, mut left_out) =
             Collected::new(payload, translation, created, &self.hasher, &mut scratch.borrow_mut());
+        if collected.is_cut {
+            return None;
+        }
         let permit = self.env.budget.overdraw(collected.size() as u64);
         let (shards, superseded) =
             requests(&collected, version, settings.shards(), self.most.get(), settings.send_metadata, done);
@@ -230,7 +245,7 @@ impl RemoteWrite {
         drop(collected);
         permit.cover(held as u64);
         permit.trim(held as u64);
-        (shards, left_out, permit)
+        Some((shards, left_out, permit))
     }
 
     fn headers(&self, mut headers: HeaderMap, version: Version) -> HeaderMap {
