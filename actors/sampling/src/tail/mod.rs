@@ -367,6 +367,7 @@ impl TailSampling {
         }
         let began = Instant::now();
         let now = self.store.clock.now;
+        self.policies.begin();
         let judged: Vec<Judged> =
             tickets.iter().filter_map(|ticket| self.judge(*ticket, now, leave_out)).collect();
         // Whole seconds, as they are remembered.

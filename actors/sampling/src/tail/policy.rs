@@ -37,8 +37,11 @@ pub(super) struct Facts {
 pub(super) trait Spans {
     /// Whether `is` holds for any of them. It is shown a resource with the first of the spans under it alone, since who
     /// sends may have put a large one over many spans.
-    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, Option<ResourceView<'_>>) -> bool) -> bool;
+    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, Option<Named<'_>>) -> bool) -> bool;
 }
+
+/// A resource, behind what names it for as long as no other spans come.
+pub(super) type Named<'a> = (u64, ResourceView<'a>);
 
 /// What a trace is judged by.
 pub(super) struct Policies {
@@ -62,6 +65,10 @@ pub(super) enum Verdict {
     Dropped,
 }
 
+/// What a rule says of resources, by what names them: a large one may stand over the spans of many traces.
+#[derive(Default)]
+struct Known(hashbrown::HashMap<u64, bool>);
+
 enum Rule {
     Always,
     Latency {
@@ -73,6 +80,7 @@ enum Rule {
         least: Option<i64>,
         most: Option<i64>,
         invert: bool,
+        known: Known,
     },
     Probabilistic {
         state: u64,
@@ -84,6 +92,7 @@ enum Rule {
         key: String,
         texts: Texts,
         invert: bool,
+        known: Known,
     },
     TraceState {
         key: String,
@@ -99,6 +108,7 @@ enum Rule {
         key: String,
         value: bool,
         invert: bool,
+        known: Known,
     },
     All(Vec<Rule>),
     Not(Box<Rule>),
@@ -142,6 +152,11 @@ impl Policies {
     /// Whether they ask for the flags of spans.
     pub(super) fn want_flags(&self) -> bool {
         self.policies.iter().any(|policy| policy.rule.wants_flags())
+    }
+
+    /// Other spans have come: resources have other names now.
+    pub(super) fn begin(&mut self) {
+        self.policies.iter_mut().for_each(|policy| policy.rule.forget());
     }
 
     /// Judges a trace at a time: what drops wins over what samples, and that over what does not. `told` hears what each
@@ -211,7 +226,8 @@ impl Rule {
                 let it = policy.numeric_attribute.as_ref().ok_or_else(missing)?;
                 let bound = |bound: i64| (bound != 0).then_some(bound);
                 let (least, most) = (bound(it.min_value), bound(it.max_value));
-                Self::Numeric { key: it.key.clone(), least, most, invert: it.invert_match }
+                let known = Known::default();
+                Self::Numeric { key: it.key.clone(), least, most, invert: it.invert_match, known }
             }
             Kind::Probabilistic => {
                 let it = policy.probabilistic.as_ref().ok_or_else(missing)?;
@@ -226,7 +242,8 @@ impl Rule {
             }
             Kind::StringAttribute => {
                 let it = policy.string_attribute.as_ref().ok_or_else(missing)?;
-                Self::Text { key: it.key.clone(), texts: Texts::new(it)?, invert: it.invert_match }
+                let (texts, known) = (Texts::new(it)?, Known::default());
+                Self::Text { key: it.key.clone(), texts, invert: it.invert_match, known }
             }
             Kind::TraceState => {
                 let it = policy.trace_state.as_ref().ok_or_else(missing)?;
@@ -246,7 +263,8 @@ impl Rule {
             }
             Kind::BooleanAttribute => {
                 let it = policy.boolean_attribute.as_ref().ok_or_else(missing)?;
-                Self::Truth { key: it.key.clone(), value: it.value, invert: it.invert_match }
+                let known = Known::default();
+                Self::Truth { key: it.key.clone(), value: it.value, invert: it.invert_match, known }
             }
             Kind::And => Self::all(&policy.and.as_ref().ok_or_else(missing)?.and_sub_policy, meters)?,
             Kind::Drop => Self::all(&policy.drop.as_ref().ok_or_else(missing)?.drop_sub_policy, meters)?,
@@ -277,6 +295,19 @@ impl Rule {
         }
     }
 
+    /// Forgets what it knows of resources.
+    fn forget(&mut self) {
+        match self {
+            Self::Numeric { known, .. } | Self::Text { known, .. } | Self::Truth { known, .. } => {
+                known.clear()
+            }
+            Self::All(rules) => rules.iter_mut().for_each(Self::forget),
+            Self::Not(rule) => rule.forget(),
+            Self::Composite(composite) => composite.parts.iter_mut().for_each(Self::forget),
+            _ => {}
+        }
+    }
+
     fn samples(&mut self, facts: &Facts, spans: &dyn Spans, now: u64) -> bool {
         match self {
             Self::Always => true,
@@ -284,20 +315,20 @@ impl Rule {
                 let took = facts.end.saturating_sub(facts.start) / 1_000_000;
                 took > *over && up_to.is_none_or(|most| took <= most)
             }
-            Self::Numeric { key, least, most, invert } => {
+            Self::Numeric { key, least, most, invert, known } => {
                 let fits =
                     |number: i64| least.is_none_or(|it| number >= it) && most.is_none_or(|it| number <= it);
                 *invert
-                    != attribute(spans, key, |value| match value {
+                    != attribute(spans, key, known, |value| match value {
                         Value::Int(number) => fits(number),
                         _ => false,
                     })
             }
             Self::Probabilistic { state, threshold } => fnv(*state, &facts.id) <= *threshold,
             Self::Seen(bits) => facts.seen & *bits != 0,
-            Self::Text { key, texts, invert } => {
+            Self::Text { key, texts, invert, known } => {
                 *invert
-                    != attribute(spans, key, |value| match value {
+                    != attribute(spans, key, known, |value| match value {
                         Value::Str(text) => texts.match_text(text),
                         _ => false,
                     })
@@ -311,14 +342,14 @@ impl Rule {
                 let spans = u64::from(facts.spans);
                 spans >= *least && most.is_none_or(|most| spans <= most)
             }
-            Self::Truth { key, value, invert } => {
-                *invert != attribute(spans, key, |it| matches!(it, Value::Bool(it) if it == *value))
+            Self::Truth { key, value, invert, known } => {
+                *invert != attribute(spans, key, known, |it| matches!(it, Value::Bool(it) if it == *value))
             }
             Self::All(rules) => rules.iter_mut().all(|rule| rule.samples(facts, spans, now)),
             Self::Not(rule) => !rule.samples(facts, spans, now),
             Self::Composite(composite) => composite.samples(facts, spans, now),
             #[cfg(test)]
-            Self::Panics => match attribute(spans, "panics", |_| true) {
+            Self::Panics => match attribute(spans, "panics", &mut Known::default(), |_| true) {
                 true => panic!("as it was told"),
                 false => false,
             },
@@ -332,10 +363,17 @@ fn set(bound: u64) -> Option<u64> {
 }
 
 /// Whether an attribute of this key of any resource or span is so.
-fn attribute(spans: &dyn Spans, key: &str, mut is: impl FnMut(Value<'_>) -> bool) -> bool {
+fn attribute(
+    spans: &dyn Spans,
+    key: &str,
+    Known(known): &mut Known,
+    mut is: impl FnMut(Value<'_>) -> bool,
+) -> bool {
     let mut found = |attributes: Attributes<'_>| attributes.find(key).is_some_and(|value| is(value.value()));
     spans.any(&mut |span, resource| {
-        resource.is_some_and(|it| found(it.attributes())) || found(span.attributes())
+        let of_resource =
+            resource.is_some_and(|(name, it)| *known.entry(name).or_insert_with(|| found(it.attributes())));
+        of_resource || found(span.attributes())
     })
 }
 
@@ -343,6 +381,18 @@ fn attribute(spans: &dyn Spans, key: &str, mut is: impl FnMut(Value<'_>) -> bool
 fn member<'s>(state: &'s str, key: &str) -> Option<&'s str> {
     let members = state.split(',').filter_map(|member| member.trim_matches([' ', '\t']).split_once('='));
     members.into_iter().find_map(|(name, value)| (name == key).then_some(value))
+}
+
+// === impl Known ===
+
+impl Known {
+    /// How many there is room for in any case.
+    const USUAL: usize = 1 << 12;
+
+    fn clear(&mut self) {
+        self.0.clear();
+        self.0.shrink_to(Self::USUAL);
+    }
 }
 
 // === impl Texts ===

@@ -13,11 +13,11 @@ use smallvec::SmallVec;
 use watershed_stage::delivery::Permit;
 use watershed_stage::{Context, Hold};
 use watershed_telemetry::sheaf::{Sheaf, Spot};
-use watershed_telemetry::view::{ResourceView, SpanView};
+use watershed_telemetry::view::SpanView;
 
 use super::arrived::{Arrived, Fate};
 use super::decided::Decided;
-use super::policy::{Facts, ROOT, Spans};
+use super::policy::{Facts, Named, ROOT, Spans};
 
 /// What a span that waits takes beside its request: its place, and another when it goes.
 pub(super) const SPAN: usize = size_of::<Held>() + size_of::<Spot>();
@@ -451,17 +451,17 @@ struct Chain<'s> {
 }
 
 impl Spans for Chain<'_> {
-    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, Option<ResourceView<'_>>) -> bool) -> bool {
+    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, Option<Named<'_>>) -> bool) -> bool {
         let (mut at, mut shown) = (self.head, None);
         while let Some(held) = self.store.spans.get(at as usize) {
             if let Some(Request { came: Came { sheaf, .. }, .. }) =
                 self.store.requests.get(held.request as usize)
             {
                 // Those of one group came one after the other.
-                let group = Some((held.request, sheaf.group_of(held.spot)));
-                let is_new = shown != group;
-                shown = group;
-                if is(sheaf.span(held.spot), is_new.then(|| sheaf.resource(held.spot))) {
+                let group = sheaf.group_of(held.spot).unwrap_or_default() as u64;
+                let name = u64::from(held.request) << 32 | group;
+                let is_new = shown.replace(name) != Some(name);
+                if is(sheaf.span(held.spot), is_new.then(|| (name, sheaf.resource(held.spot)))) {
                     return true;
                 }
             }

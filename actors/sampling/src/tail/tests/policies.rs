@@ -4,11 +4,11 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use watershed_stage::{Registry, Settings as _};
 use watershed_telemetry::sheaf::Sheaf;
-use watershed_telemetry::view::{ResourceView, SpanView};
+use watershed_telemetry::view::SpanView;
 
 use super::rig::{BEGIN, SECOND, attribute, failed, payload, slow, span, text};
 use crate::tail::arrived::Arrived;
-use crate::tail::policy::{Facts, Policies, Spans, Verdict};
+use crate::tail::policy::{Facts, Named, Policies, Spans, Verdict};
 use crate::tail::settings::Settings;
 
 /// Spans of a trace, and whether it is sampled.
@@ -17,8 +17,8 @@ type Cases = Vec<(Vec<Span>, bool)>;
 struct Few(Sheaf, Vec<watershed_telemetry::sheaf::Spot>);
 
 impl Spans for Few {
-    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, Option<ResourceView<'_>>) -> bool) -> bool {
-        self.1.iter().any(|spot| is(self.0.span(*spot), Some(self.0.resource(*spot))))
+    fn any(&self, is: &mut dyn FnMut(SpanView<'_>, Option<Named<'_>>) -> bool) -> bool {
+        self.1.iter().any(|spot| is(self.0.span(*spot), Some((0, self.0.resource(*spot)))))
     }
 }
 
@@ -47,6 +47,7 @@ fn facts(spans: Vec<Span>) -> (Facts, Few) {
 
 fn judge(policies: &mut Policies, spans: Vec<Span>, now: u64) -> Verdict {
     let (facts, spans) = facts(spans);
+    policies.begin();
     policies.judge(&facts, &spans, now, |_, said| assert!(said.is_some(), "a policy failed"))
 }
 

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use proptest::prelude::*;
-use watershed_stage::{Payload, Unfinished};
+use prost::Message as _;
+use watershed_stage::{Payload, Signal, Unfinished};
 
 use super::BREAKS;
 use super::rig::{self, BEGIN, Book, Rig, SECOND, failed, id, paused, payload, slow, span};
@@ -484,6 +487,31 @@ fn the_smallest_of_spans_take_room_too() {
         }
         assert_eq!(rig.metric("watershed_tail_sampling_early_decisions", "max_bytes"), 1.0);
         rig.end().await;
+    });
+}
+
+/// With a look for each trace it takes minutes.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "what is bounded is the time of a processor")]
+fn a_large_resource_over_many_traces_is_looked_through_once() {
+    paused(async {
+        let policies = "[[policies]]\nname = 'p'\ntype = 'string_attribute'\nstring_attribute = { key = 'no', values = ['x'] }";
+        let mut rig = Rig::start(&format!("decision_wait = '4s'\n{policies}"), None).await;
+        let attributes = (0..40_000).map(|number| rig::text(&format!("k{number}"), "")).collect();
+        let spans = (0..40_000).map(|trace| span(trace, 0)).collect();
+        let group = ResourceSpans {
+            resource: Some(Resource { attributes, ..Resource::default() }),
+            scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }],
+            ..ResourceSpans::default()
+        };
+        let request = ExportTraceServiceRequest { resource_spans: vec![group] }.encode_to_vec();
+        let began = std::time::Instant::now();
+        rig.send_payload(BEGIN, Payload::validate(Signal::Traces, request.into()).unwrap()).await;
+        rig.send(BEGIN + 10 * SECOND, vec![span(50_000, 0)]).await;
+        rig.linger().await;
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        assert_eq!(rig.metric("watershed_tail_sampling_early_decisions", ""), 0.0);
+        assert_eq!(rig.end().await.0.len(), 0);
     });
 }
 
