@@ -127,13 +127,42 @@ impl Sheaf {
         Self { request, groups, scopes }
     }
 
-    /// The bytes that it keeps alive, resources that came in pieces included.
-    pub fn bytes(&self) -> usize {
+    /// What taking a request apart takes [beside](Self::beside) it, at most, in bytes, where its groups lie in one piece: a
+    /// group of few bytes takes many times as many.
+    pub fn weight(request: &[u8]) -> usize {
+        // A list that grows may be twice as long as what is in it.
+        let (mut groups, mut scopes) = (0, 0);
+        fields(request, 0..request.len(), |field, _, body| {
+            if field.number == RESOURCE_SPANS && !body.is_empty() {
+                groups += 2 * size_of::<Group>();
+                fields(request, body, |field, _, body| {
+                    scopes += if field.number == SCOPE_SPANS && !body.is_empty() {
+                        2 * size_of::<Scope>()
+                    } else {
+                        0
+                    };
+                });
+            }
+        });
+        groups + scopes
+    }
+
+    /// What it takes beside its request, in bytes.
+    pub fn beside(&self) -> usize {
+        let spilled = |head: &Head| if head.spilled() { head.capacity() * size_of::<Span>() } else { 0 };
         let merged = |group: &Group| match &group.resource {
             Resource::At(_) => 0,
-            Resource::Merged(bytes) => bytes.len(),
+            Resource::Merged(bytes) => bytes.capacity(),
         };
-        self.request.len() + self.groups.iter().map(merged).sum::<usize>()
+        let of_groups = self.groups.iter().map(|group| merged(group) + spilled(&group.head)).sum::<usize>();
+        let of_scopes = self.scopes.iter().map(|scope| spilled(&scope.head)).sum::<usize>();
+        let lists = self.groups.capacity() * size_of::<Group>() + self.scopes.capacity() * size_of::<Scope>();
+        lists + of_groups + of_scopes
+    }
+
+    /// The bytes that it keeps alive.
+    pub fn bytes(&self) -> usize {
+        self.request.len() + self.beside()
     }
 
     /// The span that lies there.

@@ -170,7 +170,8 @@ impl Processor for TailSampling {
             self.overtaken = Some((Instant::now(), before));
         }
         self.settle(outlet).await;
-        let beside = payload.items() * (size_of::<Arrived>() + SPAN);
+        let groups: usize = payload.requests().iter().map(|request| Sheaf::weight(request)).sum();
+        let beside = payload.items() * (size_of::<Arrived>() + SPAN) + groups;
         if beside as u64 > self.limits.bytes.max(BESIDE) {
             self.counters.too_many.add(payload.items() as u64);
             let message =
@@ -272,7 +273,7 @@ impl TailSampling {
         }
         if waiting > 0 {
             let hold = outlet.hold(waiting);
-            let permit = self.env.budget.overdraw((waiting * SPAN) as u64);
+            let permit = self.env.budget.overdraw((waiting * SPAN + sheaf.beside()) as u64);
             let came =
                 Came { sheaf, hold, context: context.clone(), number: outlet.number(), _permit: permit };
             let (new, too_large) = self.store.add(came, arrived, self.limits.largest, hash);

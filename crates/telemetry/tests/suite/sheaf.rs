@@ -1,7 +1,7 @@
 //! Spans that are dealt out and put together again are the same spans under the same resources and scopes.
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message as _;
@@ -98,4 +98,20 @@ fn what_falls_to_one_part_is_not_copied() {
     let parts = deal(&payload, 3, |_| 1);
     assert_eq!(parts[1].as_ref().unwrap().requests()[0].as_ptr(), payload.requests()[0].as_ptr());
     assert!(parts[0].is_none() && parts[2].is_none());
+}
+
+#[test]
+fn what_many_small_groups_take_is_said_before_and_after() {
+    for (groups, scopes) in [(1, 1), (1, 10_000), (10_000, 1)] {
+        let spans = vec![Span { trace_id: vec![1; 16], ..Span::default() }];
+        let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }; scopes];
+        let group = ResourceSpans { scope_spans, ..ResourceSpans::default() };
+        let request = ExportTraceServiceRequest { resource_spans: vec![group; groups] }.encode_to_vec();
+        let sheaf = Sheaf::read(request.clone().into(), |_, _| {});
+        let least = 32 * (groups + groups * scopes);
+        assert!(sheaf.bytes() >= request.len() + least, "{}", sheaf.beside());
+        // The shortest list has room for four.
+        assert!(Sheaf::weight(&request) + 1_000 >= sheaf.beside());
+        assert!(Sheaf::weight(&request) <= 4 * sheaf.beside());
+    }
 }

@@ -516,6 +516,18 @@ fn a_large_resource_over_many_traces_is_looked_through_once() {
 }
 
 #[test]
+fn the_smallest_of_groups_take_room_too() {
+    paused(async {
+        let mut rig = Rig::start(&format!("max_bytes = '1MiB'\ndecision_wait = '1h'\n{ERRORS}"), None).await;
+        for _ in 0..2 {
+            rig.send_payload(BEGIN, payload(vec![("", vec![Span::default()]); 5_000])).await;
+        }
+        assert_eq!(rig.metric("watershed_tail_sampling_early_decisions", "max_bytes"), 1.0);
+        rig.end().await;
+    });
+}
+
+#[test]
 fn a_message_of_more_spans_than_can_be_held_is_rejected_and_counted() {
     paused(async {
         let mut rig = Rig::start(
