@@ -100,7 +100,7 @@ async fn partition(run: &Run, limited: bool) -> anyhow::Result<Outcome> {
 
 fn plan(run: &Run, limited: bool) -> Plan {
     // Half of the load to each agent; the rest is for what is under way when a second is looked at.
-    let most = ((PEAK - 0.3) * run.pace.rate / 2.0) as u64;
+    let most = ((PEAK - 0.5) * run.pace.rate / 2.0) as u64;
     let queue = if limited { format!("items_per_second = {most}") } else { String::new() };
     let agent = |topology: &mut Topology| {
         topology.merges = false;
