@@ -7,7 +7,7 @@ use crate::engine::Ended;
 /// What `--help` says about them.
 pub(crate) const HELP: &str = "\
 Exit codes:
-  0    drained: everything that was accepted has been sent on
+  0    drained: everything that was accepted has been sent on, or is on disk for the next start
   1    the configuration or an argument is wrong
   2    could not start: an address in use, a component that failed to start
   3    drained incompletely: something accepted was still held at the deadline, or is still owed
@@ -18,7 +18,7 @@ Exit codes:
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Everything went as it should.
+    /// Everything went as it should: what a journal keeps, the next start goes on with.
     Drained,
     /// A configuration or an argument is wrong.
     Config,

@@ -157,6 +157,48 @@ protocol.otlp = {{ tls.insecure = true, compression = "none" }}
     assert_eq!(stayer.exit().await, Some(0), "{}", stayer.stderr());
 }
 
+/// What stays on disk is said; it is amiss where nobody will come for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_in_a_journal_is_told_and_amiss_where_nothing_was_to_be_left() {
+    let _turn = beside_others().await;
+    for (on_shutdown, code, told) in [
+        ("keep", 0, "the journal has something left for the next process"),
+        ("empty", 3, "the journal was to be empty, and is not"),
+    ] {
+        let (place, listen) = (tempfile::tempdir().unwrap(), reserve());
+        let text = gateway(listen, place.path(), reserve(), on_shutdown);
+        let mut program = Program::run(&format!("service.shutdown_timeout = \"4s\"\n{text}")).await;
+        let load = Loader::new(listen).requests(10).run().await;
+        assert_eq!(load.acknowledged.len(), 1_000, "{load}");
+        program.signal("TERM");
+        assert_eq!(program.exit().await, Some(code), "{on_shutdown}: {}", program.stderr());
+        let owed = owed(&place.path().join("traces")).await;
+        let log = program.stderr();
+        let line = log.lines().find(|line| line.contains(told)).unwrap_or_else(|| panic!("{log}"));
+        assert!(owed > 0 && line.contains(&format!("records={owed}")), "{owed}: {line}");
+    }
+}
+
+/// Who leaves for good decides on what it holds, and does not leave it for a process that never comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sampler_behind_a_journal_that_is_to_be_empty_decides_before_it_goes() {
+    let _turn = beside_others().await;
+    let sink = Sink::start("127.0.0.1:0").await.unwrap();
+    let (place, listen) = (tempfile::tempdir().unwrap(), reserve());
+    let text = gateway(listen, place.path(), sink.addr(), "empty")
+        .replace("\"journal\"]", "\"journal\", \"tail_sampling\"]")
+        + "[processors.tail_sampling]\ndecision_wait = \"1h\"\n\
+           policies = [{ name = \"all\", type = \"always_sample\" }]\n";
+    let mut program = Program::run(&format!("service.shutdown_timeout = \"4s\"\n{text}")).await;
+    let load = Loader::new(listen).requests(10).run().await;
+    assert_eq!(load.acknowledged.len(), 1_000, "{load}");
+    program.signal("TERM");
+    assert_eq!(program.exit().await, Some(0), "{}", program.stderr());
+    let balance = verdict(&load, &sink.snapshot());
+    assert!(balance.is_exact(), "{balance}; {}", program.stderr());
+    assert_eq!(owed(&place.path().join("traces")).await, 0);
+}
+
 /// Clients hear that it goes before it is gone: what they wait for is answered, and they are told not to come again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_answers_what_is_in_flight_and_sends_its_clients_away() {

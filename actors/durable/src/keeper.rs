@@ -22,7 +22,7 @@ use crate::envelope;
 use crate::letters::{self, Letters};
 use crate::notes::NoteBooks;
 use crate::post::PostBox;
-use crate::settings::{OnShutdown, StoreSettings, Sync};
+use crate::settings::{OnShutdown, StoreSettings};
 use crate::store::{Kept, Plan, Replay, Store, directory};
 
 /// How long a message waits that could not be written.
@@ -151,8 +151,7 @@ impl StageSpec for KeeperSpec {
             let (stores, at) = (self.stores.clone(), place.clone());
             let unfinished =
                 move || stores.lock().get(&at).map_or_else(Unfinished::all, |store| store.unfinished());
-            let StoreSettings { max_size, sync, .. } = &self.settings;
-            Arc::new(NoteBooks::new(place.clone(), max_size.0, *sync == Sync::Always, Arc::new(unfinished)))
+            Arc::new(NoteBooks::new(place.clone(), &self.settings, Arc::new(unfinished)))
         };
         Some(self.notes.lock().entry(place.clone()).or_insert_with(new).clone())
     }
@@ -162,13 +161,28 @@ impl StageSpec for KeeperSpec {
         stores.iter().filter(|(place, _)| of(place)).filter_map(|(_, store)| store.oldest()).min()
     }
 
-    fn close(&self, pipeline: Option<&Arc<str>>) {
+    fn close(&self, pipeline: Option<&Arc<str>>) -> u64 {
         let of = self.of(pipeline);
         let notes: Vec<_> = self.notes.lock().extract_if(|place, _| of(place)).collect();
         notes.iter().for_each(|(_, notes)| notes.close());
         // Whoever closes waits for its thread, and nobody else is to wait for that.
         let stores: Vec<_> = self.stores.lock().extract_if(|place, _| of(place)).collect();
-        stores.iter().for_each(|(_, store)| store.close());
+        let left = stores.iter().map(|(place, store)| {
+            let (directory, records) = (place.display(), store.close());
+            match self.settings.on_shutdown {
+                _ if records == 0 => 0,
+                OnShutdown::Keep => {
+                    tracing::info!(%directory, records, "the journal has something left for the next process");
+                    0
+                }
+                OnShutdown::Empty => {
+                    tracing::error!(%directory, records,
+                        "the journal was to be empty, and is not: `watershed journal drain` sends what it has");
+                    records
+                }
+            }
+        });
+        left.sum()
     }
 }
 
@@ -224,9 +238,12 @@ impl Keeper {
                     Next::Control(Control::Drain { deadline }) => self.drain(deadline),
                     Next::Drained => drained = true,
                 },
-                Some(()) = OptionFuture::from(emptied) => {
+                Some(is_empty) = OptionFuture::from(emptied) => {
                     self.empties = None;
-                    self.store.quiet();
+                    // What is empty to this copy may be given something by another one, which waits for that.
+                    if !is_empty {
+                        self.store.quiet();
+                    }
                 }
             }
         }
@@ -244,8 +261,9 @@ impl Keeper {
         }
     }
 
-    /// Where what is on disk is still handed on: ready when nothing is left of it, or the time for that is up.
-    fn emptied(&self) -> Option<impl Future<Output = ()> + 'static> {
+    /// Where what is on disk is still handed on: ready when nothing is left of it, which is true, or the time for that is
+    /// up.
+    fn emptied(&self) -> Option<impl Future<Output = bool> + 'static> {
         let (until, store) = (self.empties?, self.store.clone());
         Some(async move {
             let empty = async {
@@ -257,8 +275,8 @@ impl Keeper {
                 }
             };
             tokio::select! {
-                () = empty => {}
-                () = sleep_until(until) => {}
+                () = empty => true,
+                () = sleep_until(until) => false,
             }
         })
     }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use watershed_journal::{AppendError, Journal, OnFull, Options, OsFiles, ReadError, Record, Stored};
 use watershed_stage::{Failure, Note, Notes, Pick, Unfinished};
 
+use crate::settings::{self, OnShutdown, StoreSettings};
 use crate::store::directory;
 
 /// Where notes lie in the directory of a journal: no name that a pipeline's directory can have.
@@ -39,6 +40,7 @@ struct Books {
     max_bytes: u64,
     sync: bool,
     unfinished: Arc<Which>,
+    comes_again: bool,
     by_stage: Mutex<HashMap<Arc<str>, Arc<Mutex<Book>>>>,
 }
 
@@ -61,9 +63,17 @@ struct Needed {
 // === impl NoteBooks ===
 
 impl NoteBooks {
-    pub(crate) fn new(journal: PathBuf, max_bytes: u64, sync: bool, unfinished: Arc<Which>) -> Self {
+    pub(crate) fn new(journal: PathBuf, settings: &StoreSettings, unfinished: Arc<Which>) -> Self {
         let directory = journal.join(DIRECTORY);
-        Self(Arc::new(Books { directory, max_bytes, sync, unfinished, by_stage: Mutex::default() }))
+        let StoreSettings { max_size, sync, on_shutdown, .. } = settings;
+        Self(Arc::new(Books {
+            directory,
+            max_bytes: max_size.0,
+            sync: *sync == settings::Sync::Always,
+            unfinished,
+            comes_again: *on_shutdown == OnShutdown::Keep,
+            by_stage: Mutex::default(),
+        }))
     }
 
     /// Gives up the directories.
@@ -108,6 +118,10 @@ impl Notes for NoteBooks {
 
     fn unfinished(&self) -> Unfinished {
         (self.0.unfinished)()
+    }
+
+    fn comes_again(&self) -> bool {
+        self.0.comes_again
     }
 }
 
@@ -216,7 +230,9 @@ mod tests {
 
     fn books(place: &std::path::Path, times: &Times) -> NoteBooks {
         let times = times.clone();
-        NoteBooks::new(place.to_owned(), 1 << 20, true, Arc::new(move || times.lock().clone()))
+        let settings =
+            StoreSettings { max_size: watershed_stage::ByteSize(1 << 20), ..StoreSettings::default() };
+        NoteBooks::new(place.to_owned(), &settings, Arc::new(move || times.lock().clone()))
     }
 
     fn note(at: u64) -> Note {

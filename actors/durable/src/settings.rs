@@ -65,7 +65,7 @@ pub enum OnShutdown {
     /// Leaves it there, as far as it is not sent already: the next process goes on with it.
     Keep,
     /// Sends it on for three quarters of `service.shutdown_timeout`, or until nothing is left: for those who leave for
-    /// good, and their disk with them.
+    /// good, and their disk with them. If something is left, the exit code is 3.
     Empty,
 }
 

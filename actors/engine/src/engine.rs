@@ -63,7 +63,7 @@ pub struct Address {
 /// How an engine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Drained: everything it held has been sent on.
+    /// Drained: everything it held has been sent on, or is on disk for the next start.
     Drained,
     /// Something was left: not finished by the deadline, or not taken by its destination. It is counted.
     Incomplete {

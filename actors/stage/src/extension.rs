@@ -92,6 +92,11 @@ pub trait Notes: Send + Sync {
 
     /// When the messages came that are not done.
     fn unfinished(&self) -> Unfinished;
+
+    /// Whether what a stage still holds when it ends is handed out again by a later process. Else there may be none.
+    fn comes_again(&self) -> bool {
+        true
+    }
 }
 
 /// Something to remember.

@@ -191,8 +191,11 @@ pub trait StageSpec: Send + Sync {
         None
     }
     /// Called when everything else has ended that it keeps messages for, those of `pipeline` or of its role: what is
-    /// known should be on the disk when this returns.
-    fn close(&self, _pipeline: Option<&Arc<str>>) {}
+    /// known should be on the disk when this returns. How many of them are left although it was to end empty, since
+    /// there may be no next process that goes on with them.
+    fn close(&self, _pipeline: Option<&Arc<str>>) -> u64 {
+        0
+    }
     /// The stage's loop.
     fn launch(self: Arc<Self>, env: Env, onward: Switch<Way>) -> Launch<Message>;
 }

@@ -28,7 +28,7 @@ use writer::Writer;
 /// A journal that lanes share. Closed when the last of them drops it, or before.
 pub(crate) struct Store {
     desk: Arc<Desk>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Option<JoinHandle<u64>>>,
 }
 
 /// What is written and to whom it is owed.
@@ -210,15 +210,16 @@ impl Store {
         self.desk.papers.lock().dead
     }
 
-    /// Writes down what has ended so far, forces everything to the disk and gives up the directory. Waits for that.
-    pub(crate) fn close(&self) {
+    /// Writes down what has ended so far, forces everything to the disk and gives up the directory. Waits for that. How
+    /// many records are left, where this is the first to ask for it.
+    pub(crate) fn close(&self) -> u64 {
         self.desk.papers.lock().closing = true;
         self.desk.bell.notify_one();
-        if let Some(writer) = self.writer.lock().take()
-            && writer.join().is_err()
-        {
+        let Some(writer) = self.writer.lock().take() else { return 0 };
+        writer.join().unwrap_or_else(|_| {
             tracing::error!("a journal's thread panicked");
-        }
+            0
+        })
     }
 }
 

@@ -107,7 +107,8 @@ impl Writer {
         })
     }
 
-    pub(super) fn run(mut self) {
+    /// Works until it is to close. How many records are left then.
+    pub(super) fn run(mut self) -> u64 {
         let _last = Last(self.desk.clone());
         self.show();
         loop {
@@ -356,7 +357,7 @@ impl Writer {
         self.counters.show(usage);
     }
 
-    fn close(mut self) {
+    fn close(mut self) -> u64 {
         // Who ends in peace speaks against nobody.
         let tried = self.trial.tried();
         self.marked.iter().copied().chain(tried).for_each(|sequence| self.journal.acquit(sequence));
@@ -369,6 +370,7 @@ impl Writer {
             }
         }
         self.show();
+        self.journal.usage().records
     }
 
     pub(super) fn complain(&mut self, now: Instant, what: &str, error: &dyn std::fmt::Display) {

@@ -173,10 +173,11 @@ impl Retired {
         }
         drain(&self.exporters).await;
         for keeper in self.tiers.iter().flat_map(|tier| &tier.keepers) {
-            if self.for_good && !keeper.is_noted_empty().await {
+            let is_owed = self.for_good && !keeper.is_noted_empty().await;
+            let left = keeper.stage.close(keeper.pipeline.as_ref());
+            if is_owed || left > 0 {
                 unfinished.push(keeper.name().into());
             }
-            keeper.stage.close(keeper.pipeline.as_ref());
         }
         self.letters.iter().for_each(|letters| letters.close());
         unfinished

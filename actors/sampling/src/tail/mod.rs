@@ -235,7 +235,7 @@ impl Processor for TailSampling {
 
     async fn drain(&mut self, outlet: &mut Outlet) -> Result<(), Error> {
         // Who has it on disk will hand it out again, and the rest of each trace with it.
-        if self.env.notes.is_some() {
+        if self.env.notes.as_ref().is_some_and(|notes| notes.comes_again()) {
             return Ok(());
         }
         let rest = self.store.oldest(usize::MAX);
