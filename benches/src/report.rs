@@ -26,12 +26,12 @@ impl Row<'_> {
         self.median(|turn| turn.cpu_us_per_item)
     }
 
-    /// How much CPU it takes for each of `base`'s: the geometric mean over the rounds. The turns of one round lie beside
-    /// each other, so what slows a machine for minutes is in both and cancels out; it is the part of a figure that a
-    /// second run finds again.
-    fn cpu_times(&self, base: &Self) -> f64 {
+    /// How many times `base`'s it is: the geometric mean over the rounds. The turns of one round lie beside each other, so
+    /// what slows a machine for minutes is in both and cancels out; it is the part of a figure that a second run finds
+    /// again.
+    fn times(&self, base: &Self, value: fn(&Turn) -> f64) -> f64 {
         let rounds = self.turns.iter().zip(&base.turns);
-        let logarithms = rounds.map(|(ours, theirs)| (ours.cpu_us_per_item / theirs.cpu_us_per_item).ln());
+        let logarithms = rounds.map(|(own, base)| (value(own) / value(base)).ln());
         (logarithms.sum::<f64>() / self.turns.len() as f64).exp()
     }
 
@@ -81,18 +81,19 @@ pub fn print(cli: &Cli, cases: &[Case], turns: &[Turn]) {
     for case in cases {
         let rows = rows(case, turns);
         let of = |relay: Relay| rows.iter().find(|row| row.relay == relay);
-        let times = |base: Relay, times: &dyn Fn(&Row<'_>) -> f64| {
-            of(base).map_or("-".to_owned(), |base| format!("{:.2}", times(base)))
+        let times = |row: &Row<'_>, base: Relay, value: fn(&Turn) -> f64| {
+            of(base).map_or("-".to_owned(), |base| format!("{:.2}", row.times(base, value)))
         };
+        let (cpu, peak) = (|turn: &Turn| turn.cpu_us_per_item, |turn: &Turn| turn.peak_rss_bytes as f64);
         let cells = rows.iter().map(|row| {
             vec![
                 row.relay.to_string(),
-                table::spread(&row.all(|turn| turn.cpu_us_per_item)),
-                times(Relay::Floor, &|floor| row.cpu_times(floor)),
-                times(Relay::Watershed, &|ours| row.cpu_times(ours)),
+                table::spread(&row.all(cpu)),
+                times(row, Relay::Floor, cpu),
+                times(row, Relay::Watershed, cpu),
                 format!("{:.1}", row.median(|turn| turn.merge_factor)),
                 table::mib(row.peak() as u64),
-                times(Relay::Watershed, &|ours| row.peak() / ours.peak()),
+                times(row, Relay::Watershed, peak),
                 format!("{:.1}", row.median(|turn| turn.bytes_out_per_item)),
                 table::millis(row.median(|turn| turn.p50_ns as f64) as u64),
                 table::millis(row.median(|turn| turn.p99_ns as f64) as u64),
