@@ -85,7 +85,10 @@ impl Disk {
 
     /// Gives back what [`Disk::fill`] took.
     pub fn free(&self) -> io::Result<()> {
-        fs::remove_file(self.seen_from_here().join(BALLAST))
+        let ballast = self.seen_from_here().join(BALLAST);
+        // A child that is just being started may have it open, too: then its end alone gives nothing back yet.
+        File::options().write(true).truncate(true).open(&ballast)?;
+        fs::remove_file(ballast)
     }
 
     /// Makes it read-only, or writable again.
