@@ -57,7 +57,7 @@ pub struct Fleet {
     /// Copies that blows to processes explain.
     doubt: u64,
     /// Attempts that failed with nobody to say why, of processes that are no more.
-    failed: i64,
+    failed: u64,
     /// The run of the last census.
     censuses: u64,
     plan: Plan,
@@ -374,7 +374,7 @@ impl Fleet {
         outcome.expect(whole, || format!("not all arrives: {}", self.logs()));
         self.end(&mut outcome).await?;
         outcome.add(Outcome::between(&load, &self.arrived()));
-        outcome.twice_bound += self.failed.max(0) as u64 * SMALL_BATCH + self.doubt;
+        outcome.twice_bound += self.failed * SMALL_BATCH + self.doubt;
         let (split, traces) = split(&self.gateways, load.run);
         outcome.note(format!("{split} of {traces} traces came apart while gateways came and went"));
         Ok((load, outcome))
@@ -402,14 +402,12 @@ impl Fleet {
     }
 }
 
-/// Attempts of a process that failed, less those of others that it did not take. What does not answer has none that are
-/// known of.
-async fn failed(process: &Agent) -> i64 {
+/// Attempts of a process that failed. What does not answer has none that are known of.
+async fn failed(process: &Agent) -> u64 {
     let Ok(metrics) = process.metrics().await else { return 0 };
     let balanced = metrics.sum_where("otelcol_loadbalancer_backend_outcome", "success=\"false\"");
     let sent = metrics.sum("watershed_exporter_retries{exporter=\"otlp/sink\"");
-    let refused = metrics.sum_where("watershed_receiver_refused_requests", "reason=\"rate_limit\"");
-    (balanced + sent) as i64 - refused as i64
+    balanced + sent
 }
 
 async fn starts(process: &mut Agent) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use watershed_delivery::{Fault, Outcome, Rejection};
 use watershed_stage::{ExportError, Message, Partial, Seat, Seating};
 use watershed_supervise::Cell;
 
-use crate::common::{Bench, End, paused, secs, spans, until};
+use crate::common::{Bench, End, Fate, paused, secs, spans, until};
 use crate::kinds::{batches, on_export, permanent, retryable};
 
 /// An exporter with a seat.
@@ -123,18 +123,23 @@ fn what_is_on_the_wire_to_nobody_goes_back_and_is_no_attempt_of_the_destinations
     });
 }
 
+/// Two of three items are through when the seat becomes vacant.
+async fn part_through(bench: &Bench) -> (Seated, Fate) {
+    let seated = Seated::new(bench, "sending_queue = { batch = { min_size = 2, max_size = 2 } }").await;
+    on_export(
+        |seen| async move { if seen.ids == [1, 2] { Ok(Partial::default()) } else { retryable(None) } },
+    );
+    let fate = bench.held(&seated.cell, spans([1, 2, 3]));
+    until("it comes to that", || batches().len() == 2).await;
+    seated.seating.send_replace(Seating::Vacant);
+    (seated, fate)
+}
+
 #[test]
 fn of_a_message_of_which_a_part_is_through_only_the_rest_goes_back() {
     paused(async {
         let bench = Bench::new();
-        let mut seated =
-            Seated::new(&bench, "sending_queue = { batch = { min_size = 2, max_size = 2 } }").await;
-        on_export(
-            |seen| async move { if seen.ids == [1, 2] { Ok(Partial::default()) } else { retryable(None) } },
-        );
-        let fate = bench.held(&seated.cell, spans([1, 2, 3]));
-        until("it comes to that", || batches().len() == 2).await;
-        seated.seating.send_replace(Seating::Vacant);
+        let (mut seated, fate) = part_through(&bench).await;
         assert_eq!(seated.back.finish(Outcome::Delivered).await, [3]);
         assert_eq!(fate.outcome(), Some(Outcome::Delivered));
         drop(seated);
@@ -146,14 +151,7 @@ fn of_a_message_of_which_a_part_is_through_only_the_rest_goes_back() {
 fn what_is_said_of_the_items_of_a_rest_is_not_said_of_the_message() {
     paused(async {
         let bench = Bench::new();
-        let mut seated =
-            Seated::new(&bench, "sending_queue = { batch = { min_size = 2, max_size = 2 } }").await;
-        on_export(
-            |seen| async move { if seen.ids == [1, 2] { Ok(Partial::default()) } else { retryable(None) } },
-        );
-        let fate = bench.held(&seated.cell, spans([1, 2, 3]));
-        until("it comes to that", || batches().len() == 2).await;
-        seated.seating.send_replace(Seating::Vacant);
+        let (mut seated, fate) = part_through(&bench).await;
         let fault = Fault::Destination(3);
         let rejection = Rejection { fault, reason: "bad".into(), items: 1, which: None };
         assert_eq!(seated.back.finish(rejection.clone().of([0]).into()).await, [3]);
