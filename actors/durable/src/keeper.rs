@@ -37,11 +37,15 @@ pub(crate) struct FileStorage(Arc<StoreSettings>);
 /// A stage that keeps: `journal` in a pipeline, or a queue before an exporter.
 struct KeeperSpec {
     settings: StoreSettings,
-    /// By directory; one for all lanes of a stage.
-    stores: Arc<Mutex<HashMap<PathBuf, Arc<Store>>>>,
+    stores: Arc<Stores>,
+    /// Held by the one that opens a store; the others wait, and find it.
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// By the directory of the store beside which they lie.
     notes: Mutex<HashMap<PathBuf, Arc<NoteBooks>>>,
 }
+
+/// By directory; one for all lanes of a stage.
+type Stores = Mutex<HashMap<PathBuf, Arc<Store>>>;
 
 /// One copy of the stage.
 struct Keeper {
@@ -96,7 +100,7 @@ impl From<StoreSettings> for Arc<dyn StageSpec> {
 
 impl KeeperSpec {
     fn new(settings: StoreSettings) -> Self {
-        Self { settings, stores: Arc::default(), notes: Mutex::default() }
+        Self { settings, stores: Arc::default(), turn: Arc::default(), notes: Mutex::default() }
     }
 }
 
@@ -134,7 +138,7 @@ impl StageSpec for KeeperSpec {
         Arc::new(move |lease| {
             let (spec, plan, env, onward) = (self.clone(), plan.clone(), env.clone(), onward.clone());
             async move {
-                let store = spec.store(&plan, &env)?;
+                let store = spec.store(&plan, &env).await?;
                 let (replays, writing) = (store.attach(), FuturesUnordered::new());
                 let on_shutdown = plan.settings.on_shutdown;
                 Keeper { store, onward, lease, replays, drains: false, on_shutdown, empties: None, writing }
@@ -193,18 +197,35 @@ impl KeeperSpec {
         move |place| of.as_ref().is_none_or(|of| of == place)
     }
 
-    /// The store of this directory; opened by the first copy that asks.
-    fn store(&self, plan: &Plan, env: &Env) -> Result<Arc<Store>, Failure> {
-        let mut stores = self.stores.lock();
+    /// The store of this directory; opened by the first copy that asks. That takes as long as what is in it takes to be
+    /// read, and the lane has others to serve.
+    async fn store(&self, plan: &Plan, env: &Env) -> Result<Arc<Store>, Failure> {
+        let turn = self.turn.clone().lock_owned().await;
+        let (stores, plan, env) = (self.stores.clone(), plan.clone(), env.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            // It is not broken off where nobody waits for it any more: whoever is next must not find it half open.
+            let _turn = turn;
+            open(&stores, &plan, &env)
+        });
+        opened.await.unwrap_or_else(|lost| Err(Failure::from_error(&lost)))
+    }
+}
+
+/// The store of this directory: the one that there is, or else a new one.
+fn open(stores: &Stores, plan: &Plan, env: &Env) -> Result<Arc<Store>, Failure> {
+    let standing = {
+        let mut stores = stores.lock();
         // The directory is free again once the one that ended is gone.
         stores.retain(|_, store| !store.is_dead());
-        if let Some(store) = stores.get(&plan.directory) {
-            return Ok(store.clone());
-        }
-        let store = Store::open(plan, env)?;
-        stores.insert(plan.directory.clone(), store.clone());
-        Ok(store)
+        stores.get(&plan.directory).cloned()
+    };
+    if let Some(store) = standing {
+        return Ok(store);
     }
+    // Without the lock, on which others look whether there is room.
+    let store = Store::open(plan, env)?;
+    stores.lock().insert(plan.directory.clone(), store.clone());
+    Ok(store)
 }
 
 // === impl Keeper ===
@@ -341,5 +362,110 @@ impl Keeper {
             }
             Err(error) => guard.resolve(Outcome::rejected(Fault::Invalid, items, error.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, OpenOptions};
+    use std::path::Path;
+    use std::process::Command;
+    use std::sync::mpsc::SyncSender;
+    use std::thread::JoinHandle;
+
+    use tokio::time::timeout;
+    use watershed_delivery::Budget;
+    use watershed_stage::{Extensions, Metrics, Shelf, Tracing};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// A directory whose manifest can not be read before it is told, or for as long as a test can wait.
+    struct Slow {
+        tell: SyncSender<()>,
+        /// Whether it was told in time.
+        told: JoinHandle<(bool, File)>,
+    }
+
+    impl Slow {
+        fn new(directory: &Path) -> Self {
+            fs::create_dir_all(directory).unwrap();
+            let pipe = directory.join("manifest");
+            assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+            let (tell, told) = std::sync::mpsc::sync_channel(1);
+            // Who opens a pipe to read from it waits for somebody who writes.
+            let wait = move || {
+                (told.recv_timeout(PATIENCE).is_ok(), OpenOptions::new().write(true).open(pipe).unwrap())
+            };
+            Self { tell, told: std::thread::Builder::new().spawn(wait).unwrap() }
+        }
+    }
+
+    fn place(base: &Path) -> (Arc<KeeperSpec>, Plan, Env) {
+        let settings = StoreSettings { directory: base.to_owned(), ..StoreSettings::default() };
+        let directory = directory(base, "", "traces");
+        let plan = Plan { settings: settings.clone(), directory, ends: ["sink".into()].into() };
+        let env = Env {
+            id: "journal".into(),
+            pipeline: Some("traces".into()),
+            lane: 0,
+            copies: 1,
+            budget: Budget::new(1 << 30),
+            metrics: Metrics::default(),
+            tracing: Tracing::default(),
+            extensions: Extensions::default(),
+            shelf: Shelf::default(),
+            notes: None,
+            ends: Arc::default(),
+        };
+        (Arc::new(KeeperSpec::new(settings)), plan, env)
+    }
+
+    #[tokio::test]
+    async fn a_lane_goes_on_while_a_store_is_opened() {
+        let base = tempfile::tempdir().unwrap();
+        let (spec, plan, env) = place(base.path());
+        let Slow { tell, told } = Slow::new(&plan.directory);
+        let lane = async {
+            sleep(Duration::from_millis(20)).await;
+            assert!(!spec.is_full() && spec.owes(None).is_none(), "nothing is known of it yet");
+            // It may be late.
+            let _ = tell.send(());
+        };
+        let (one, other, ()) = tokio::join!(spec.store(&plan, &env), spec.store(&plan, &env), lane);
+        let (one, other) = (one.unwrap(), other.unwrap_or_else(|error| panic!("opened twice: {error}")));
+        assert!(Arc::ptr_eq(&one, &other));
+        assert!(told.join().unwrap().0, "the lane stood still");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_nobody_waits_for_any_more_gives_its_directory_up() {
+        let base = tempfile::tempdir().unwrap();
+        let (spec, plan, env) = place(base.path());
+        let Slow { tell, told } = Slow::new(&plan.directory);
+        assert!(timeout(Duration::from_millis(20), spec.store(&plan, &env)).await.is_err());
+        drop(spec);
+        tell.send(()).unwrap();
+        told.join().unwrap();
+        let (next, plan, env) = place(base.path());
+        let again = async {
+            while next.store(&plan, &env).await.is_err() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, again).await.expect("its directory is still taken");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_nobody_waits_for_for_a_while_is_there_for_who_comes_next() {
+        let base = tempfile::tempdir().unwrap();
+        let (spec, plan, env) = place(base.path());
+        let Slow { tell, told } = Slow::new(&plan.directory);
+        assert!(timeout(Duration::from_millis(20), spec.store(&plan, &env)).await.is_err());
+        tell.send(()).unwrap();
+        let store = spec.store(&plan, &env).await;
+        assert!(store.is_ok(), "{:?}", store.err());
+        told.join().unwrap();
     }
 }
