@@ -15,7 +15,7 @@ use crate::message::Message;
 use crate::metrics::Counter;
 
 /// Where an exporter starts actors of its own, one for each of its destinations: on its own lane, under the same
-/// supervisor, each alone in its group.
+/// supervisor, each for itself.
 #[derive(Clone)]
 pub struct Nursery {
     supervisor: Supervisor,
@@ -93,7 +93,8 @@ impl Nursery {
 
     /// Starts an actor; once it has started, or with the reason why it has not.
     pub async fn start(&self, cell: Cell<Message>, launch: Launch<Message>) -> Result<ChildId, Failure> {
-        let spec = ChildSpec { group: Some(cell.name().clone()), ..self.spec.clone() };
+        // Of no group, not of one that is called as it is: another may have its name, before a restart or a reload is over.
+        let spec = ChildSpec { group: None, ..self.spec.clone() };
         self.supervisor.supervise(cell, spec, launch).await
     }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use watershed_delivery::{Fault, Outcome, Rejection};
-use watershed_stage::{ExportError, Message, Partial, Seat, Seating};
-use watershed_supervise::Cell;
+use watershed_stage::{ExportError, Message, Nursery, Partial, Seat, Seating};
+use watershed_supervise::{Cell, ChildId, Failure, Lease, State};
 
 use crate::common::{Bench, End, Fate, paused, secs, spans, until};
 use crate::kinds::{batches, on_export, permanent, retryable};
@@ -211,4 +212,32 @@ fn whoever_took_nothing_does_not_work_however_the_exporter_says_so() {
             bench.end().await;
         });
     }
+}
+
+/// An actor of a nursery that runs on, or ends as soon as it has started.
+async fn started(nursery: &Nursery, cell: &Cell<Message>, runs: bool) -> ChildId {
+    let launch = move |lease: Lease<Message>| {
+        async move {
+            lease.started();
+            if runs { std::future::pending().await } else { Err(Failure::new("as always")) }
+        }
+        .boxed_local()
+    };
+    nursery.start(cell.clone(), Arc::new(launch)).await.unwrap()
+}
+
+/// During a reload there are two of each name: the one that keeps failing, and the one that is to work instead.
+#[test]
+fn whoever_is_given_up_takes_nobody_of_its_name_along() {
+    paused(async {
+        let bench = Bench::new();
+        let nursery = bench.parts(bench.env("lb")).nursery;
+        let (old, new) = (bench.cell("lb/a:4317", 9), bench.cell("lb/a:4317", 9));
+        let fails = started(&nursery, &old, false).await;
+        let works = started(&nursery, &new, true).await;
+        until("it is given up", || old.state() == State::Failed).await;
+        assert_eq!((new.state(), new.observe().restarts.aborted), (State::Running, 0));
+        nursery.drain(&[fails, works], tokio::time::Instant::now()).await;
+        bench.end().await;
+    });
 }
