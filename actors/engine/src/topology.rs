@@ -102,7 +102,6 @@ pub(crate) struct Draft<'a> {
     loose: Vec<Child>,
     /// What is done once everything stands.
     exchanges: Vec<Exchange>,
-    shows: Vec<Box<dyn FnOnce()>>,
 }
 
 /// An exchange of what is in force.
@@ -175,7 +174,7 @@ impl<'a> Draft<'a> {
             adopt(&mut plan, &old.plan, diff);
         }
         let next = Role {
-            metrics,
+            metrics: metrics.pending(),
             tracing: old.map_or_else(Tracing::default, |old| old.tracing.clone()),
             budget: old.map_or_else(|| Budget::new(plan.budget.admission), |old| old.budget.clone()),
             plan: Arc::new(plan),
@@ -196,7 +195,6 @@ impl<'a> Draft<'a> {
             asked: Vec::new(),
             loose: Vec::new(),
             exchanges: Vec::new(),
-            shows: Vec::new(),
         }
     }
 
@@ -248,7 +246,7 @@ impl<'a> Draft<'a> {
 
     /// Puts the draft in force: serves what it has opened, and exchanges all ways. What it replaces ends beside it.
     pub(crate) fn commit(mut self) -> (Role, Retired) {
-        self.shows.drain(..).for_each(|show| show());
+        self.next.metrics.show();
         let in_use = self.exchanges.drain(..).map(|exchange| exchange()).collect();
         self.serve();
         let Some(old) = self.old else { return (self.next, Retired::default()) };
@@ -297,8 +295,7 @@ impl<'a> Draft<'a> {
         let id = started.map_err(|source| StartError::Stage { name: name.clone(), source })?;
         let child = Child { id, name };
         self.loose.push(child.clone());
-        let (metrics, cell) = (self.next.metrics.clone(), cell.clone());
-        self.shows.push(Box::new(move || gauges::actor(&metrics, &cell)));
+        gauges::actor(&self.next.metrics, cell);
         Ok(child)
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use watershed_telemetry::Signal;
 
 /// A registry of metrics. Clones share it.
@@ -17,6 +18,16 @@ pub struct Metrics {
     families: Arc<DashMap<&'static str, Family>>,
     /// Labels that everything registered through this clone carries.
     base: Vec<(&'static str, Arc<str>)>,
+    /// What is registered and not shown yet; `None` in it once everything is.
+    pending: Option<Arc<Mutex<Option<Vec<Pending>>>>>,
+}
+
+/// A series that is not shown yet.
+struct Pending {
+    name: &'static str,
+    help: &'static str,
+    labels: Labels,
+    source: Source,
 }
 
 /// A count that only grows.
@@ -119,6 +130,23 @@ impl Metrics {
         scoped
     }
 
+    /// The same registry, for a plan that may not come into force: what is read when it is asked for, and is registered
+    /// through this and its clones, takes nobody's place before [`show`](Self::show).
+    #[must_use]
+    pub fn pending(&self) -> Self {
+        Self { pending: Some(Arc::new(Mutex::new(Some(Vec::new())))), ..self.clone() }
+    }
+
+    /// Shows what is pending, and from now on what is registered at once.
+    pub fn show(&self) {
+        let Some(pending) = &self.pending else { return };
+        // Locked until all of it is shown: what is registered meanwhile comes after it.
+        let mut pending = pending.lock();
+        for Pending { name, help, labels, source } in pending.take().into_iter().flatten() {
+            self.insert(name, help, labels, source);
+        }
+    }
+
     /// The counter of this name and these labels; the same one each time.
     pub fn counter(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Counter {
         let same = |source: &Source| match source {
@@ -208,15 +236,29 @@ impl Metrics {
     }
 
     fn register(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)], source: Source) {
+        let labels = self.labels(labels);
+        let mut pending = self.pending.as_ref().map(|pending| pending.lock());
+        match pending.as_deref_mut() {
+            Some(Some(pending)) => pending.push(Pending { name, help, labels, source }),
+            _ => self.insert(name, help, labels, source),
+        }
+    }
+
+    fn insert(&self, name: &'static str, help: &'static str, labels: Labels, source: Source) {
         let mut family =
             self.families.entry(name).or_insert_with(|| Family { help, series: BTreeMap::new() });
-        family.series.insert(self.labels(labels), source);
+        family.series.insert(labels, source);
     }
 
     /// Shows the series of this name and these labels no longer. Who holds it counts on for nobody.
     pub fn forget(&self, name: &str, labels: &[(&str, &str)]) {
+        let labels = self.labels(labels);
+        if let Some(Some(pending)) = self.pending.as_ref().map(|pending| pending.lock()).as_deref_mut() {
+            pending.retain(|pending| pending.name != name || pending.labels != labels);
+            return;
+        }
         if let Some(mut family) = self.families.get_mut(name) {
-            family.series.remove(&self.labels(labels));
+            family.series.remove(&labels);
         }
     }
 

@@ -50,8 +50,7 @@ impl<'a> Draft<'a> {
             cells.push(cell);
             heirs.push(heir);
         }
-        let (metrics, of) = (self.next.metrics.clone(), id.clone());
-        self.shows.push(Box::new(move || gauges::queue(&metrics, &of, &quota, unit)));
+        gauges::queue(&self.next.metrics, id, &quota, unit);
         let by_lane = self.every_lane(&cells);
         let queue = match &exporter.sending.queue.storage {
             Some(storage) => Some(self.queue(exporter, storage, &by_lane).await?),

@@ -109,3 +109,22 @@ async fn what_has_ended_is_shown_no_more() {
     assert!(!shown(), "{}", engine.metrics().render());
     assert_eq!(engine.drain(PATIENCE).await, Ended::Drained);
 }
+
+#[tokio::test]
+async fn what_a_plan_has_that_is_not_in_force_is_not_shown() {
+    let _turn = KEEPS.alone().await;
+    let engine = Engine::start(plan("")).await.unwrap();
+    // The last starts first.
+    let waits = plan(&with("never\", \"keeper"));
+    let drained = async {
+        while engine.observe().iter().all(|actor| !actor.name.contains("never")) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let shown = engine.metrics().render();
+        assert!(!shown.contains("held{") && !shown.contains("never@"), "{shown}");
+        engine.drain(PATIENCE).await
+    };
+    let (reloaded, ended) = tokio::join!(engine.reload(waits), drained);
+    assert!(matches!(reloaded, Err(ReloadError::Draining)), "{reloaded:?}");
+    assert_eq!(ended, Ended::Drained);
+}

@@ -37,6 +37,34 @@ fn a_series_is_the_same_whoever_asks_for_it() {
 }
 
 #[test]
+fn what_is_pending_takes_the_place_of_what_is_shown_when_it_is_told() {
+    let metrics = Metrics::default();
+    let gauge = |metrics: &Metrics, value: f64| metrics.gauge("g", "G.", &[], Arc::new(move || value));
+    gauge(&metrics, 1.0);
+    let given_up = metrics.pending();
+    gauge(&given_up, 2.0);
+    given_up.counter("c", "C.", &[]).add(1);
+    drop(given_up);
+    let next = metrics.pending();
+    gauge(&next.scoped("role", &"agent".into()), 3.0);
+    gauge(&next, 4.0);
+    next.gauge("forgotten", "F.", &[], Arc::new(|| 5.0));
+    next.forget("forgotten", &[]);
+    let shown = |expected: &str| {
+        let text = metrics.render();
+        let values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(values.join(" "), expected);
+    };
+    shown("c 1 g 1");
+    next.show();
+    shown("c 1 g 4 g{role=\"agent\"} 3");
+    gauge(&next, 6.0);
+    shown("c 1 g 6 g{role=\"agent\"} 3");
+    next.forget("g", &[]);
+    shown("c 1 g{role=\"agent\"} 3");
+}
+
+#[test]
 fn each_signal_counts_under_its_own_name() {
     let metrics = Metrics::default();
     let items = metrics.per_signal(["n_spans", "n_metric_points", "n_log_records"], "N.", &[]);
