@@ -108,8 +108,7 @@ impl Jaeger {
             permit.cover(total as u64);
             total <= most
         });
-        let requests = requests.map_err(|NoRoom| ExportError::TooLarge {
-            code: Code::ResourceExhausted as i32,
+        let requests = requests.map_err(|NoRoom| ExportError::TooMuch {
             reason: "its spans repeat too much of their scope".into(),
         })?;
         Ok((requests, permit))

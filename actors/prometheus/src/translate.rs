@@ -6,7 +6,6 @@ use std::hash::BuildHasher as _;
 use std::rc::Rc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
-use watershed_net::Code;
 use watershed_stage::{Counter, Env, ExportError, Payload};
 use watershed_telemetry::view::{
     AnyValueView, ExemplarView, HistogramPointView, MetricData, MetricView, Number, PointView, ResourceView,
@@ -455,9 +454,8 @@ impl Measure {
     }
 
     /// What a payload is of which it is.
-    pub(crate) fn too_large() -> ExportError {
-        let reason = "its points repeat too much of their resource".into();
-        ExportError::TooLarge { code: Code::ResourceExhausted as i32, reason }
+    pub(crate) fn too_much() -> ExportError {
+        ExportError::TooMuch { reason: "its points repeat too much of their resource".into() }
     }
 }
 

@@ -212,9 +212,11 @@ impl<'a> From<&'a Result<Partial, ExportError>> for Ended<'a> {
             Err(ExportError::Retryable { reason, .. } | ExportError::Exhausted { reason, .. }) => {
                 Self::Refused(Cow::Borrowed(reason))
             }
-            Err(ExportError::TooLarge { reason, .. } | ExportError::Permanent { reason, .. }) => {
-                Self::Rejected(Cow::Borrowed(reason))
-            }
+            Err(
+                ExportError::TooLarge { reason, .. }
+                | ExportError::TooMuch { reason }
+                | ExportError::Permanent { reason, .. },
+            ) => Self::Rejected(Cow::Borrowed(reason)),
         }
     }
 }

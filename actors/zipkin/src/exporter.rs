@@ -147,10 +147,8 @@ impl Zipkin {
         let mut out = Vec::with_capacity(capacity);
         let most = payload.bytes().saturating_mul(GROWTH).max(LARGE);
         let left_out = encode_within(payload, self.format, &self.default_service_name, most, &mut out);
-        let left_out = left_out.ok_or(ExportError::TooLarge {
-            code: Code::ResourceExhausted as i32,
-            reason: "its spans repeat too much of their resource".into(),
-        })?;
+        let left_out = left_out
+            .ok_or(ExportError::TooMuch { reason: "its spans repeat too much of their resource".into() })?;
         permit.cover(out.capacity() as u64);
         Ok((out.into(), left_out, permit))
     }

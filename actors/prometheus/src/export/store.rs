@@ -94,7 +94,7 @@ impl Store {
         let mut filling =
             Filling { inner, translation, bounds, budget, now, key, exemplar, family: Ok(None), made };
         let drops = translation.walk(payload, scratch, &mut filling);
-        if filling.made.is_too_much() { Err(Measure::too_large()) } else { Ok(drops) }
+        if filling.made.is_too_much() { Err(Measure::too_much()) } else { Ok(drops) }
     }
 
     /// The names of all families, sorted, without those that nothing has come for lately.

@@ -586,7 +586,7 @@ async fn points_that_repeat_a_large_resource_are_taken_in_pieces() {
                 pieces += 1;
             }
             // Each pass holds the store and the lane.
-            Err(ExportError::TooLarge { .. }) => {
+            Err(ExportError::TooMuch { .. }) => {
                 let half = piece.payload.items().div_ceil(2);
                 todo.extend(piece.payload.split_by_items(half).into_iter().rev());
             }

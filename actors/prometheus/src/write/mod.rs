@@ -166,7 +166,7 @@ impl Exporter for RemoteWrite {
         let pending = self.pending(&batch.payload);
         if pending.is_too_large {
             self.pending.take();
-            return Err(Measure::too_large());
+            return Err(Measure::too_much());
         }
         let headers = self.credentials.headers(batch).await?;
         let headers = self.headers(headers, pending.version);

@@ -40,7 +40,7 @@ fn a_histogram_that_would_be_too_much_is_too_large() {
     let histogram = otlp::Histogram { data_points: vec![point], aggregation_temporality: 2 };
     let payload = of_metric(50_000, otlp::metric::Data::Histogram(histogram));
     let exporter = exporter();
-    assert!(matches!(exported(&exporter, payload), Some(Err(ExportError::TooLarge { .. }))));
+    assert!(matches!(exported(&exporter, payload), Some(Err(ExportError::TooMuch { .. }))));
     assert!(exporter.pending.borrow().is_none());
 }
 

@@ -44,6 +44,8 @@ struct Open {
     intervals: u32,
     /// When this one ends.
     until: Instant,
+    /// When its probe began; the first one has none.
+    probed: Option<Instant>,
 }
 
 // === impl Circuit ===
@@ -78,12 +80,25 @@ impl Circuit {
                 Some(open) if now >= open.until => {
                     open.intervals = open.intervals.saturating_add(1);
                     open.until = later(now, interval(open.intervals));
+                    open.probed = Some(now);
                     true
                 }
                 // Another lane was faster, and knows more.
                 _ => false,
             }),
         }
+    }
+
+    /// An attempt ended before the destination was asked anything. If it was the probe, another may take its place.
+    pub(super) fn unasked(&self, began: Instant) {
+        self.state.send_if_modified(|state| match &mut state.open {
+            Some(open) if open.probed == Some(began) => {
+                open.intervals = open.intervals.saturating_sub(1);
+                (open.until, open.probed) = (began, None);
+                true
+            }
+            _ => false,
+        });
     }
 
     /// The destination answered. Whether that closed the circuit.
@@ -118,7 +133,8 @@ impl Circuit {
             (state.failures, state.counted) = (state.failures.saturating_add(1), Some(now));
             opens = state.failures >= threshold;
             if opens {
-                state.open = Some(Open { intervals: 1, until: later(now, interval.max(wished)) });
+                let until = later(now, interval.max(wished));
+                state.open = Some(Open { intervals: 1, until, probed: None });
             }
             opens
         });
@@ -200,6 +216,20 @@ mod tests {
         // Nobody said how it ended.
         assert_eq!(circuit.stance(due), Stance::Resting(due + 2 * SECOND));
         assert!(circuit.admits(due + 2 * SECOND, |_| SECOND));
+    }
+
+    #[test]
+    fn a_probe_that_asked_nothing_gives_way_to_another() {
+        let (circuit, now) = opened("");
+        let due = now + SECOND;
+        circuit.unasked(now);
+        assert_eq!(circuit.stance(now), Stance::Resting(due), "it began before");
+        for _ in 0..3 {
+            assert!(circuit.admits(due, |number| number * SECOND));
+            assert_eq!(circuit.stance(due), Stance::Resting(due + 2 * SECOND));
+            circuit.unasked(due);
+            assert_eq!(circuit.stance(due), Stance::Due);
+        }
     }
 
     #[test]

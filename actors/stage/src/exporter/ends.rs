@@ -26,6 +26,9 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 /// Whose fault it is that items of a request that was taken are not; `INVALID_ARGUMENT`, since no code comes with them.
 const REJECTED: Fault = Fault::Destination(3);
 
+/// What a destination would have said of what is too much to be sent.
+const RESOURCE_EXHAUSTED: i32 = 8;
+
 /// Why they are not, where nothing is said of it.
 const PARTIAL: &str = "the destination took only a part";
 
@@ -63,6 +66,7 @@ impl<E: Exporter> Lane<E> {
             Ok(partial) => self.sent(job, &partial),
             Err(ExportError::Retryable { reason, retry_after }) => self.retry(job, reason, retry_after),
             Err(ExportError::TooLarge { code, reason }) => self.cut_up(job, code, reason),
+            Err(ExportError::TooMuch { reason }) => self.cut_up(job, RESOURCE_EXHAUSTED, reason),
             Err(ExportError::Permanent { code, reason }) => {
                 self.rejected(job, GivenUp::Rejected, code, reason);
             }

@@ -139,6 +139,12 @@ pub enum ExportError {
         /// What it said.
         reason: Cow<'static, str>,
     },
+    /// What it would have to be sent as is too much at once, and so the destination was not asked. Its parts may not be.
+    #[error("{reason}")]
+    TooMuch {
+        /// What makes so much of it.
+        reason: Cow<'static, str>,
+    },
     /// It will never be taken.
     #[error("{reason}")]
     Permanent {

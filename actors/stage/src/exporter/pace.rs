@@ -110,6 +110,10 @@ impl<E: Exporter> Lane<E> {
     /// What an attempt says of the destination.
     pub(super) fn learn(&mut self, job: &Job, began: Instant, result: &Result<Partial, ExportError>) {
         let now = Instant::now();
+        if let Err(ExportError::TooMuch { .. }) = result {
+            self.circuit.unasked(began);
+            return self.concurrency.ends(began, now, Trip::Mute);
+        }
         let is_hurried =
             || now.duration_since(began) < FAIR && job.deadline().is_some_and(|deadline| now >= deadline);
         let items = job.parts.front().map_or(0, Payload::items);

@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use watershed_delivery::{Cause, Outcome};
-use watershed_stage::{Message, Partial};
+use watershed_delivery::{Cause, Fault, Outcome};
+use watershed_stage::{ExportError, Message, Partial};
 use watershed_supervise::Cell;
 
-use crate::common::{Bench, Fate, assert_refused, ms, paused, secs, spans, until};
+use crate::common::{Bench, Fate, assert_refused, assert_rejected, ms, paused, secs, spans, until};
 use crate::kept::kept;
 use crate::kinds::{batches, exporter, exporters, most_in_flight, on_export, retryable, seen};
 
@@ -252,6 +252,34 @@ fn senders_in_a_hurry_do_not_open_it() {
         }
         assert_eq!(bench.awaited(&cell, spans([99]), secs(8)).await, Outcome::Delivered);
         bench.end().await;
+    });
+}
+
+#[test]
+fn what_the_destination_was_not_asked_says_nothing_of_it() {
+    paused(async {
+        let bench = Bench::new();
+        let cell = exporter(&bench, &format!("{EVEN}circuit_breaker.failure_threshold = 2")).await;
+        on_export(|seen| async move {
+            tokio::time::sleep(ms(10)).await;
+            match seen.ids[..] {
+                [1] | [3, 4] => Err(ExportError::TooMuch { reason: "a resource of a gigabyte".into() }),
+                _ => retryable(None),
+            }
+        });
+        assert_refused(&bench.awaited(&cell, spans([0]), secs(8)).await, Cause::Destination);
+        assert_rejected(&bench.awaited(&cell, spans([1]), secs(8)).await, Fault::Destination(8), 1);
+        assert!(!is_open(&bench));
+        assert_refused(&bench.awaited(&cell, spans([2]), secs(8)).await, Cause::Destination);
+        assert!(is_open(&bench), "two failures, one after the other");
+        let held = bench.held(&cell, spans([3, 4]));
+        until("a probe", || seen().len() == 5).await;
+        let probes = &seen()[3..];
+        assert_eq!([&probes[0].ids[..], &probes[1].ids], [&[3, 4][..], &[3]]);
+        assert!(probes[1].at - probes[0].at < secs(1), "nobody has probed it meanwhile");
+        assert!(is_open(&bench) && held.outcome().is_none());
+        assert_eq!(bench.metric("watershed_exporter_circuit_opened{exporter=\"sink\"}"), 1);
+        bench.drain().await;
     });
 }
 

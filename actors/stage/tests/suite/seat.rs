@@ -182,6 +182,19 @@ fn an_attempt_that_had_no_time_is_not_held_against_the_destination() {
     });
 }
 
+#[test]
+fn what_a_destination_was_not_asked_is_no_attempt_of_its() {
+    paused(async {
+        let bench = Bench::new();
+        let seated = Seated::new(&bench, "").await;
+        on_export(|_| async { Err(ExportError::TooMuch { reason: "a resource of a gigabyte".into() }) });
+        bench.held(&seated.cell, spans([1, 2])).end().await;
+        assert_eq!((batches().len(), seated.tried.lock().len()), (3, 0));
+        drop(seated);
+        bench.end().await;
+    });
+}
+
 /// An exporter that tries by itself gives up in the end, and that is as good as any other failure.
 #[test]
 fn whoever_took_nothing_does_not_work_however_the_exporter_says_so() {
