@@ -25,6 +25,7 @@ mod count;
 pub mod deal;
 pub mod edit;
 pub mod json;
+mod least;
 mod message;
 mod payload;
 pub mod redact;
