@@ -239,6 +239,17 @@ mod tests {
         Note { from: at, until: at, text: vec![at as u8; 10_000].into() }
     }
 
+    #[tokio::test]
+    async fn there_is_room_for_a_few_of_the_largest_notes_where_there_is_the_least() {
+        let place = tempfile::tempdir().unwrap();
+        let books = books(place.path(), &Arc::new(Mutex::new(Unfinished::all())));
+        for at in 0..3 {
+            let text = vec![at as u8; watershed_stage::LARGEST_NOTE].into();
+            books.write(&"tail_sampling".into(), Note { text, ..note(at) }).await.unwrap();
+        }
+        assert_eq!(untils(&left(&books).await), [0, 1, 2]);
+    }
+
     async fn left(books: &NoteBooks) -> Vec<Note> {
         books.read(&"tail_sampling".into(), Box::new(|text| text)).await.unwrap()
     }

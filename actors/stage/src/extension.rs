@@ -99,6 +99,10 @@ pub trait Notes: Send + Sync {
     }
 }
 
+/// The most that is to be remembered by one note, in bytes: there is room for a few of them however little room there is
+/// for all.
+pub const LARGEST_NOTE: usize = 256 << 10;
+
 /// Something to remember.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
@@ -106,7 +110,7 @@ pub struct Note {
     pub from: u64,
     /// up to then.
     pub until: u64,
-    /// What is to be remembered.
+    /// What is to be remembered; at most [`LARGEST_NOTE`] bytes.
     pub text: Bytes,
 }
 

@@ -41,8 +41,8 @@ pub use exporter::{
 };
 pub use extension::{
     AuthError, AuthSettings, ClientAuth, DeadLetter, Dependence, Extension, ExtensionSpec, Extensions,
-    Headers, Letters, Note, Notes, Pick, Provided, Reference, Role, ServerAuth, Storage, Unauthenticated,
-    Unfinished,
+    Headers, LARGEST_NOTE, Letters, Note, Notes, Pick, Provided, Reference, Role, ServerAuth, Storage,
+    Unauthenticated, Unfinished,
 };
 pub use gate::{Denied, Gate, LimitBy, RateLimit, RateLimitSettings};
 pub use hold::Hold;

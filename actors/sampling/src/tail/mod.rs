@@ -360,13 +360,26 @@ impl TailSampling {
         }
     }
 
-    /// Judges these traces, has the decisions noted where they must be, and carries them out; false where they could not
-    /// be noted, and nothing has changed.
+    /// Decides about these traces, as many at once as a note takes where there are notes; false where some of the
+    /// decisions could not be noted: those stand and are put off.
     async fn decide(&mut self, tickets: Vec<Ticket>, leave_out: bool, outlet: &mut Outlet) -> bool {
         if tickets.is_empty() {
             return true;
         }
         let began = Instant::now();
+        let at_once = if self.env.notes.is_some() { notes::MOST } else { tickets.len() };
+        for some in tickets.chunks(at_once) {
+            if !self.decide_at_once(some, leave_out, outlet).await {
+                return false;
+            }
+        }
+        self.counters.took.record(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        true
+    }
+
+    /// Judges these traces, has the decisions noted where they must be, and carries them out; false where they could not
+    /// be noted, and nothing has changed.
+    async fn decide_at_once(&mut self, tickets: &[Ticket], leave_out: bool, outlet: &mut Outlet) -> bool {
         let now = self.store.clock.now;
         self.policies.begin();
         let judged: Vec<Judged> =
@@ -386,7 +399,6 @@ impl TailSampling {
         #[cfg(test)]
         tests::break_here("before decisions are carried out");
         self.carry_out(judged, (from, now), outlet);
-        self.counters.took.record(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
         true
     }
 

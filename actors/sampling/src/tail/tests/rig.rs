@@ -18,8 +18,8 @@ use prost::Message as _;
 use tokio::time::Instant;
 use watershed_delivery::{Budget, Guard, Holder, Outcome};
 use watershed_stage::{
-    Context, Downstream, Env, Extensions, Failure, Message, Metrics, Note, Notes, Origin, Part, Payload,
-    Pick, Registry, Shelf, Signal, Tracing, Unfinished, Way,
+    Context, Downstream, Env, Extensions, Failure, LARGEST_NOTE, Message, Metrics, Note, Notes, Origin, Part,
+    Payload, Pick, Registry, Shelf, Signal, Tracing, Unfinished, Way,
 };
 use watershed_supervise::{Cell, ChildId, ChildSpec, Lease, Limits, Policy, Quota, Supervisor};
 
@@ -78,7 +78,7 @@ impl Notes for Book {
     fn write(&self, _: &Arc<str>, note: Note) -> LocalBoxFuture<'static, Result<(), Failure>> {
         let mut pages = self.pages();
         pages.used.1 += 1;
-        if pages.is_closed {
+        if pages.is_closed || note.text.len() > LARGEST_NOTE {
             return async { Err(Failure::new("no room")) }.boxed_local();
         }
         pages.notes.push(note);

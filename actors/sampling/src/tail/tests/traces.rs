@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use proptest::prelude::*;
 use prost::Message as _;
-use watershed_stage::{Payload, Signal, Unfinished};
+use watershed_stage::{LARGEST_NOTE, Payload, Signal, Unfinished};
 
 use super::BREAKS;
 use super::rig::{self, BEGIN, Book, Rig, SECOND, failed, id, paused, payload, slow, span};
@@ -401,6 +401,20 @@ fn decisions_that_can_not_be_written_down_stand_and_are_tried_again_from_time_to
         let (came, rig) = rig.end().await;
         assert!((0..10).all(|trace| came.contains_key(&id(trace))), "{}", came.len());
         assert_eq!(rig.ended("delivered") + rig.ended("dropped") + rig.ended("refused"), 210);
+    });
+}
+
+#[test]
+fn more_decisions_than_a_note_takes_are_noted_in_several() {
+    paused(async {
+        let (book, traces) = (Book::default(), LARGEST_NOTE as u64 / 17 + 100);
+        let mut rig = Rig::start(&format!("decision_wait = '1s'\n{ERRORS}"), Some(&book)).await;
+        rig.send(BEGIN, (0..traces).map(|trace| failed(span(trace, 0))).collect()).await;
+        rig.send(BEGIN + 9 * SECOND, vec![span(traces, 0)]).await;
+        rig.linger().await;
+        assert_eq!(rig.came.iter().map(Payload::items).sum::<usize>() as u64, traces);
+        assert_eq!(book.pages().notes.len(), 2);
+        rig.end().await;
     });
 }
 
