@@ -420,6 +420,24 @@ async fn a_response_that_does_not_end_is_read_as_it_comes() {
     until(|| server.open() == 0).await;
 }
 
+/// Who only reads never hears that the other end has vanished, unless the system asks for it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_server_that_says_nothing_for_long_is_asked_whether_it_is_there() {
+    let server =
+        H1::start(|_| (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(), Then::Stall)).await;
+    let _stream = client(|_| ()).stream(&server.url("/watch"), &HeaderMap::new()).await.unwrap();
+    // `rem_address` and `tr tm->when`: timer 2 is that of keepalive, in hundredths of a second.
+    let port = format!(":{:04X}", server.addr.port());
+    let due = || {
+        let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+        let timer = rows.filter(|row| row[2].ends_with(&port)).find_map(|row| row[5].strip_prefix("02:"))?;
+        u64::from_str_radix(timer, 16).ok()
+    };
+    until(|| due().is_some_and(|hundredths| hundredths <= 1_500)).await;
+}
+
 #[tokio::test]
 async fn a_response_that_breaks_off_is_an_error_and_one_that_ends_is_none() {
     let server = H1::start(|request| match request.line.contains("/broken") {

@@ -1,11 +1,18 @@
 //! From a name to a connection: straight or through a proxy, encrypted or not.
 
 use std::io;
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use super::proxy::Via;
 use crate::tls::{ClientTls, Stream};
+
+/// How the system finds out that nobody is there any more: it asks after so long without a word, and then so often.
+/// Nine times (`net.ipv4.tcp_keepalive_probes`) without an answer are the end, 42 s after the last word.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(3));
 
 /// The way to a server.
 #[derive(Clone, Debug)]
@@ -16,6 +23,8 @@ pub(super) struct Route {
     pub via: Option<Via>,
     /// Speaks to the proxy itself, which then speaks to the server.
     pub forwarded: bool,
+    /// Whether to find out that the other end is gone while nothing is sent: else whoever only reads never hears of it.
+    pub watched: bool,
 }
 
 /// What is needed to shake hands.
@@ -36,6 +45,9 @@ impl Route {
             Some(proxy) if self.forwarded => proxy.connect().await?,
             Some(proxy) => proxy.tunnel(&self.host, self.port).await?,
         };
+        if self.watched {
+            SockRef::from(&tcp).set_tcp_keepalive(&KEEPALIVE)?;
+        }
         Ok(match &self.tls {
             None => Stream::Plain(tcp),
             Some(Tls { tls, name, alpn }) => Stream::Tls(Box::new(tls.connect(name, alpn, tcp).await?)),

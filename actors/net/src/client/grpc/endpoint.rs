@@ -42,7 +42,7 @@ impl Endpoint {
             proxy.via(&url.build().ok()?)
         });
         let tls = tls.map(|tls| Tls { tls, name: bare(authority.host()).to_owned(), alpn: b"h2" });
-        let route = Route { host, port, tls, via, forwarded: false };
+        let route = Route { host, port, tls, via, forwarded: false, watched: false };
         Ok(Self { address: target.to_string(), route, authority })
     }
 

@@ -10,6 +10,7 @@ use super::pool::{Conn, Pieces};
 use super::url::Target;
 use super::{HttpClient, HttpError, exchange, is_reserved};
 use crate::client::override_headers;
+use crate::client::transport::Route;
 
 /// A response under way, on a connection of its own, which closes when this is dropped.
 pub struct HttpStream {
@@ -24,12 +25,13 @@ pub struct HttpStream {
 
 impl HttpClient {
     /// Asks for `url` and gives the head of the response; what follows is for [`HttpStream::chunk`]. Nothing bounds how
-    /// long that takes, or how much follows.
+    /// long that takes, or how much follows; but a server that has vanished from the network is an error within a
+    /// minute.
     ///
     /// `headers` go beside those of the settings, as those of [`HttpClient::post`] do.
     pub async fn stream(&self, url: &Uri, headers: &HeaderMap) -> Result<HttpStream, HttpError> {
         let target = Target::read(url).map_err(|error| HttpError::unsendable(&error))?;
-        let route = self.shared.route(&target)?;
+        let route = Route { watched: true, ..self.shared.route(&target)? };
         let mut request = Request::new(Pieces::new(&SmallVec::new()));
         *request.uri_mut() = target.line(&route);
         let own = request.headers_mut();

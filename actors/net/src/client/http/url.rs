@@ -58,6 +58,6 @@ impl Shared {
         let port = authority.port_u16().unwrap_or(if *secure { 443 } else { 80 });
         let via = self.proxy.as_ref().and_then(|proxy| proxy.via(target.url));
         let forwarded = via.is_some() && !secure;
-        Ok(Route { host, port, tls, via, forwarded })
+        Ok(Route { host, port, tls, via, forwarded, watched: false })
     }
 }
