@@ -80,7 +80,7 @@ pub(crate) async fn watch(pool: Arc<Pool>, backend: Arc<Backend>, env: Env) {
         }
         if !backend.is_doubted() {
             random = crate::ring::mix(random.wrapping_add(1));
-            let jitter = 0.9 + 0.2 * (random >> 11) as f64 / (1_u64 << 53) as f64;
+            let jitter = 0.9 + 0.2 * crate::ring::fraction(random);
             // What is answered too late opens the connection for the next.
             let linger = async {
                 while let Some((probed, by)) = under_way.next().await {

@@ -167,6 +167,11 @@ pub(crate) fn mix(mut hash: u64) -> u64 {
     hash ^ (hash >> 33)
 }
 
+/// Uniform in 0..1, of a number whose bits are.
+pub(crate) fn fraction(random: u64) -> f64 {
+    (random >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 /// The CRC-32 (IEEE 802.3, reflected) of what `before` is the checksum of, and these bytes behind it.
 fn crc32(before: u32, bytes: &[u8]) -> u32 {
     let step = |crc: u32, byte: &u8| (crc >> 8) ^ CRC[((crc ^ u32::from(*byte)) & 0xFF) as usize];

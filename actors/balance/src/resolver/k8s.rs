@@ -6,6 +6,7 @@
 //! version (410) all is listed again.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use watershed_stage::delivery::Budget;
 use watershed_stage::{Env, Failure, Interval, KeyError, Settings};
 
 use super::{PORT, Report, address};
+use crate::ring::fraction;
 
 /// How long the server is asked to keep a watch open. Somewhat later it is taken for lost.
 const WATCH: Duration = Duration::from_secs(290);
@@ -31,7 +33,7 @@ const PAGE: usize = 500;
 /// The largest page, or event, that is taken, in bytes: a slice has at most a thousand endpoints.
 const LARGEST: usize = 16 << 20;
 
-/// The first and the longest pause after a failure.
+/// The first and the longest pause after a failure, give or take a half.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// A service (`resolver.k8s`). Whoever runs this needs `get`, `list` and `watch` of `endpointslices` in
@@ -248,12 +250,13 @@ impl K8s {
                     }
                 }
             };
+            let mut next = began + PAUSES.0;
             if let Ended::Failed(error) = end {
                 report(Err(error));
-                began = Instant::now() + (pause - PAUSES.0);
+                next = Instant::now() + spread(pause);
                 pause = longest.min(pause * 2);
             }
-            sleep_until(began + PAUSES.0).await;
+            sleep_until(next).await;
         }
     }
 
@@ -430,6 +433,11 @@ fn complaint(status: StatusCode, body: &[u8]) -> String {
         _ => "",
     };
     format!("the API server answered {status} {message}{help}")
+}
+
+/// A pause, a half more or less: all agents of a cluster lose the API server at once, and must not come back to it so.
+fn spread(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fraction(RandomState::new().hash_one(0)))
 }
 
 /// A value in a query.

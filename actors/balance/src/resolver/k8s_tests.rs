@@ -35,8 +35,9 @@ struct Store {
     cuts: u64,
     /// Watches send a bookmark when this changes.
     bookmarks: u64,
-    /// The queries that came.
+    /// The queries that came, and when.
     queries: Vec<String>,
+    times: Vec<Instant>,
     /// The token that lets in.
     token: &'static str,
 }
@@ -143,6 +144,7 @@ impl Server {
         let token = {
             let mut store = self.store.lock();
             store.queries.push(query.to_owned());
+            store.times.push(Instant::now());
             store.token
         };
         if !head.to_lowercase().contains(&format!("authorization: bearer {token}\r\n")) {
@@ -378,6 +380,25 @@ async fn who_may_not_is_told_what_is_missing_and_goes_on_trying() {
             break;
         }
     }
+}
+
+/// Whatever takes the API server from one agent takes it from all of them at once.
+#[tokio::test]
+async fn agents_that_fail_together_do_not_come_back_together() {
+    let (mut servers, mut watching) = (Vec::new(), Vec::new());
+    for _ in 0..16 {
+        let server = Server::start().await;
+        watching.push(Watching::start(&server, "", "wrong").await);
+        servers.push(server);
+    }
+    until(|| servers.iter().all(|server| server.store.lock().times.len() > 1)).await;
+    let pauses = servers.iter().map(|server| {
+        let store = server.store.lock();
+        store.times[1] - store.times[0]
+    });
+    let pauses: Vec<Duration> = pauses.collect();
+    let (least, most) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+    assert!(*least >= PAUSES.0 / 2 && *most - *least > PAUSES.0 / 5, "{pauses:?}");
 }
 
 /// As in a cluster: the authority and the token of the service account, and the token renewed while it is watched.
