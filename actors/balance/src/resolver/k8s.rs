@@ -27,6 +27,9 @@ use crate::ring::fraction;
 /// How long the server is asked to keep a watch open. Somewhat later it is taken for lost.
 const WATCH: Duration = Duration::from_secs(290);
 
+/// How long a connection to it may take at most: another may go to a server that is there.
+const CONNECT: Duration = Duration::from_secs(10);
+
 /// How many slices are asked for at once.
 const PAGE: usize = 500;
 
@@ -46,7 +49,7 @@ pub(crate) struct K8sSettings {
     service: String,
     /// The ports of each pod; every one is a backend.
     ports: Vec<u16>,
-    /// How long the API server may take to answer.
+    /// How long the API server may take for an answer: a list in a large cluster takes seconds.
     timeout: Interval,
     /// Whether backends are called by the pods' host names, as those of a StatefulSet have them, and not by their
     /// addresses.
@@ -143,7 +146,7 @@ impl Default for K8sSettings {
         Self {
             service: String::new(),
             ports: vec![PORT],
-            timeout: Interval::secs(1),
+            timeout: Interval::secs(30),
             return_hostnames: false,
             api_server: None,
             service_account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
@@ -187,9 +190,9 @@ impl K8sSettings {
             Some(server) => server.trim_end_matches('/').to_owned(),
             None => in_cluster()?,
         };
+        let connect_timeout = self.timeout.0.min(CONNECT);
         let mut options =
-            HttpClientOptions { connect_timeout: self.timeout.0, ..HttpClientOptions::default() };
-        options.budget = Some(budget);
+            HttpClientOptions { connect_timeout, budget: Some(budget), ..HttpClientOptions::default() };
         if server.starts_with("https://") {
             let ca = Some(Pem::File(self.service_account.join("ca.crt")));
             let reload_interval = Some(Duration::from_secs(600));

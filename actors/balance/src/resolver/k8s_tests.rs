@@ -38,6 +38,8 @@ struct Store {
     /// The queries that came, and when.
     queries: Vec<String>,
     times: Vec<Instant>,
+    /// How long it takes for each answer.
+    takes: Duration,
     /// The token that lets in.
     token: &'static str,
 }
@@ -141,12 +143,13 @@ impl Server {
         let (path, query) = path.split_once('?').unwrap();
         assert_eq!(path, "/apis/discovery.k8s.io/v1/namespaces/monitoring/endpointslices");
         assert!(query.starts_with("labelSelector=kubernetes.io%2Fservice-name%3Dgateway&"), "{query}");
-        let token = {
+        let (takes, token) = {
             let mut store = self.store.lock();
             store.queries.push(query.to_owned());
             store.times.push(Instant::now());
-            store.token
+            (store.takes, store.token)
         };
+        tokio::time::sleep(takes).await; // sleep-ok: it is as slow as it was told
         if !head.to_lowercase().contains(&format!("authorization: bearer {token}\r\n")) {
             let status = json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": "endpointslices is forbidden"});
             return answer(stream, "403 Forbidden", &status).await;
@@ -262,7 +265,7 @@ impl Watching {
             std::fs::write(folder.path().join("ca.crt"), ca).unwrap();
         }
         let settings = format!(
-            "service = \"gateway\"\napi_server = {:?}\nservice_account = {:?}\ntimeout = \"20s\"\n{more}",
+            "service = \"gateway\"\napi_server = {:?}\nservice_account = {:?}\n{more}",
             server.url,
             folder.path()
         );
@@ -380,6 +383,17 @@ async fn who_may_not_is_told_what_is_missing_and_goes_on_trying() {
             break;
         }
     }
+}
+
+/// A large cluster's lists take seconds.
+#[tokio::test]
+async fn a_slow_api_server_is_waited_for_unless_told_otherwise() {
+    let server = Server::start().await;
+    server.put("gateway-a", &[("10.0.0.1", Some(true))]);
+    server.change(|store| store.takes = Duration::from_millis(1_200));
+    assert_eq!(Watching::start(&server, "", TOKEN).await.next().await, found(&["10.0.0.1:4317"]));
+    let error = Watching::start(&server, "timeout = '100ms'", TOKEN).await.next().await.unwrap_err();
+    assert!(error.contains("not answered within 100ms"), "{error}");
 }
 
 /// Whatever takes the API server from one agent takes it from all of them at once.
