@@ -63,7 +63,7 @@ pub(crate) struct RemoteWrite {
     version: Cell<Version>,
     /// The largest request, in bytes: a destination may turn out to take less than was configured.
     most: Cell<usize>,
-    /// The batch in hand, as far as it has not been taken.
+    /// The batch in hand, as far as it has not been taken; one that was given up, until the exporter rests.
     pending: RefCell<Option<Rc<Pending>>>,
     counters: Counters,
     drops: DropCounters,
@@ -183,6 +183,10 @@ impl Exporter for RemoteWrite {
                 self.finish(&pending.tally.borrow(), &batch.payload)
             }
         }
+    }
+
+    fn rest(&self) {
+        self.pending.take();
     }
 }
 

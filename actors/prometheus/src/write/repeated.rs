@@ -8,12 +8,15 @@ use watershed_stage::{Context, Origin};
 use super::*;
 use crate::fixtures::*;
 
-/// What becomes of a payload for which nothing is to be sent.
-fn exported(exporter: &RemoteWrite, payload: Payload) -> Option<Result<Partial, ExportError>> {
+fn batch(payload: Payload) -> Batch {
     let context =
         Context { receiver: "r".into(), pipeline: "p".into(), origin: Origin::default(), arrived: 0 };
-    let batch = Batch { payload, context: Arc::new(context), trace: None, timeout: None, merged: false };
-    exporter.export(&batch).now_or_never()
+    Batch { payload, context: Arc::new(context), trace: None, timeout: None, merged: false }
+}
+
+/// What becomes of a payload for which nothing is to be sent.
+fn exported(exporter: &RemoteWrite, payload: Payload) -> Option<Result<Partial, ExportError>> {
+    exporter.export(&batch(payload)).now_or_never()
 }
 
 fn exporter() -> RemoteWrite {
@@ -41,6 +44,18 @@ fn a_histogram_that_would_be_too_much_is_too_large() {
     let payload = of_metric(50_000, otlp::metric::Data::Histogram(histogram));
     let exporter = exporter();
     assert!(matches!(exported(&exporter, payload), Some(Err(ExportError::TooMuch { .. }))));
+    assert!(exporter.pending.borrow().is_none());
+}
+
+#[tokio::test]
+async fn what_was_given_up_takes_no_room_while_nothing_is_sent() {
+    let exporter = exporter();
+    let payload = of_metric(10, gauge(vec![number(1.0, 0, 1_000_000)]));
+    let failed = exporter.export(&batch(payload)).await;
+    assert!(matches!(failed, Err(ExportError::Retryable { .. })), "{failed:?}");
+    assert!(exporter.env.budget.used() > 0);
+    exporter.rest();
+    assert_eq!(exporter.env.budget.used(), 0);
     assert!(exporter.pending.borrow().is_none());
 }
 

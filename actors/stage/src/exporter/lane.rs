@@ -115,6 +115,9 @@ impl<E: Exporter> Lane<E> {
             }
             let now = Instant::now();
             self.dispatch(now);
+            if self.running.is_empty() && self.ready.is_empty() {
+                self.exporter.rest();
+            }
             // By the same clock, or a turn that comes in between is waited for by nobody.
             let held_back = self.held_back(now);
             // It was waited for on behalf of what is here, not of what may come.

@@ -67,6 +67,10 @@ pub trait Exporter: Sized + 'static {
 
     /// Sends one batch. Dropped when its timeout has passed.
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError>;
+
+    /// No batch is under way or waits for another attempt: what is remembered of one that was given up may go. Called
+    /// again and again.
+    fn rest(&self) {}
 }
 
 /// How an exporter is sent to.

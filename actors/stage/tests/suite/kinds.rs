@@ -40,6 +40,7 @@ thread_local! {
     static SEEN: RefCell<Vec<Seen>> = RefCell::default();
     static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
     static MOST_IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
+    static RESTS: Cell<usize> = const { Cell::new(0) };
     static FETCHED: RefCell<Vec<Outcome>> = RefCell::default();
 }
 
@@ -130,6 +131,10 @@ impl Exporter for Sink {
             None => Ok(Partial::default()),
         }
     }
+
+    fn rest(&self) {
+        RESTS.set(RESTS.get() + 1);
+    }
 }
 
 /// What the destination answers from now on. Without it, it takes everything at once.
@@ -152,6 +157,11 @@ pub fn seen() -> Vec<Seen> {
 /// The items of each export.
 pub fn batches() -> Vec<Vec<u32>> {
     seen().into_iter().map(|seen| seen.ids).collect()
+}
+
+/// How often an exporter was told that nothing is under way.
+pub fn rests() -> usize {
+    RESTS.get()
 }
 
 pub fn in_flight() -> usize {

@@ -1,6 +1,7 @@
 //! What becomes of exports that fail.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,7 +10,7 @@ use watershed_stage::{ExportError, Partial, Payload, Signal};
 use watershed_telemetry::wire::put_bytes_field;
 
 use crate::common::{Bench, Fate, assert_refused, assert_rejected, ms, paused, request, secs, spans, until};
-use crate::kinds::{batches, exporter, on_export, permanent, retryable, seen};
+use crate::kinds::{batches, exporter, on_export, permanent, rests, retryable, seen};
 
 /// Waits of exactly 1, 2, 4, 4, ... seconds.
 const EVEN: &str = "
@@ -51,6 +52,25 @@ fn waits_grow_up_to_the_longest() {
         assert_eq!(bench.metric("watershed_exporter_retries{exporter=\"sink\"}"), 5);
         assert_eq!(bench.metric("watershed_exporter_requests{exporter=\"sink\"}"), 6);
         assert_eq!(bench.metric("otelcol_exporter_sent_spans{exporter=\"sink\"}"), 1);
+        bench.end().await;
+    });
+}
+
+#[test]
+fn an_exporter_rests_between_batches_and_not_between_attempts() {
+    paused(async {
+        let bench = Bench::new();
+        let cell = exporter(&bench, &format!("{EVEN}\nmax_elapsed_time = '5s'")).await;
+        let before = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let noted = before.clone();
+        on_export(move |_| {
+            noted.borrow_mut().push(rests());
+            async { retryable(None) }
+        });
+        assert_rejected(&bench.held(&cell, spans([1])).end().await, Fault::Exhausted, 1);
+        let before = before.take();
+        assert!(before.len() > 2 && before.iter().all(|rests| *rests == before[0]), "{before:?}");
+        until("a rest", || rests() > before[0]).await;
         bench.end().await;
     });
 }
