@@ -1,6 +1,7 @@
 //! OTLP to api_v2: `PostSpansRequest`s, one for all spans of a resource.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,39 +19,61 @@ const PROCESS_TAGS: u32 = 2;
 const SPAN_TAGS: u32 = 8;
 const LOG_FIELDS: u32 = 2;
 
+/// A request, and what is in it.
+pub(crate) struct Request {
+    pub(crate) body: Vec<u8>,
+    /// Which spans, by their number in the payload, rising.
+    pub(crate) spans: Vec<Range<u32>>,
+}
+
+/// Spans of a resource, with their numbers.
+type Numbered<'a> = (ResourceGroup<'a>, Range<u32>);
+
 /// The requests that say what a payload of spans does. A batch has one process, so there is one for each resource.
 ///
 /// `room(total)` is asked before what is taken here may grow to `total` bytes.
 pub fn encode(payload: &Payload, room: &mut dyn FnMut(usize) -> bool) -> Result<Vec<Vec<u8>>, NoRoom> {
+    Ok(requests(payload, room)?.into_iter().map(|request| request.body).collect())
+}
+
+/// The same, with what is in which of them.
+pub(crate) fn requests(
+    payload: &Payload,
+    room: &mut dyn FnMut(usize) -> bool,
+) -> Result<Vec<Request>, NoRoom> {
     let mut processes: HashMap<Vec<u8>, usize> = HashMap::new();
-    let mut batches: Vec<Vec<ResourceGroup<'_>>> = Vec::new();
-    let mut held = 0;
+    let mut batches: Vec<Vec<Numbered<'_>>> = Vec::new();
+    let (mut held, mut past) = (0, 0);
     let mut requests = Vec::new();
     for group in payload.resources() {
-        if group.scopes().all(|scope| scope.spans().next().is_none()) {
+        let count: usize = group.scopes().map(|scope| scope.spans().count()).sum();
+        if count == 0 {
             continue;
         }
+        let numbers = past..past + count as u32;
+        past = numbers.end;
         let process = with_output(held, room, |out| process(out, group.resource()))?;
         held += process.len();
         let next = batches.len();
         let index = *processes.entry(process).or_insert(next);
         match batches.get_mut(index) {
-            Some(groups) => groups.push(group),
-            None => batches.push(vec![group]),
+            Some(groups) => groups.push((group, numbers)),
+            None => batches.push(vec![(group, numbers)]),
         }
     }
     let mut by_index: Vec<(usize, Vec<u8>)> =
         processes.into_iter().map(|(process, index)| (index, process)).collect();
     by_index.sort_unstable_by_key(|(index, _)| *index);
     for ((_, process), groups) in by_index.into_iter().zip(batches) {
-        let request = with_output(held, room, |out| {
+        let body = with_output(held, room, |out| {
             out.put_message(1, |out| {
-                groups.iter().flat_map(ResourceGroup::scopes).try_for_each(|scope| spans(out, &scope))?;
+                let mut scopes = groups.iter().flat_map(|(group, _)| group.scopes());
+                scopes.try_for_each(|scope| spans(out, &scope))?;
                 out.put_bytes_field(2, &process)
             })
         })?;
-        held += request.len();
-        requests.push(request);
+        held += body.len();
+        requests.push(Request { body, spans: groups.into_iter().map(|(_, numbers)| numbers).collect() });
     }
     Ok(requests)
 }

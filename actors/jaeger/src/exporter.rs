@@ -1,5 +1,6 @@
 //! The `jaeger` exporter: api_v2 over gRPC.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use watershed_stage::{
 };
 use watershed_telemetry::build::NoRoom;
 
-use crate::encode::encode;
+use crate::encode::{Request, requests};
 use crate::grpc::POST_SPANS;
 
 /// Calls of one batch that are under way at once.
@@ -28,6 +29,16 @@ pub struct Jaeger {
     client: Client,
     credentials: Credentials,
     budget: Arc<Budget>,
+}
+
+/// What became of the calls of a batch so far.
+#[derive(Default)]
+struct Tally {
+    /// Whether any was taken.
+    has_taken: bool,
+    /// The spans of those that failed, by their number in the batch.
+    failed: Vec<Range<u32>>,
+    worst: Option<ExportError>,
 }
 
 grpc_client_settings! {
@@ -87,24 +98,27 @@ impl Exporter for Jaeger {
     async fn export(&self, batch: &Batch) -> Result<Partial, ExportError> {
         let headers = self.credentials.headers(batch).await?;
         let (requests, _permit) = self.encode(&batch.payload)?;
-        let calls = requests.into_iter().map(|request| self.call(&headers, batch, request));
+        let headers = &headers;
+        let calls = requests
+            .into_iter()
+            .map(async |Request { body, spans }| (spans, self.call(headers, batch, body).await));
         // All are made, also after one has failed: what arrives now is not sent in vain, since Jaeger knows its spans.
         let mut ends = stream::iter(calls).buffer_unordered(CALLS);
-        let mut worst = Ok(Partial::default());
-        while let Some(end) = ends.next().await {
-            worst = worse(worst, end);
+        let mut tally = Tally::default();
+        while let Some((spans, end)) = ends.next().await {
+            tally.add(spans, end);
         }
-        worst
+        tally.verdict(batch.merged)
     }
 }
 
 impl Jaeger {
     /// A payload as Jaeger wants it, and the memory it takes: what was accepted is sent, whether there is room or not.
     /// Each span repeats its scope: what that makes of a batch has an end, beyond which it is sent in halves.
-    fn encode(&self, payload: &Payload) -> Result<(Vec<Vec<u8>>, Permit), ExportError> {
+    fn encode(&self, payload: &Payload) -> Result<(Vec<Request>, Permit), ExportError> {
         let permit = self.budget.overdraw(0);
         let most = payload.bytes().saturating_mul(GROWTH).max(LARGE);
-        let requests = encode(payload, &mut |total| {
+        let requests = requests(payload, &mut |total| {
             permit.cover(total as u64);
             total <= most
         });
@@ -125,12 +139,49 @@ impl Jaeger {
     }
 }
 
-/// Of what became of the calls of a batch, what decides about it: something that can be tried again before what can
-/// not, since that will be found out again.
-fn worse(one: Result<Partial, ExportError>, other: Result<(), ExportError>) -> Result<Partial, ExportError> {
-    match (one, other) {
-        (one, Ok(())) => one,
-        (Err(one @ ExportError::Retryable { .. }), Err(_)) => Err(one),
-        (_, Err(other)) => Err(other),
+// === impl Tally ===
+
+impl Tally {
+    /// What became of the call with these spans.
+    fn add(&mut self, spans: Vec<Range<u32>>, end: Result<(), ExportError>) {
+        match end {
+            Ok(()) => self.has_taken = true,
+            Err(error) => {
+                self.failed.extend(spans);
+                self.worst = worse(self.worst.take(), error);
+            }
+        }
+    }
+
+    /// What became of the batch. Of what was `merged` each message is sent alone, unless all of it was taken: one of them
+    /// may be to blame for what the others have in the same call.
+    fn verdict(mut self, merged: bool) -> Result<Partial, ExportError> {
+        match self.worst {
+            None => Ok(Partial::default()),
+            Some(ExportError::Permanent { reason, .. }) if self.has_taken && !merged => {
+                self.failed.sort_unstable_by_key(|spans| spans.start);
+                let which: Vec<u32> = self.failed.into_iter().flatten().collect();
+                Ok(Partial { rejected: which.len() as u64, which: Some(which), message: reason.into_owned() })
+            }
+            Some(error) => Err(error),
+        }
     }
 }
+
+/// Of two failures, the one by which a batch is treated: what can be tried again before what can be in parts, and both
+/// before what can not, since that will be found out again.
+fn worse(one: Option<ExportError>, other: ExportError) -> Option<ExportError> {
+    let rank = |error: &ExportError| match error {
+        ExportError::Retryable { .. } => 2,
+        ExportError::TooLarge { .. } => 1,
+        _ => 0,
+    };
+    Some(match one {
+        Some(one) if rank(&one) >= rank(&other) => one,
+        _ => other,
+    })
+}
+
+#[cfg(test)]
+#[path = "exporter_tests.rs"]
+mod tests;
