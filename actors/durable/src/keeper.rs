@@ -396,7 +396,11 @@ mod tests {
             let (tell, told) = std::sync::mpsc::sync_channel(1);
             // Who opens a pipe to read from it waits for somebody who writes.
             let wait = move || {
-                (told.recv_timeout(PATIENCE).is_ok(), OpenOptions::new().write(true).open(pipe).unwrap())
+                let in_time = told.recv_timeout(PATIENCE).is_ok();
+                let end = OpenOptions::new().write(true).open(&pipe).unwrap();
+                // Whoever comes next finds no pipe that nobody writes to.
+                fs::remove_file(pipe).unwrap();
+                (in_time, end)
             };
             Self { tell, told: std::thread::Builder::new().spawn(wait).unwrap() }
         }
