@@ -81,6 +81,16 @@ mod tests {
             .collect()
     }
 
+    /// As `docs/high-availability.md` has it: or all agents' backlogs come to the gateways at once.
+    #[test]
+    fn agents_that_are_shipped_take_their_time_after_a_partition() {
+        let kubernetes = include_str!("../deploy/kubernetes/config.yaml");
+        let text = block(kubernetes, "pipelines.toml: |\n", "\0").join("\n");
+        let shipped: toml::Table = text.parse().unwrap();
+        let queue = &shipped["agent"]["exporters"]["otlp"]["sending_queue"];
+        assert!(queue["items_per_second"].as_integer().unwrap() > 0);
+    }
+
     #[test]
     fn every_configuration_that_is_shipped_is_valid() {
         let kubernetes = include_str!("../deploy/kubernetes/config.yaml");
