@@ -25,7 +25,6 @@ mod count;
 pub mod deal;
 pub mod edit;
 pub mod json;
-mod least;
 mod message;
 mod payload;
 pub mod redact;

@@ -7,7 +7,6 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::Signal;
 use crate::count;
-use crate::least;
 use crate::message::Message;
 use crate::schema::Kind;
 use crate::split::{self, Limit};
@@ -121,13 +120,6 @@ impl Payload {
     /// group whose resource and scope would take more than half of each part it is cut into.
     pub fn split_by_bytes(self, max_bytes: usize) -> Vec<Payload> {
         split::split(self, Limit { items: usize::MAX, bytes: max_bytes })
-    }
-
-    /// The size of the smallest part with an item that this can be cut into, in bytes, if each part repeats the same as
-    /// `one`, a part of one item: the containers around that item, from the outermost on, as far as it takes to make up
-    /// more than seven eighths of it. `None` if they do not, or if the item itself is more than the rest.
-    pub fn least_beside(&self, one: &Payload) -> Option<usize> {
-        least::least_beside(self, one)
     }
 
     /// Views of the resource groups (`ResourceSpans`, `ResourceMetrics`, `ResourceLogs`) of all requests.

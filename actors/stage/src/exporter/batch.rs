@@ -1,7 +1,6 @@
 //! Batches in the making: messages of one signal, one pipeline and one partition, collected until they are worth a
 //! request.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -61,17 +60,8 @@ pub(super) struct Job {
     pub(super) outcome: Outcome,
     /// How many items were in those.
     pub(super) past: usize,
-    /// What was refused last for the size that it has with one item.
-    pub(super) refused: Option<Refused>,
     /// While it is sent or waits for another attempt; a circuit's probe may do without.
     pub(super) consumer: Option<Consumer>,
-}
-
-/// A part of one item that is too large.
-pub(super) struct Refused {
-    pub(super) part: Payload,
-    pub(super) code: i32,
-    pub(super) reason: Cow<'static, str>,
 }
 
 // === impl Member ===
@@ -192,7 +182,6 @@ impl Job {
             started: None,
             outcome: Outcome::Delivered,
             past: 0,
-            refused: None,
             consumer: None,
         };
         job.assemble();
@@ -217,32 +206,6 @@ impl Job {
     pub(super) fn cut_first(&mut self, cut: impl FnOnce(Payload) -> Vec<Payload>) {
         let cut = self.parts.pop_front().map(cut).unwrap_or_default();
         cut.into_iter().rev().for_each(|part| self.parts.push_front(part));
-    }
-
-    /// Cuts the first of the parts in two.
-    pub(super) fn halve_first(&mut self) {
-        self.cut_first(|first| {
-            let half = first.items().div_ceil(2);
-            first.split_by_items(half)
-        });
-    }
-
-    /// What was refused, if that says enough of the first of the parts: with any one of its items it would be as large,
-    /// since it repeats the same. Cuts it as long as that may be so of a half.
-    pub(super) fn is_beyond(&mut self) -> Option<&Refused> {
-        let refused = self.refused.take()?;
-        let size = refused.part.least_beside(&refused.part);
-        let mut is_beyond = false;
-        while let Some(first) = self.parts.front() {
-            let (Some(least), Some(size)) = (first.least_beside(&refused.part), size) else { break };
-            is_beyond = least >= size;
-            if is_beyond || first.items() < 2 || first.bytes() < size {
-                break;
-            }
-            self.halve_first();
-        }
-        let refused = self.refused.insert(refused);
-        is_beyond.then_some(refused)
     }
 
     /// Forms the request anew of the members that are left.

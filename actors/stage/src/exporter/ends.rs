@@ -10,7 +10,7 @@ use watershed_delivery::{Cause, Fault, Outcome, Rejection};
 use watershed_supervise::{Failure, Mail as _};
 use watershed_telemetry::Payload;
 
-use super::batch::{Job, Member, Refused};
+use super::batch::{Job, Member};
 use super::circuit::Stance;
 use super::concurrency::Trip;
 use super::counters::GivenUp;
@@ -162,10 +162,6 @@ impl<E: Exporter> Lane<E> {
     /// Goes on to the next part of a job, or ends it after the last.
     fn proceed(&mut self, mut job: Job) {
         (job.attempts, job.started) = (0, None);
-        while let Some(refused) = job.is_beyond() {
-            let (code, reason) = (refused.code, refused.reason.clone());
-            self.reject_first(&mut job, GivenUp::TooLarge, code, reason);
-        }
         if job.parts.is_empty() { self.settle(job) } else { self.attempt(job) }
     }
 
@@ -226,18 +222,19 @@ impl<E: Exporter> Lane<E> {
     }
 
     /// Sends in halves what the destination finds too large: first the messages of a batch, then the items of a
-    /// message. Only a single item is beyond help, and with it what is no smaller for what both repeat.
+    /// message. Only a single item is beyond help.
     fn cut_up(&mut self, mut job: Job, code: i32, reason: Cow<'static, str>) {
         if job.members.len() > 1 {
             let rest = job.members.split_off(job.members.len() / 2);
             return self.instead([Job::unbounded(job.members), Job::unbounded(rest)]);
         }
         if job.parts.front().is_none_or(|part| part.items() < 2) {
-            job.refused =
-                job.parts.front().map(|part| Refused { part: part.clone(), code, reason: reason.clone() });
             return self.rejected(job, GivenUp::TooLarge, code, reason);
         }
-        job.halve_first();
+        job.cut_first(|part| {
+            let half = part.items().div_ceil(2);
+            part.split_by_items(half)
+        });
         self.proceed(job);
     }
 
@@ -251,12 +248,6 @@ impl<E: Exporter> Lane<E> {
             // One of them may be to blame; the others are not to suffer for it.
             return self.instead(job.members.into_iter().map(Job::single));
         }
-        self.reject_first(&mut job, why, code, reason);
-        self.proceed(job);
-    }
-
-    /// The first of a message's parts will never be taken.
-    fn reject_first(&mut self, job: &mut Job, why: GivenUp, code: i32, reason: Cow<'static, str>) {
         if let Some(part) = job.parts.pop_front() {
             let items = part.items();
             let (first, whole) = (job.past as u32, job.past == 0 && job.parts.is_empty());
@@ -269,8 +260,9 @@ impl<E: Exporter> Lane<E> {
             let which = (!whole).then(|| (first..first + items as u32).collect());
             let fault = Fault::Destination(code);
             let rejection = Rejection { fault, reason, items: items as u64, which };
-            job.outcome = std::mem::replace(&mut job.outcome, Outcome::Delivered).join(rejection.into());
+            job.outcome = job.outcome.join(rejection.into());
         }
+        self.proceed(job);
     }
 
     /// What the exporter itself has tried as often as it may.

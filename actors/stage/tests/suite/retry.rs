@@ -1,15 +1,13 @@
 //! What becomes of exports that fail.
 
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use watershed_delivery::{Cause, Fault, Outcome};
-use watershed_stage::{ExportError, Partial, Payload, Signal};
-use watershed_telemetry::wire::put_bytes_field;
+use watershed_stage::{ExportError, Partial};
 
-use crate::common::{Bench, Fate, assert_refused, assert_rejected, ms, paused, request, secs, spans, until};
+use crate::common::{Bench, Fate, assert_refused, assert_rejected, ms, paused, secs, spans, until};
 use crate::kinds::{batches, exporter, on_export, permanent, rests, retryable, seen};
 
 /// Waits of exactly 1, 2, 4, 4, ... seconds.
@@ -246,48 +244,6 @@ fn what_is_too_large_is_sent_in_halves() {
         assert_eq!(taken, [vec![0], vec![1, 2], vec![3, 4], vec![8], vec![8, 9], vec![9]]);
         assert_eq!(bench.metric("otelcol_exporter_send_failed_spans{exporter=\"sink\"}"), 1);
         assert_eq!(bench.metric("otelcol_exporter_sent_spans{exporter=\"sink\"}"), 6);
-        bench.end().await;
-    });
-}
-
-/// A request of these spans under a resource of so many bytes.
-fn spans_of_resource(bytes: usize, ids: Range<u32>) -> Vec<u8> {
-    let (mut url, mut out) = (Vec::new(), Vec::new());
-    put_bytes_field(&mut url, 3, "x".repeat(bytes).as_bytes());
-    let request = request(Signal::Traces, ids, 0);
-    // The group's own length comes anew: it follows a byte of tag, and is less than 128 or takes two.
-    let spans = request.get(if request[1] < 128 { 2 } else { 3 }..).unwrap();
-    put_bytes_field(&mut out, 1, &[&url[..], spans].concat());
-    out
-}
-
-#[test]
-fn what_is_too_large_for_what_each_of_its_items_repeats_is_not_sent_item_by_item() {
-    paused(async {
-        let bench = Bench::new();
-        let cell = exporter(&bench, "").await;
-        on_export(|seen| async move {
-            let too_large = ExportError::TooLarge { code: 8, reason: "too large".into() };
-            if seen.bytes < 5_000 { Ok(Partial::default()) } else { Err(too_large) }
-        });
-        let of = |groups: &[Vec<u8>]| Payload::validate(Signal::Traces, groups.concat().into()).unwrap();
-        let large = spans_of_resource(10_000, 0..64);
-        assert_rejected(
-            &bench.held(&cell, of(std::slice::from_ref(&large))).end().await,
-            Fault::Destination(8),
-            64,
-        );
-        let asked: Vec<usize> = batches().iter().map(Vec::len).collect();
-        assert_eq!(asked, [64, 32, 16, 8, 4, 2, 1]);
-        // What repeats something else is no part of that.
-        let more = [large, spans_of_resource(9, 64..80), spans_of_resource(10_000, 80..99)];
-        let outcome = bench.held(&cell, of(&more)).end().await;
-        let Outcome::Rejected(rejection) = outcome else { panic!("{outcome:?}") };
-        assert_eq!((&*rejection.reason, rejection.items), ("too large", 64 + 19));
-        assert_eq!(&*rejection.which.unwrap(), (0..64).chain(80..99).collect::<Vec<_>>());
-        assert!(batches().len() < 40, "{:?}", batches());
-        assert_eq!(bench.metric("otelcol_exporter_send_failed_spans{exporter=\"sink\"}"), 64 + 64 + 19);
-        assert_eq!(bench.metric("otelcol_exporter_sent_spans{exporter=\"sink\"}"), 16);
         bench.end().await;
     });
 }

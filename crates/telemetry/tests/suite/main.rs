@@ -9,7 +9,6 @@ mod invalid;
 mod json;
 mod json_spell;
 mod json_table;
-mod least;
 mod mutate;
 mod oracle;
 mod payload;
