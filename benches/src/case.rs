@@ -166,6 +166,17 @@ impl Case {
         if self.work == Work::TailSampling { 15.0 } else { 4.0 }
     }
 
+    /// How many times as long as others it is played: at a fixed rate there is little to measure in a second.
+    pub fn stretch(self) -> u32 {
+        if self.rate.is_some() && self.work != Work::TailSampling { 3 } else { 1 }
+    }
+
+    /// In how many parts a turn is played, with a part of each other relay between two of one: what a shared machine has of
+    /// CPU changes from second to second, and so it changes for all. What is held for seconds has to be released in its part.
+    pub fn parts(self) -> u32 {
+        if self.seconds() > 4.0 { 1 } else { 4 }
+    }
+
     /// The same load for a relay that does nothing but relay, over plain gRPC.
     pub fn bare(self) -> Case {
         let Case { name, about, signal, items, connections, rate, delivered, .. } = self;

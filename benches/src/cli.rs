@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::case::{CASES, Case};
+use crate::case::{CASES, Case, Work};
 use crate::relay::Options;
 
 /// Watershed beside the floor and the conventional relay: CPU per span, peak memory, latency, exact delivery.
@@ -25,7 +25,7 @@ pub struct Cli {
     /// Throughput: which loads; see `benches/README.md`
     #[arg(long, value_delimiter = ',', default_value = "relay")]
     pub case: Vec<Case>,
-    /// Throughput: every load
+    /// Throughput: every load but tail sampling, whose turns take long
     #[arg(long, conflicts_with = "case")]
     pub all: bool,
     /// Rounds; every relay has one turn in each
@@ -47,7 +47,7 @@ pub struct Cli {
     #[arg(long)]
     pub items: Option<usize>,
     /// Requests that floor and conventional merge into one; by default as many as watershed merged in the
-    /// same round, or 8 without watershed
+    /// round before or while it warmed up, or 8 without watershed
     #[arg(long)]
     pub merge: Option<usize>,
     /// Threads of floor and conventional
@@ -59,6 +59,10 @@ pub struct Cli {
     /// Overload: spans a second offered; the sink takes a tenth
     #[arg(long, default_value_t = 300_000.0)]
     pub rate: f64,
+    /// Throughput: MiB that a relay may have acknowledged and not delivered; beyond them, senders wait. At least two
+    /// merged requests
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(8..))]
+    pub ahead_mib: u16,
     /// Watershed's memory budget in MiB
     #[arg(long, default_value_t = 256)]
     pub budget_mib: u64,
@@ -159,6 +163,8 @@ pub enum Role {
     Conventional,
     /// The product
     Watershed,
+    /// Nothing, on every core and all the time
+    Awake,
 }
 
 /// Where a hand-written relay's work runs.
@@ -181,7 +187,8 @@ impl Cli {
 
     /// The loads to measure.
     pub fn cases(&self) -> Vec<Case> {
-        let cases = if self.all { CASES.to_vec() } else { self.case.clone() };
+        let short = || CASES.into_iter().filter(|case| case.work != Work::TailSampling).collect();
+        let cases: Vec<_> = if self.all { short() } else { self.case.clone() };
         cases.into_iter().map(|case| self.adapt(case)).collect()
     }
 
@@ -193,6 +200,11 @@ impl Cli {
             delivered: self.delivered || case.delivered,
             ..case
         }
+    }
+
+    /// Bytes that a relay may have acknowledged and not delivered.
+    pub fn ahead(&self) -> usize {
+        usize::from(self.ahead_mib) << 20
     }
 
     /// How long a turn's load lasts.
@@ -210,16 +222,8 @@ impl Cli {
             shape: self.shape,
             signal: case.signal,
             waits: case.delivered,
+            ahead: self.ahead(),
         })
-    }
-
-    /// The bound of Watershed's sending queue, in requests: the default where it is to relay, out of reach where its
-    /// memory budget is to be what bounds it.
-    pub fn queue_size(&self) -> u64 {
-        match self.scenario {
-            Scenario::Throughput | Scenario::Idle | Scenario::Backlog | Scenario::Scrape => 1000,
-            Scenario::Overload => 1_000_000,
-        }
     }
 
     /// What watershed's part needs.

@@ -42,7 +42,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             rss_bytes: usage.rss,
             peak_rss_bytes: usage.peak_rss,
             cpu_ns: usage.cpu.as_nanos() as u64,
-            idle_cpu_ns_per_second: ((usage.cpu - settled.cpu) / 2).as_nanos() as u64,
+            idle_cpu_ns_per_second: (usage.since(settled) / 2).as_nanos() as u64,
         });
     }
     if cli.json {

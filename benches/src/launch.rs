@@ -72,11 +72,11 @@ impl RelayProcess {
                 let mut command = own(relay)?;
                 command.args(["--listen", &listen.to_string(), "--target", &sink.to_string()]);
                 command.args(["--merge", &merge.to_string(), "--shape", shape.get_name()]);
-                command.args(["--case", case.name]);
+                command.args(["--case", case.name, "--ahead-mib", &cli.ahead_mib.to_string()]);
                 command.args(case.delivered.then_some("--delivered"));
                 command
             }
-            Relay::Otelcol => peers::otelcol(case, &site),
+            Relay::Otelcol => peers::otelcol(case, cli, &site),
             Relay::Rotel => peers::rotel(&site)?,
         };
         let mut child = Child::spawn(&mut command)?;

@@ -16,6 +16,7 @@ mod idle;
 mod launch;
 mod overload;
 mod peers;
+mod player;
 mod process;
 mod relay;
 mod report;
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn play(role: &Role, cli: &Cli) -> anyhow::Result<()> {
-    if matches!(role, Role::Floor | Role::Conventional | Role::Watershed) {
+    if matches!(role, Role::Floor | Role::Conventional | Role::Watershed | Role::Awake) {
         process::exit_with_stdin();
         // Whoever runs a relay collects its log. Without that, `tracing` asks the `log` crate at every step of HTTP/2.
         tracing::subscriber::set_global_default(tracing::subscriber::NoSubscriber::new())?;
@@ -68,5 +69,6 @@ fn play(role: &Role, cli: &Cli) -> anyhow::Result<()> {
         Role::Floor => relay::run::<relay::Raw>(&cli.relay_options()?),
         Role::Conventional => relay::run::<relay::Decoded>(&cli.relay_options()?),
         Role::Watershed => watershed::run_watershed(cli.config()?),
+        Role::Awake => process::stay_awake(),
     }
 }

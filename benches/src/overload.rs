@@ -80,7 +80,7 @@ fn overload(cli: &Cli, runtime: &tokio::runtime::Runtime, relay: Relay) -> anyho
     sink.answer(Answer::Ok)?;
     let (_, verdict) = sink.settle(&report, DRAIN)?;
     let after = process.usage()?;
-    let cpu = (after.cpu - before.cpu).as_secs_f64() * 1e6;
+    let cpu = after.since(before).as_secs_f64() * 1e6;
     Ok(Outcome {
         relay,
         budget_mib: cli.budget_mib,

@@ -9,7 +9,7 @@ use watershed_testkit::Coding;
 use watershed_testkit::requests::Foreign;
 
 use crate::case::{Case, PLAIN, Tls, Way, Work};
-use crate::cli::Relay;
+use crate::cli::{Cli, Relay, Scenario};
 use crate::launch::Site;
 
 /// Where the configurations are.
@@ -70,7 +70,7 @@ fn build(case: Case) -> &'static str {
 }
 
 /// The OpenTelemetry Collector: the base, and what is another in this case.
-pub fn otelcol(case: Case, site: &Site<'_>) -> Command {
+pub fn otelcol(case: Case, cli: &Cli, site: &Site<'_>) -> Command {
     let mut command = peer(build(case));
     let configuration = |name: &str| format!("{CONFIGURATIONS}/otelcol/{name}.yaml");
     command.args(["--config", &configuration("relay")]);
@@ -92,6 +92,12 @@ pub fn otelcol(case: Case, site: &Site<'_>) -> Command {
     }
     command.env("LISTEN", site.listen.to_string()).env("SINK", site.sink.to_string());
     command.env("CERTS", site.certificates).env("GOMEMLIMIT", GO_MEMORY);
+    if cli.scenario == Scenario::Throughput {
+        command.env("AHEAD", cli.ahead().to_string());
+    } else {
+        // The memory limit is what bounds it.
+        command.env("AHEAD", (1_u64 << 40).to_string()).env("WAITS", "false");
+    }
     if case.work == Work::TailSampling {
         command.env("GOMEMLIMIT", GO_MEMORY_OF_TRACES);
     }

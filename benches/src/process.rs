@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::num::NonZero;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,13 @@ pub struct Usage {
     pub peak_rss: u64,
     /// Resident set now, in bytes (`VmRSS`).
     pub rss: u64,
+}
+
+impl Usage {
+    /// The CPU since `before`. It may seem to step back where a thread has ended.
+    pub fn since(&self, before: Usage) -> Duration {
+        self.cpu.saturating_sub(before.cpu)
+    }
 }
 
 /// This binary in the part `role`, to be talked with.
@@ -91,6 +99,36 @@ impl Drop for Child {
         // Both fail only if it has ended by itself.
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// Keeps all cores awake until it is dropped, by spinning in the idle scheduling class. Else sparse work also pays for waking a
+/// core, which in a virtual machine varies from minute to minute.
+pub fn awake() -> anyhow::Result<Option<Child>> {
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "0"]).arg(std::env::current_exe()?).args(["--as", "awake"]).stdin(Stdio::piped());
+    let Ok(mut spinner) = Child::spawn(&mut command) else {
+        eprintln!("no chrt: cores fall asleep, and what is sparse costs what waking them does");
+        return Ok(None);
+    };
+    std::thread::sleep(Duration::from_millis(100));
+    if let Some(status) = spinner.process.try_wait()? {
+        bail!("chrt --idle does not work here: {status}");
+    }
+    Ok(Some(spinner))
+}
+
+/// Plays the part that [`awake`] starts.
+pub fn stay_awake() -> ! {
+    for _ in 1..std::thread::available_parallelism().map_or(1, NonZero::get) {
+        std::thread::spawn(|| {
+            loop {
+                std::hint::spin_loop()
+            }
+        });
+    }
+    loop {
+        std::hint::spin_loop();
     }
 }
 

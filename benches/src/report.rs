@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use crate::case::Case;
 use crate::cli::{Cli, Relay};
+use crate::player::Turn;
 use crate::table;
-use crate::throughput::Turn;
 
 /// The turns of one relay at one case.
 struct Row<'a> {
@@ -35,9 +35,8 @@ impl Row<'_> {
         (logarithms.sum::<f64>() / self.turns.len() as f64).exp()
     }
 
-    /// The least peak of all turns: a pause of the machine only adds to what waits in memory.
     fn peak(&self) -> f64 {
-        self.turns.iter().map(|turn| turn.peak_rss_bytes as f64).fold(f64::INFINITY, f64::min)
+        self.median(|turn| turn.peak_rss_bytes as f64)
     }
 }
 

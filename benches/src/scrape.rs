@@ -109,7 +109,7 @@ fn turn(cli: &Cli, relay: Relay, exporter: Exporter) -> anyhow::Result<Turn> {
         relay,
         exporter,
         series: scrapes * target.series,
-        cpu_ns: (after.cpu - before.cpu).as_nanos() as u64,
+        cpu_ns: after.since(before).as_nanos() as u64,
         peak_rss_bytes: after.peak_rss,
     })
 }

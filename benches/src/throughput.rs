@@ -1,48 +1,14 @@
 //! What an item costs: every relay in turn, for some rounds, under the same load.
 
-use std::time::Duration;
-
-use anyhow::{Context, ensure};
-use serde::Serialize;
-use watershed_testkit::{LoadReport, Loader, Verdict};
+use anyhow::Context;
+use watershed_testkit::{LoadReport, Loader};
 
 use crate::case::{Case, Way, Work};
-use crate::certificates::{self, Certificates};
+use crate::certificates::Certificates;
 use crate::cli::{Cli, Relay};
-use crate::launch::RelayProcess;
-use crate::process::own_usage;
-use crate::sink::SinkProcess;
+use crate::player::{Bench, Player, Turn};
+use crate::process::awake;
 use crate::{peers, report};
-
-/// How long what was acknowledged may take to arrive once the load has ended.
-const DRAIN: Duration = Duration::from_secs(30);
-
-/// One relay's turn at one case in one round.
-#[derive(Clone, Debug, Serialize)]
-pub struct Turn {
-    pub case: &'static str,
-    pub relay: Relay,
-    pub round: usize,
-    /// The setting of the hand-written relays.
-    pub merge: usize,
-    /// Requests in over requests out, as measured.
-    pub merge_factor: f64,
-    pub items: u64,
-    pub items_per_second: f64,
-    pub cpu_us_per_item: f64,
-    /// Of one core, while the load lasted.
-    pub cpu_percent: f64,
-    pub sink_cpu_us_per_item: f64,
-    pub loader_cpu_us_per_item: f64,
-    pub peak_rss_bytes: u64,
-    /// What the sink received, as it was compressed.
-    pub bytes_out_per_item: f64,
-    pub p50_ns: u64,
-    pub p99_ns: u64,
-    /// Requests refused for each one acknowledged: their cost is in the CPU too.
-    pub refused_per_ok: f64,
-    pub verdict: Verdict,
-}
 
 /// Runs all cases and rounds, prints, and fails if anything acknowledged was lost or nothing moved.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
@@ -55,21 +21,16 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         certificates: Certificates::new(),
     };
+    let _awake = awake()?;
     let cases = cli.cases();
     let mut turns: Vec<Turn> = Vec::new();
     // A disturbed minute is a round of many cases, not all rounds of one.
     for round in 0..cli.rounds {
         for case in &cases {
-            for relay in relays.iter().copied().filter(|relay| can(*relay, *case)) {
-                let like =
-                    turns.iter().rev().find(|turn| turn.relay == Relay::Watershed && turn.case == case.name);
-                let like = like.map(|turn| turn.merge_factor.round() as usize);
-                let merge = cli.merge.or(like).unwrap_or(8).max(1);
-                let turn = bench.take_turn(*case, relay, round, merge);
-                let turn = turn.with_context(|| format!("{}, round {round}, {relay}", case.name))?;
-                eprintln!("{} {round} {relay:<12} {:.3} us", case.name, turn.cpu_us_per_item);
-                turns.push(turn);
-            }
+            let merged = turns.iter().rfind(|turn| turn.relay == Relay::Watershed && turn.case == case.name);
+            let merged = merged.map(|turn| turn.merge_factor);
+            let played = play(&bench, &relays, *case, round, merged);
+            turns.append(&mut played.with_context(|| format!("{}, round {round}", case.name))?);
         }
     }
     if let Some(record) = &cli.record {
@@ -82,6 +43,35 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         report::print(cli, &cases, &turns);
     }
     Ok(())
+}
+
+/// One round of a case, in which hand-written relays merge as many requests as Watershed has `merged`. Turns are played in
+/// parts, one of each relay after the other, so that a disturbed second is a part of all.
+fn play(
+    bench: &Bench<'_>,
+    relays: &[Relay],
+    case: Case,
+    round: usize,
+    mut merged: Option<f64>,
+) -> anyhow::Result<Vec<Turn>> {
+    let mut players = Vec::new();
+    for relay in relays.iter().copied().filter(|relay| can(*relay, case)) {
+        let merge = bench.cli.merge.or(merged.map(|factor| factor.round() as usize)).unwrap_or(8).max(1);
+        let player = Player::start(bench, case, relay, merge).with_context(|| relay.to_string())?;
+        if relay == Relay::Watershed {
+            merged = merged.or(Some(player.warm_factor));
+        }
+        players.push(player);
+    }
+    for part in 0..case.parts() {
+        for player in &mut players {
+            player.play(bench, part).with_context(|| player.relay.to_string())?;
+        }
+    }
+    let turns = players.into_iter().map(|player| player.turn(round));
+    Ok(turns
+        .inspect(|turn| eprintln!("{} {round} {:<12} {:.3} us", case.name, turn.relay, turn.cpu_us_per_item))
+        .collect())
 }
 
 /// Whether a relay takes part.
@@ -115,69 +105,6 @@ pub fn loader(cli: &Cli, case: Case, target: std::net::SocketAddr) -> Loader {
         Way::Http => loader.http(),
         Way::Json => loader.json(),
         Way::Foreign(format) => loader.foreign(format),
-    }
-}
-
-/// What all turns share.
-struct Bench<'a> {
-    cli: &'a Cli,
-    runtime: tokio::runtime::Runtime,
-    certificates: Certificates,
-}
-
-impl Bench<'_> {
-    fn take_turn(&self, case: Case, relay: Relay, round: usize, merge: usize) -> anyhow::Result<Turn> {
-        let Bench { cli, runtime, certificates } = self;
-        let case = if matches!(relay, Relay::Floor | Relay::Conventional) { case.bare() } else { case };
-        let directory = certificates.directory();
-        let mut sink = SinkProcess::start(case.tls, &directory)?;
-        let process = RelayProcess::start(relay, case, cli, sink.addr, &directory, merge)?;
-        let load = loader(cli, case, process.addr);
-        let load = match certificates.client(case.tls) {
-            Some(config) => load.tls(config, certificates::HOST),
-            None => load,
-        };
-
-        let warm = runtime.block_on(load.clone().duration(Duration::from_secs_f64(cli.warmup)).run());
-        let settle = |sink: &mut SinkProcess, load: &LoadReport| match case.work {
-            Work::TailSampling => sink.settle_sampled(load, DRAIN),
-            _ => sink.settle(load, DRAIN),
-        };
-        ensure!(settle(&mut sink, &warm)?.1.nothing_lost(), "the warm-up did not arrive: {warm}");
-
-        sink.reset()?;
-        let (before, sink_before, own_before) = (process.usage()?, sink.usage()?, own_usage()?);
-        // Another run than the warm-up's, so a copy of that is no arrival of this.
-        let load = load.run_id(round as u64 + 1).duration(cli.duration(case.seconds()));
-        let report = runtime.block_on(load.run());
-        let (loaded, own_after) = (process.usage()?, own_usage()?);
-        let (counts, verdict) = settle(&mut sink, &report)?;
-        let (after, sink_after) = (process.usage()?, sink.usage()?);
-        if report.refusals() + report.transport_errors > 0 {
-            eprintln!("{} {round} {relay}: {report}", case.name);
-        }
-        ensure!(verdict.acknowledged > 0, "nothing moved: {report}");
-        ensure!(verdict.lost == 0, "lost {} of what was acknowledged: {report}", verdict.lost);
-        let per_item = |cpu: Duration| cpu.as_secs_f64() * 1e6 / verdict.arrived as f64;
-        Ok(Turn {
-            case: case.name,
-            relay,
-            round,
-            merge,
-            merge_factor: report.latency.count() as f64 / counts.taken as f64,
-            items: verdict.arrived,
-            items_per_second: verdict.arrived as f64 / report.elapsed.as_secs_f64(),
-            cpu_us_per_item: per_item(after.cpu - before.cpu),
-            cpu_percent: 100.0 * (loaded.cpu - before.cpu).as_secs_f64() / report.elapsed.as_secs_f64(),
-            sink_cpu_us_per_item: per_item(sink_after.cpu - sink_before.cpu),
-            loader_cpu_us_per_item: per_item(own_after.cpu - own_before.cpu),
-            peak_rss_bytes: after.peak_rss,
-            bytes_out_per_item: counts.bytes as f64 / verdict.arrived as f64,
-            p50_ns: report.latency.quantile(0.5),
-            p99_ns: report.latency.quantile(0.99),
-            refused_per_ok: report.refusals() as f64 / report.latency.count() as f64,
-            verdict,
-        })
     }
 }
 

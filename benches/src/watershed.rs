@@ -6,8 +6,9 @@ use watershed_testkit::Coding;
 use watershed_testkit::requests::Foreign;
 
 use crate::case::{Case, Tls, Way, Work};
-use crate::cli::Cli;
+use crate::cli::{Cli, Scenario};
 use crate::launch::Site;
+use crate::relay::IN_FLIGHT;
 use watershed::engine::Engine;
 use watershed::engine::config::{Sources, load};
 
@@ -64,7 +65,7 @@ pub fn config(case: Case, cli: &Cli, site: &Site<'_>) -> String {
     let budget_mib = if case.work == Work::TailSampling { (*budget_mib).max(512) } else { *budget_mib };
     let dead = watershed_testkit::reserve();
     let lanes = case.lanes.map_or(String::new(), |lanes| format!("lanes = {lanes}"));
-    let (queue_size, signal) = (cli.queue_size(), format!("{:?}", case.signal).to_lowercase());
+    let (queue, signal) = (queue(cli), format!("{:?}", case.signal).to_lowercase());
     format!(
         r#"[service]
 {lanes}
@@ -106,7 +107,7 @@ max_size = "16GiB"
 endpoint = "{scheme}://{sink}"
 compression = "{compression}"
 tls = {client}
-sending_queue = {{ queue_size = {queue_size}, required = true }}
+sending_queue = {{ {queue}, required = true }}
 
 [exporters."otlp/second"]
 endpoint = "http://{second}"
@@ -127,6 +128,20 @@ ack = "{ack}"
         processors = list(["\"memory_limiter\"", batch, work]),
         exporters = list([&format!("{exporter:?}"), more]),
     )
+}
+
+/// What bounds the sending queue: what bounds that of all relays, the memory budget alone, or what does so by default.
+fn queue(cli: &Cli) -> String {
+    match cli.scenario {
+        Scenario::Throughput => {
+            let ahead = cli.ahead();
+            format!(
+                r#"num_consumers = {IN_FLIGHT}, queue_size = {ahead}, sizer = "bytes", on_full = "block""#
+            )
+        }
+        Scenario::Overload => "queue_size = 1_000_000".to_owned(),
+        Scenario::Idle | Scenario::Backlog | Scenario::Scrape => "queue_size = 1000".to_owned(),
+    }
 }
 
 /// The elements that there are.

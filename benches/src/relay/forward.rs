@@ -4,27 +4,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::Request;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use watershed_testkit::grpc::Signal;
 
+use super::IN_FLIGHT;
 use super::payload::{ClientCodec, Payload};
-
-/// Merged requests on their way at the same time.
-const IN_FLIGHT: usize = 4;
 
 /// How long an incomplete merge waits for more: so that the end of a load is sent too, and long enough that a
 /// slow relay merges in full.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// A request to be sent on, and who waits for that, if anybody does.
-pub type Queued<P> = (P, Option<oneshot::Sender<()>>);
+/// A request to be sent on.
+pub struct Queued<P> {
+    pub payload: P,
+    /// Who waits for that, if anybody does.
+    pub sent: Option<oneshot::Sender<()>>,
+    /// Its part of what may be held at once.
+    pub room: OwnedSemaphorePermit,
+}
 
 /// Merges `merge` requests at a time and sends them until the queue closes.
 pub async fn forward<P: Payload>(
-    mut queue: mpsc::Receiver<Queued<P>>,
+    mut queue: mpsc::UnboundedReceiver<Queued<P>>,
     channel: Channel,
     merge: usize,
     signal: Signal,
@@ -35,12 +39,13 @@ pub async fn forward<P: Payload>(
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let client = Grpc::new(channel.clone());
         tokio::spawn(async move {
-            let (merged, waiting): (Vec<_>, Vec<_>) = merged.into_iter().unzip();
+            let parts = merged.into_iter().map(|Queued { payload, sent, room }| (payload, (sent, room)));
+            let (merged, waiting): (Vec<_>, Vec<_>) = parts.unzip();
             match send(client, merged, signal).await {
                 Ok(()) => {
-                    for waiting in waiting.into_iter().flatten() {
+                    for sent in waiting.into_iter().filter_map(|(sent, _)| sent) {
                         // Whoever has left wants no answer.
-                        let _ = waiting.send(());
+                        let _ = sent.send(());
                     }
                 }
                 // A caller that has its "ok" already has lost this, and the verdict will say so.
@@ -51,7 +56,7 @@ pub async fn forward<P: Payload>(
     }
 }
 
-async fn gather<P>(queue: &mut mpsc::Receiver<P>, merge: usize) -> Option<Vec<P>> {
+async fn gather<P>(queue: &mut mpsc::UnboundedReceiver<P>, merge: usize) -> Option<Vec<P>> {
     let mut merged = Vec::with_capacity(merge);
     merged.push(queue.recv().await?);
     // What is queued already needs no timer.

@@ -3,9 +3,10 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::body::Body;
 use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
@@ -22,14 +23,18 @@ type Answer<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 /// The service, whatever the path: only that of the case is ever called.
 pub struct Ingress<P> {
     /// Where requests go.
-    pub queue: mpsc::Sender<Queued<P>>,
+    pub queue: mpsc::UnboundedSender<Queued<P>>,
+    /// Bytes that may be there, or on their way from there.
+    pub room: Arc<Semaphore>,
+    /// How many those are.
+    pub ahead: usize,
     /// Whether they are answered only when they have been sent on.
     pub waits: bool,
 }
 
 impl<P> Clone for Ingress<P> {
     fn clone(&self) -> Self {
-        Ingress { queue: self.queue.clone(), waits: self.waits }
+        Ingress { queue: self.queue.clone(), room: self.room.clone(), ..*self }
     }
 }
 
@@ -58,11 +63,15 @@ impl<P: Payload> UnaryService<P> for Enqueue<P> {
     type Future = Answer<Response<()>, Status>;
 
     fn call(&mut self, request: Request<P>) -> Self::Future {
-        let Ingress { queue, waits } = self.0.clone();
+        let Ingress { queue, room, ahead, waits } = self.0.clone();
         Box::pin(async move {
             let ending = || Status::unavailable("the relay is ending");
             let (sent, wait) = waits.then(oneshot::channel).unzip();
-            queue.send((request.into_inner(), sent)).await.map_err(|_| ending())?;
+            let payload = request.into_inner();
+            // A request has 64 MiB at most. One that is larger than the bound is alone in it.
+            let bytes = payload.bytes().min(ahead) as u32;
+            let room = room.acquire_many_owned(bytes).await.map_err(|_| ending())?;
+            queue.send(Queued { payload, sent, room }).map_err(|_| ending())?;
             if let Some(wait) = wait {
                 wait.await.map_err(|_| ending())?;
             }

@@ -13,6 +13,9 @@ pub trait Payload: Sized + Send + Sync + 'static {
     /// Reads one message.
     fn decode(bytes: &mut DecodeBuf<'_>) -> Result<Self, Status>;
 
+    /// Its length on the wire.
+    fn bytes(&self) -> usize;
+
     /// Writes several as one message.
     fn encode(merged: Vec<Self>, out: &mut EncodeBuf<'_>) -> Result<(), Status>;
 }
@@ -25,6 +28,10 @@ impl Payload for Raw {
         Ok(Raw(bytes.copy_to_bytes(bytes.remaining())))
     }
 
+    fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
     fn encode(merged: Vec<Self>, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
         out.reserve(merged.iter().map(|Raw(bytes)| bytes.len()).sum());
         merged.iter().for_each(|Raw(bytes)| out.put_slice(bytes));
@@ -33,16 +40,21 @@ impl Payload for Raw {
 }
 
 /// The generated structs, as tonic's stock codec makes them.
-pub struct Decoded(ExportTraceServiceRequest);
+pub struct Decoded(ExportTraceServiceRequest, usize);
 
 impl Payload for Decoded {
     fn decode(bytes: &mut DecodeBuf<'_>) -> Result<Self, Status> {
+        let length = bytes.remaining();
         let request = ExportTraceServiceRequest::decode(bytes);
-        request.map(Decoded).map_err(|error| Status::internal(error.to_string()))
+        request.map(|request| Decoded(request, length)).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn bytes(&self) -> usize {
+        self.1
     }
 
     fn encode(merged: Vec<Self>, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        let mut merged = merged.into_iter().map(|Decoded(request)| request);
+        let mut merged = merged.into_iter().map(|Decoded(request, _)| request);
         let mut request = merged.next().unwrap_or_default();
         merged.for_each(|mut other| request.resource_spans.append(&mut other.resource_spans));
         request.encode(out).map_err(|error| Status::internal(error.to_string()))

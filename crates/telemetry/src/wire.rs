@@ -363,3 +363,26 @@ pub fn put_bytes_field(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     put_varint(out, value.len() as u64);
     out.extend_from_slice(value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_finds_what_the_fields_are() {
+        let rest = [0x0A, 1, b'a', 0x4A, 3, b'a', b'b', b'c', 0x08, 5, 0x7A, 2, 0, 0, 0x52, 9, 0];
+        for head in 0..=u16::MAX {
+            let all = [&head.to_le_bytes()[..], &rest].concat();
+            for bytes in [&all[..], &all[..1], &all[..2], &all[..7]] {
+                for wanted in [0, 1, 1 << 1 | 1 << 15, u64::MAX] {
+                    let mut found = Vec::new();
+                    walk(bytes, wanted, |number, value| found.push((number, value)));
+                    let fields = Fields::new(bytes).map_while(Result::ok);
+                    let fields = fields.filter(|field| field.number < 64 && wanted >> field.number & 1 == 1);
+                    let expected: Vec<_> = fields.map(|field| (field.number, field.value)).collect();
+                    assert_eq!(found, expected, "{bytes:x?}, {wanted:x}");
+                }
+            }
+        }
+    }
+}
