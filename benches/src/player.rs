@@ -65,6 +65,8 @@ pub struct Player {
     process: RelayProcess,
     sink: SinkProcess,
     load: Loader,
+    /// How long a part of the turn is.
+    part: Duration,
     sums: Sums,
 }
 
@@ -89,6 +91,7 @@ impl Player {
     /// Starts `relay` and warms it up.
     pub fn start(bench: &Bench<'_>, case: Case, relay: Relay, merge: usize) -> anyhow::Result<Player> {
         let Bench { cli, runtime, certificates } = bench;
+        let part = cli.duration(case.seconds()) * case.stretch() / case.parts();
         let case = if matches!(relay, Relay::Floor | Relay::Conventional) { case.bare() } else { case };
         let directory = certificates.directory();
         let sink = SinkProcess::start(case.tls, &directory)?;
@@ -99,7 +102,7 @@ impl Player {
             None => load,
         };
         let sums = Sums::default();
-        let mut player = Player { relay, case, merge, warm_factor: 0.0, sink, process, load, sums };
+        let mut player = Player { relay, case, merge, warm_factor: 0.0, sink, process, load, part, sums };
         // Who says "ok" first fills its bound once, so that its peak does not depend on who gets how much CPU.
         if !case.delivered {
             player.sink.answer(Answer::Slow(SLOW))?;
@@ -122,12 +125,11 @@ impl Player {
 
     /// Plays one part of its turn.
     pub fn play(&mut self, bench: &Bench<'_>, part: u32) -> anyhow::Result<()> {
-        let Bench { cli, runtime, .. } = bench;
         self.sink.reset()?;
         let (before, sink_before, own_before) = (self.process.usage()?, self.sink.usage()?, own_usage()?);
         // Another run than those before it, so a copy of theirs is no arrival of this.
-        let duration = cli.duration(self.case.seconds()) * self.case.stretch() / self.case.parts();
-        let report = runtime.block_on(self.load.clone().run_id(u64::from(part) + 1).duration(duration).run());
+        let report =
+            bench.runtime.block_on(self.load.clone().run_id(u64::from(part) + 1).duration(self.part).run());
         let (loaded, own_after) = (self.process.usage()?, own_usage()?);
         let (counts, verdict) = self.settle(&report)?;
         let (after, sink_after) = (self.process.usage()?, self.sink.usage()?);
