@@ -161,20 +161,22 @@ pub const CASES: [Case; 28] = [
 ];
 
 impl Case {
-    /// How long a turn lasts by default: long enough that as much leaves as comes.
+    /// How long a turn lasts by default. What is held for seconds has to leave as fast as it comes.
     pub fn seconds(self) -> f64 {
-        if self.work == Work::TailSampling { 15.0 } else { 4.0 }
+        if self.work == Work::TailSampling { 15.0 } else { 1.2 }
     }
 
-    /// How many times as long as others it is played: at a fixed rate there is little to measure in a second.
-    pub fn stretch(self) -> u32 {
-        if self.rate.is_some() && self.work != Work::TailSampling { 3 } else { 1 }
+    /// Turns of each relay in a round. Where little happens at a time most of the cost is waking up, which depends on the
+    /// cores that processes come to share: so it takes more processes to know it.
+    pub fn turns(self) -> usize {
+        let sparse = self.rate.is_some() || self.items < PLAIN.items;
+        if sparse && self.work != Work::TailSampling { 3 } else { 1 }
     }
 
     /// In how many parts a turn is played, with a part of each other relay between two of one: what a shared machine has of
     /// CPU changes from second to second, and so it changes for all. What is held for seconds has to be released in its part.
     pub fn parts(self) -> u32 {
-        if self.seconds() > 4.0 { 1 } else { 4 }
+        if self.work == Work::TailSampling { 1 } else { 4 }
     }
 
     /// The same load for a relay that does nothing but relay, over plain gRPC.

@@ -28,10 +28,10 @@ pub struct Cli {
     /// Throughput: every load but tail sampling, whose turns take long
     #[arg(long, conflicts_with = "case")]
     pub all: bool,
-    /// Rounds; every relay has one turn in each
-    #[arg(long, default_value_t = 5)]
+    /// Rounds; every relay has a turn in each, or three where a single process tells little (see `benches/README.md`)
+    #[arg(long, default_value_t = 8)]
     pub rounds: usize,
-    /// Seconds of load in a turn (overload: 10)
+    /// Seconds of load in a turn (1.2, tail sampling 15, overload 10)
     #[arg(long)]
     pub seconds: Option<f64>,
     /// Seconds of unmeasured load before it

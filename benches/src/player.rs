@@ -91,7 +91,7 @@ impl Player {
     /// Starts `relay` and warms it up.
     pub fn start(bench: &Bench<'_>, case: Case, relay: Relay, merge: usize) -> anyhow::Result<Player> {
         let Bench { cli, runtime, certificates } = bench;
-        let part = cli.duration(case.seconds()) * case.stretch() / case.parts();
+        let part = cli.duration(case.seconds()) / case.parts();
         let case = if matches!(relay, Relay::Floor | Relay::Conventional) { case.bare() } else { case };
         let directory = certificates.directory();
         let sink = SinkProcess::start(case.tls, &directory)?;
@@ -100,16 +100,23 @@ impl Player {
         let load = match certificates.client(case.tls) {
             Some(config) => load.tls(config, certificates::HOST),
             None => load,
-        };
+        }
+        .keep_connections();
         let sums = Sums::default();
         let mut player = Player { relay, case, merge, warm_factor: 0.0, sink, process, load, part, sums };
         // Who says "ok" first fills its bound once, so that its peak does not depend on who gets how much CPU.
         if !case.delivered {
             player.sink.answer(Answer::Slow(SLOW))?;
         }
-        let warm = player.load.clone().duration(Duration::from_secs_f64(cli.warmup)).run();
-        let warm = runtime.block_on(warm);
-        player.sink.answer(Answer::Ok)?;
+        let warmup = Duration::from_secs_f64(cli.warmup);
+        let warm = player.load.clone().duration(warmup).run();
+        let (warm, fast) = runtime.block_on(async {
+            tokio::join!(warm, async {
+                tokio::time::sleep(warmup).await;
+                player.sink.answer(Answer::Ok)
+            })
+        });
+        fast?;
         let (counts, verdict) = player.settle(&warm)?;
         ensure!(verdict.nothing_lost(), "the warm-up did not arrive: {warm}");
         player.warm_factor = merge_factor(warm.latency.count(), counts.taken);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::case::Case;
+use crate::case::{Case, PLAIN};
 use crate::cli::{Cli, Relay};
 use crate::player::Turn;
 use crate::table;
@@ -58,7 +58,7 @@ pub fn print(cli: &Cli, cases: &[Case], turns: &[Turn]) {
         "{} requests in flight a connection; {} rounds of {:?}; floor and conventional: {:?}",
         cli.in_flight.unwrap_or(4),
         cli.rounds,
-        cli.duration(4.0),
+        cli.duration(PLAIN.seconds()),
         cli.shape,
     );
     let head = [

@@ -26,7 +26,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let mut turns: Vec<Turn> = Vec::new();
     // A disturbed minute is a round of many cases, not all rounds of one.
     for round in 0..cli.rounds {
-        for case in &cases {
+        for (case, turn) in cases.iter().flat_map(|case| (0..case.turns()).map(move |turn| (case, turn))) {
+            let round = round * case.turns() + turn;
             let merged = turns.iter().rfind(|turn| turn.relay == Relay::Watershed && turn.case == case.name);
             let merged = merged.map(|turn| turn.merge_factor);
             let played = play(&bench, &relays, *case, round, merged);

@@ -39,6 +39,18 @@ async fn open_loop_keeps_its_schedule() {
 }
 
 #[tokio::test]
+async fn kept_connections_serve_all_runs() {
+    let sink = sink().await;
+    let loader = Loader::new(sink.addr()).closed(3, 2).requests(10).keep_connections();
+    for (run, connections) in [(1, 3), (2, 0), (3, 0)] {
+        sink.reset();
+        let load = loader.clone().run_id(run).run().await;
+        let counts = sink.snapshot();
+        assert_eq!((counts.accepted, verdict(&load, &counts).arrived), (connections, 1_000));
+    }
+}
+
+#[tokio::test]
 async fn refusals_are_told_apart() {
     let sink = sink().await;
     sink.answer_next([

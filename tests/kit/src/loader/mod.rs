@@ -52,6 +52,7 @@ pub struct Loader {
     foreign: Option<Foreign>,
     coding: Option<Coding>,
     tls: Option<Tls>,
+    links: Option<Vec<Arc<Link>>>,
 }
 
 impl Loader {
@@ -79,6 +80,7 @@ impl Loader {
             foreign: None,
             coding: None,
             tls: None,
+            links: None,
         }
     }
 
@@ -204,6 +206,18 @@ impl Loader {
         self
     }
 
+    /// From here on its clones send over the same connections, one after the other and on one runtime. To be said
+    /// last.
+    pub fn keep_connections(mut self) -> Self {
+        self.links = Some(self.links());
+        self
+    }
+
+    fn links(&self) -> Vec<Arc<Link>> {
+        let links = if self.http { self.workers } else { self.connections }.max(1);
+        (0..links).map(|_| Arc::new(Link::new(self))).collect()
+    }
+
     /// Runs the load to its end.
     pub async fn run(self) -> LoadReport {
         self.start().finish().await
@@ -236,9 +250,7 @@ impl Loader {
             next: 0.into(),
             stopped,
         });
-        let links = if self.http { self.workers } else { self.connections }.max(1);
-        let link = || Arc::new(Link::new(&self));
-        let links: Vec<_> = (0..links).map(|_| link()).collect();
+        let links = self.links.clone().unwrap_or_else(|| self.links());
         let mut workers = JoinSet::new();
         for worker in 0..self.workers.max(1) {
             workers.spawn(Shared::work(shared.clone(), links[worker % links.len()].clone()));

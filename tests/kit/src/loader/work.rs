@@ -1,5 +1,6 @@
 //! One worker: take the next ticket, send it, account for the answer.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -59,6 +60,12 @@ pub(super) struct Link {
     loader: Loader,
     /// The live client and its generation; a worker that fails on an older generation changes nothing.
     live: tokio::sync::Mutex<(u64, Option<Way>)>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Link").field(&self.loader.target).finish()
+    }
 }
 
 impl Link {
