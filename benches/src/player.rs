@@ -17,8 +17,9 @@ use crate::throughput::loader;
 /// How long what was acknowledged may take to arrive once the load has ended.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// What the sink takes for an answer while relays warm up.
-const SLOW: Duration = Duration::from_millis(250);
+/// For how long nobody was answered "ok" when senders wait for the sink, and how long that may take to come about.
+const STILL: Duration = Duration::from_millis(250);
+const FULL: Duration = Duration::from_secs(3);
 
 /// One relay's turn at one case in one round.
 #[derive(Clone, Debug, Serialize)]
@@ -104,23 +105,42 @@ impl Player {
         .keep_connections();
         let sums = Sums::default();
         let mut player = Player { relay, case, merge, warm_factor: 0.0, sink, process, load, part, sums };
-        // Who says "ok" first fills its bound once, so that its peak does not depend on who gets how much CPU.
-        if !case.delivered {
-            player.sink.answer(Answer::Slow(SLOW))?;
-        }
-        let warmup = Duration::from_secs_f64(cli.warmup);
-        let warm = player.load.clone().duration(warmup).run();
-        let (warm, fast) = runtime.block_on(async {
-            tokio::join!(warm, async {
-                tokio::time::sleep(warmup).await;
-                player.sink.answer(Answer::Ok)
-            })
-        });
-        fast?;
+        let warm = runtime.block_on(player.warm_up(Duration::from_secs_f64(cli.warmup)))?;
         let (counts, verdict) = player.settle(&warm)?;
         ensure!(verdict.nothing_lost(), "the warm-up did not arrive: {warm}");
         player.warm_factor = merge_factor(warm.latency.count(), counts.taken);
         Ok(player)
+    }
+
+    /// Puts load on it for `time` at least. Who says "ok" first fills its bound once, since no answer comes from the sink:
+    /// so its peak does not depend on who gets how much CPU.
+    async fn warm_up(&mut self, time: Duration) -> anyhow::Result<LoadReport> {
+        if !self.case.delivered {
+            self.sink.answer(Answer::Withheld)?;
+        }
+        let load = self.load.clone().start();
+        tokio::time::sleep(time).await;
+        if self.fills() {
+            let still = async {
+                let mut before = None;
+                while before != Some(load.acknowledged()) {
+                    before = Some(load.acknowledged());
+                    tokio::time::sleep(STILL).await;
+                }
+            };
+            // Slower than that, it is as full as it gets.
+            let _ = tokio::time::timeout(FULL, still).await;
+        }
+        load.stop();
+        self.sink.answer(Answer::Ok)?;
+        Ok(load.finish().await)
+    }
+
+    /// Whether senders come to wait for the sink.
+    fn fills(&self) -> bool {
+        let Player { relay, case, .. } = self;
+        // A journal takes what the disk does, and rotel has no bound to set.
+        !case.delivered && case.rate.is_none() && case.work != Work::Journal && *relay != Relay::Rotel
     }
 
     fn settle(&mut self, load: &LoadReport) -> anyhow::Result<(SinkSnapshot, Verdict)> {

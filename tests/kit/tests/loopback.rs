@@ -39,6 +39,18 @@ async fn open_loop_keeps_its_schedule() {
 }
 
 #[tokio::test]
+async fn what_is_withheld_is_said_once_the_sink_answers_otherwise() {
+    let sink = sink().await;
+    sink.answer(Answer::Withheld);
+    let load = Loader::new(sink.addr()).closed(2, 2).requests(4).start();
+    assert!(sink.wait_until(|counts| counts.requests == 4, SOON).await);
+    assert_eq!((load.acknowledged(), sink.arrived()), (0, 0));
+    sink.answer(Answer::Ok);
+    assert_eq!(load.finish().await.acknowledged.len(), 400);
+    assert_eq!(sink.arrived(), 400);
+}
+
+#[tokio::test]
 async fn kept_connections_serve_all_runs() {
     let sink = sink().await;
     let loader = Loader::new(sink.addr()).closed(3, 2).requests(10).keep_connections();

@@ -18,6 +18,8 @@ pub enum Answer {
     Ok,
     /// Takes it and says so after this time.
     Slow(Duration),
+    /// Takes it and says so as soon as this is not the answer to everything any more.
+    Withheld,
     /// Takes it, but lets no more than this many items a second through: answers come late, in turn.
     RateLimited {
         /// Items (spans, points, records) a second.

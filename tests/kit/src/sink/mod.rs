@@ -99,9 +99,9 @@ impl Sink {
     }
 
     /// Answers every request so from now on; forgets what was queued or scripted. Requests that already
-    /// wait in an earlier answer (`Hang`, `Slow`) stay in it.
+    /// wait in an earlier answer (`Hang`, `Slow`) stay in it, but for [`Answer::Withheld`].
     pub fn answer(&self, answer: Answer) {
-        self.with(|state| state.plan = Plan { queue: Default::default(), rule: Rule::Always(answer) });
+        self.shared.plan(Rule::Always(answer));
     }
 
     /// Answers the next requests with these, one each, before anything else.
@@ -111,7 +111,7 @@ impl Sink {
 
     /// Asks `script` how to answer each request from now on. It runs under the sink's lock: no waiting in it.
     pub fn answer_by(&self, script: impl FnMut(&Arrival) -> Answer + Send + 'static) {
-        self.with(|state| state.plan = Plan { queue: Default::default(), rule: Rule::By(Box::new(script)) });
+        self.shared.plan(Rule::By(Box::new(script)));
     }
 
     /// Items that have arrived, copies of numbered ones not counted: see [`SinkSnapshot::arrived`].
@@ -141,19 +141,8 @@ impl Sink {
     /// Waits until `condition` holds, tried at every change of the counts; false if `timeout` passes first.
     #[must_use = "false means that the condition did not come true"]
     pub async fn wait_until(&self, condition: impl Fn(&SinkSnapshot) -> bool, timeout: Duration) -> bool {
-        let holds = || self.with(|state| condition(&state.counts));
-        let wait = async {
-            loop {
-                let mut changed = std::pin::pin!(self.shared.changed.notified());
-                // Registered before the look, so that no change falls between the two.
-                changed.as_mut().enable();
-                if holds() {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        tokio::time::timeout(timeout, wait).await.is_ok() || holds()
+        let wait = self.shared.until(|state| condition(&state.counts));
+        tokio::time::timeout(timeout, wait).await.is_ok() || self.with(|state| condition(&state.counts))
     }
 
     /// Waits until all that `load` was promised has arrived, at most `timeout`, and gives the verdict.
@@ -171,6 +160,48 @@ impl Sink {
 impl Shared {
     fn with<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
         with(&mut self.state.lock())
+    }
+
+    /// Answers by `rule` from now on, and by nothing else.
+    fn plan(&self, rule: Rule) {
+        self.with(|state| state.plan = Plan { queue: Default::default(), rule });
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until `condition` holds, tried at every change.
+    async fn until(&self, condition: impl Fn(&State) -> bool) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // Registered before the look, so that no change falls between the two.
+            changed.as_mut().enable();
+            if self.with(|state| condition(state)) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits as long as `answer` to a request of `items` has to.
+    async fn hold(&self, answer: &Answer, items: u64) {
+        match answer {
+            Answer::Slow(delay) => tokio::time::sleep(*delay).await,
+            Answer::Withheld => {
+                self.until(|state| !matches!(state.plan.rule, Rule::Always(Answer::Withheld))).await;
+            }
+            Answer::RateLimited { spans_per_sec } => {
+                tokio::time::sleep_until(self.turn(items, *spans_per_sec)).await;
+            }
+            _ => {}
+        }
+    }
+
+    /// When a sink that takes `per_second` items is done with `items` more.
+    fn turn(&self, items: u64, per_second: u64) -> Instant {
+        let takes = Duration::from_secs_f64(items as f64 / per_second.max(1) as f64);
+        self.with(|state| {
+            state.busy_until = state.busy_until.max(Instant::now()) + takes;
+            state.busy_until
+        })
     }
 
     /// Counts a request that was read in full, and says how to answer it.

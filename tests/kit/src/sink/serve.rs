@@ -12,7 +12,6 @@ use futures_util::stream::FuturesUnordered;
 use h2::RecvStream;
 use h2::server::{self, SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::time::Instant;
 
 use super::count::Batch;
 use super::{Answer, Arrival, Shared, SinkSnapshot};
@@ -141,16 +140,10 @@ async fn call(shared: &Shared, request: Request<RecvStream>, mut respond: SendRe
         timeout: timeout(&head.headers),
         headers: head.headers.clone(),
     });
-    let delay = match &answer {
-        Answer::Slow(delay) => Some(Instant::now() + *delay),
-        Answer::RateLimited { spans_per_sec } => Some(turn(shared, batch.items, *spans_per_sec)),
-        _ => None,
-    };
-    if let Some(until) = delay {
-        tokio::select! {
-            () = tokio::time::sleep_until(until) => {}
-            () = gone(&mut respond) => return Fate::Keep,
-        }
+    tokio::select! {
+        biased;
+        () = shared.hold(&answer, batch.items) => {}
+        () = gone(&mut respond) => return Fate::Keep,
     }
     let take = |counts: &mut SinkSnapshot| counts.take(&batch, framed.len() - FRAME_HEADER, encoding);
     let deny = |counts: &mut SinkSnapshot| {
@@ -158,7 +151,7 @@ async fn call(shared: &Shared, request: Request<RecvStream>, mut respond: SendRe
     };
     let refused = |counts: &mut SinkSnapshot| counts.refused += 1;
     match answer {
-        Answer::Ok | Answer::Slow(_) | Answer::RateLimited { .. } => {
+        Answer::Ok | Answer::Slow(_) | Answer::Withheld | Answer::RateLimited { .. } => {
             pending.book(take);
             accept(&mut respond, &[])
         }
@@ -247,15 +240,6 @@ pub(super) fn decompress(packed: &[u8], encoding: &str) -> Result<Option<Vec<u8>
 
 fn too_large(length: usize) -> Status {
     Status::new(Code::RESOURCE_EXHAUSTED, format!("message of {length} bytes is over {LIMIT}"))
-}
-
-/// When a sink that takes `per_second` items is done with `items` more.
-pub(super) fn turn(shared: &Shared, items: u64, per_second: u64) -> Instant {
-    let takes = Duration::from_secs_f64(items as f64 / per_second.max(1) as f64);
-    shared.with(|state| {
-        state.busy_until = state.busy_until.max(Instant::now()) + takes;
-        state.busy_until
-    })
 }
 
 /// Waits until the caller has reset the stream or the connection is lost.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, BufReader};
 
 use super::count::Batch;
-use super::serve::{Open, Pending, decompress, turn};
+use super::serve::{Open, Pending, decompress};
 use super::{Answer, Arrival, Shared, SinkSnapshot};
 use crate::grpc::{Code, Signal, Status};
 use crate::web::{self, Io, JSON, Message, PROTOBUF};
@@ -83,13 +83,7 @@ async fn answer(shared: &Shared, message: &Message) -> Said {
         timeout: None,
         headers: message.headers.clone(),
     });
-    match &answer {
-        Answer::Slow(delay) => tokio::time::sleep(*delay).await,
-        Answer::RateLimited { spans_per_sec } => {
-            tokio::time::sleep_until(turn(shared, batch.items, *spans_per_sec)).await;
-        }
-        _ => {}
-    }
+    shared.hold(&answer, batch.items).await;
     let kind = if is_json(message) { format!("json+{encoding}") } else { encoding.to_owned() };
     let take = |counts: &mut SinkSnapshot| counts.take(&batch, message.body.len(), &kind);
     let deny = |counts: &mut SinkSnapshot| counts.take_and_deny(&batch, message.body.len(), &kind);
@@ -98,7 +92,7 @@ async fn answer(shared: &Shared, message: &Message) -> Said {
         delay.map(|delay| ("retry-after".to_owned(), delay.as_secs().to_string())).into_iter().collect()
     };
     match answer {
-        Answer::Ok | Answer::Slow(_) | Answer::RateLimited { .. } => {
+        Answer::Ok | Answer::Slow(_) | Answer::Withheld | Answer::RateLimited { .. } => {
             pending.book(take);
             let body = if is_json(message) { b"{}".to_vec() } else { Vec::new() };
             Said::Answer(200, Vec::new(), body)
