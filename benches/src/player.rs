@@ -21,6 +21,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 const STILL: Duration = Duration::from_millis(250);
 const FULL: Duration = Duration::from_secs(3);
 
+/// What the sink takes for an answer then, while the relay goes on warming up.
+const SLOW: Duration = Duration::from_millis(250);
+
 /// One relay's turn at one case in one round.
 #[derive(Clone, Debug, Serialize)]
 pub struct Turn {
@@ -112,25 +115,27 @@ impl Player {
         Ok(player)
     }
 
-    /// Puts load on it for `time` at least. Who says "ok" first fills its bound once, since no answer comes from the sink:
-    /// so its peak does not depend on who gets how much CPU.
+    /// Puts load on it for `time`. Who says "ok" first fills its bound before that, since no answer comes from the sink: so
+    /// its peak does not depend on who gets how much CPU.
     async fn warm_up(&mut self, time: Duration) -> anyhow::Result<LoadReport> {
         if !self.case.delivered {
             self.sink.answer(Answer::Withheld)?;
         }
         let load = self.load.clone().start();
-        tokio::time::sleep(time).await;
         if self.fills() {
             let still = async {
-                let mut before = None;
-                while before != Some(load.acknowledged()) {
-                    before = Some(load.acknowledged());
+                let mut before = 0;
+                while before == 0 || before != load.acknowledged() {
+                    before = load.acknowledged();
                     tokio::time::sleep(STILL).await;
                 }
             };
             // Slower than that, it is as full as it gets.
             let _ = tokio::time::timeout(FULL, still).await;
+            // A collector of garbage has its peak when much comes and goes while it is full.
+            self.sink.answer(Answer::Slow(SLOW))?;
         }
+        tokio::time::sleep(time).await;
         load.stop();
         self.sink.answer(Answer::Ok)?;
         Ok(load.finish().await)
