@@ -25,6 +25,11 @@ use crate::topology::{Branch, SMALL_BATCH, SMALL_BATCHES, Topology};
 /// Agents, to which the load goes by turns.
 const AGENTS: usize = 2;
 
+/// What an agent's log says of other backends, of one that is left out, and of one that is used again. Where none works all
+/// are used, and with the first that does the others no more.
+const CHANGES: [&str; 3] =
+    ["the backends have changed", "a backend does not work and is left out", "a backend works again"];
+
 /// What else is to be so in a process.
 pub type Setting = Box<dyn Fn(&mut Topology)>;
 
@@ -236,10 +241,11 @@ impl Fleet {
         Ok(sum)
     }
 
-    /// How often agents have changed their minds about who is there.
-    async fn changes(&self) -> anyhow::Result<u64> {
-        let updates = self.sum("otelcol_loadbalancer_num_backend_updates").await?;
-        Ok(updates + self.sum("watershed_loadbalancer_ejections").await?)
+    /// How often agents have changed their minds about who is there, as they say in their logs: no metric counts those
+    /// who come back.
+    fn changes(&self) -> usize {
+        let logs = self.agents.iter().map(Agent::log);
+        logs.map(|log| CHANGES.map(|said| log.matches(said).count()).iter().sum::<usize>()).sum()
     }
 
     /// A loader of traces for each agent, which number their requests by turns.
@@ -295,12 +301,14 @@ impl Fleet {
         // An agent may take a gateway for dead that only had no core; then this is no time of peace.
         for _ in 0..5 {
             self.settled().await?;
-            let before = self.changes().await?;
+            let before = self.changes();
+            // Who was left out just before that is not counted below, so it has to be back.
+            self.settled().await?;
             self.censuses += 1;
             let load = self.send(self.censuses, thousands).await;
             ensure!(load.acknowledged.len() == thousands * APART * SPANS, "not all was acknowledged: {load}");
             ensure!(self.has_arrived(&load, PATIENCE).await, "not all arrives: {}", self.logs());
-            if self.changes().await? == before {
+            if self.changes() == before {
                 return Ok(Census::of(&self.gateways, self.plan.ring, load.run, thousands * APART));
             }
         }
