@@ -167,16 +167,28 @@ impl Case {
     }
 
     /// Turns of each relay in a round. Where little happens at a time most of the cost is waking up, which depends on the
-    /// cores that processes come to share: so it takes more processes to know it.
+    /// cores that processes come to share, and before a journal the disk has its moods: so it takes more processes to know it.
     pub fn turns(self) -> usize {
-        let sparse = self.rate.is_some() || self.items < PLAIN.items;
-        if sparse && self.work != Work::TailSampling { 3 } else { 1 }
+        match self.work {
+            Work::TailSampling => 1,
+            Work::Journal => 2,
+            _ if self.rate.is_some() => 4,
+            _ if self.items < PLAIN.items => 2,
+            _ => 1,
+        }
     }
 
     /// In how many parts a turn is played, with a part of each other relay between two of one: what a shared machine has of
     /// CPU changes from second to second, and so it changes for all. What is held for seconds has to be released in its part.
     pub fn parts(self) -> u32 {
         if self.work == Work::TailSampling { 1 } else { 4 }
+    }
+
+    /// The memory limit of Watershed and of the collector in MiB. The collector decodes a request of 2 MB into several times
+    /// as much; at the usual limit it is its garbage collector that is measured, which differs by a factor of two from turn to
+    /// turn.
+    pub fn limit_mib(self, usual: u64) -> u64 {
+        if self.items > 1_000 { usual.max(1_024) } else { usual }
     }
 
     /// The same load for a relay that does nothing but relay, over plain gRPC.

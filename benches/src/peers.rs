@@ -21,11 +21,11 @@ const START: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/peers/start")
 /// What it ends with where there is none.
 const ABSENT: i32 = 69;
 
-/// 80 % of the memory limit, as the collector's documentation asks for.
-const GO_MEMORY: &str = "205MiB";
+/// The collector's memory limit, in MiB.
+const LIMIT_MIB: u64 = 256;
 
 /// The same where traces are held.
-const GO_MEMORY_OF_TRACES: &str = "3276MiB";
+const LIMIT_MIB_OF_TRACES: u64 = 4_096;
 
 /// The collector with more than most cases need.
 const FULL: &str = "otelcol-full";
@@ -91,17 +91,21 @@ pub fn otelcol(case: Case, cli: &Cli, site: &Site<'_>) -> Command {
         command.args(["--config", &configuration(overlay)]);
     }
     command.env("LISTEN", site.listen.to_string()).env("SINK", site.sink.to_string());
-    command.env("CERTS", site.certificates).env("GOMEMLIMIT", GO_MEMORY);
+    command.env("CERTS", site.certificates);
+    let usual = if case.work == Work::TailSampling { LIMIT_MIB_OF_TRACES } else { LIMIT_MIB };
+    limit(&mut command, case.limit_mib(usual));
     if cli.scenario == Scenario::Throughput {
         command.env("AHEAD", cli.ahead().to_string());
     } else {
         // The memory limit is what bounds it.
         command.env("AHEAD", (1_u64 << 40).to_string()).env("WAITS", "false");
     }
-    if case.work == Work::TailSampling {
-        command.env("GOMEMLIMIT", GO_MEMORY_OF_TRACES);
-    }
     command
+}
+
+/// Bounds the collector's memory; Go's own bound is 80 % of that, as the memory limiter's documentation asks for.
+fn limit(command: &mut Command, mib: u64) {
+    command.env("LIMIT_MIB", mib.to_string()).env("GOMEMLIMIT", format!("{}MiB", mib * 4 / 5));
 }
 
 /// rotel, by its environment.
@@ -120,7 +124,7 @@ pub fn rotel(site: &Site<'_>) -> anyhow::Result<Command> {
 pub fn full_collector(configuration: &str) -> Command {
     let mut command = peer(FULL);
     command.args(["--config", &format!("{CONFIGURATIONS}/otelcol/{configuration}.yaml")]);
-    command.env("GOMEMLIMIT", GO_MEMORY);
+    limit(&mut command, LIMIT_MIB);
     command
 }
 

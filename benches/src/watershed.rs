@@ -62,7 +62,8 @@ pub fn config(case: Case, cli: &Cli, site: &Site<'_>) -> String {
         _ => "accepted",
     };
     // What is held has to fit.
-    let budget_mib = if case.work == Work::TailSampling { (*budget_mib).max(512) } else { *budget_mib };
+    let limit_mib =
+        case.limit_mib(if case.work == Work::TailSampling { (*budget_mib).max(512) } else { *budget_mib });
     let dead = watershed_testkit::reserve();
     let lanes = case.lanes.map_or(String::new(), |lanes| format!("lanes = {lanes}"));
     let (queue, signal) = (queue(cli), format!("{:?}", case.signal).to_lowercase());
@@ -76,7 +77,7 @@ endpoint = "{listen}"
 
 [processors.memory_limiter]
 check_interval = "1s"
-limit_mib = {budget_mib}
+limit_mib = {limit_mib}
 
 [processors.batch]
 send_batch_size = 8192
